@@ -1,0 +1,22 @@
+"""Five research methods as pure functions over arrays and pytrees, in JAX.
+
+`import jaxml` loads nothing but this file: a method is imported when it is first named.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxml import multifractal as multifractal
+    from jaxml import sharding as sharding
+    from jaxml import speech as speech
+
+__version__ = "0.1.0"
+__all__ = ["multifractal", "sharding", "speech"]
+
+
+def __getattr__(name: str):
+    """Import a sub-package on first use (PEP 562)."""
+    if name in __all__:
+        return importlib.import_module(f"jaxml.{name}")
+    raise AttributeError(f"module 'jaxml' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,0 +1,103 @@
+"""Data-parallel map over any number of devices, and pmap's meaning on today's JAX.
+
+Meshes are always of type Auto: under an Explicit mesh cumsum, sort and gather along
+the sharded axis are errors, and the methods use all three.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+
+def data_mesh(devices: int | None = None, *, axis: str = "data") -> Mesh:
+    """Return a one-axis mesh over the first `devices` devices (all of them by default).
+
+    Raises:
+      ValueError: `devices` is below 1 or above what this process sees.
+    """
+    available = jax.devices()
+    count = len(available) if devices is None else devices
+    if not 1 <= count <= len(available):
+        raise ValueError(f"devices={count}: this process sees {len(available)} devices")
+    return jax.make_mesh((count,), (axis,), axis_types=(AxisType.Auto,), devices=available[:count])
+
+
+def pmap(f: Callable[..., Any], mesh: Mesh, *, in_axes: Any = 0, axis: str = "data"):
+    """Return `f` mapped over the leading axis, that axis split over `mesh[axis]`.
+
+    The meaning of `jax.pmap` (collectives over `axis` included when each device holds one
+    row) on `jit(shard_map(vmap(f)))`; several rows a device are mapped by `vmap`.
+
+    Args:
+      f: function of arrays or pytrees without the mapped axis.
+      mesh: mesh that has `axis`, such as `data_mesh()`.
+      in_axes: 0 (mapped) or None (replicated), or a tuple with one of them per argument.
+      axis: name of the mesh axis, usable in collectives inside `f`.
+
+    Raises:
+      ValueError: `in_axes` is neither 0 nor None, or a mapped axis is not a multiple of
+        the number of devices (`map_rows` pads instead).
+    """
+    devices = mesh.shape[axis]
+
+    @jax.jit
+    def mapped(*args):
+        axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+        if len(axes) != len(args) or any(a not in (0, None) for a in axes):
+            raise ValueError(f"in_axes={in_axes}: give 0 or None for each of {len(args)} arguments")
+        for arg, a in zip(args, axes, strict=True):
+            for leaf in jax.tree.leaves(arg) if a == 0 else ():
+                if leaf.shape[0] % devices:
+                    raise ValueError(
+                        f"{leaf.shape[0]} rows do not divide over {devices} devices; use map_rows"
+                    )
+        specs = tuple(P(axis) if a == 0 else P() for a in axes)
+        rows = jax.vmap(f, axes)
+        return jax.shard_map(rows, mesh=mesh, in_specs=specs, out_specs=P(axis))(*args)
+
+    return mapped
+
+
+def map_rows(f: Callable[..., Any], *, mesh: Mesh | None = None, batch_size: int = 16):
+    """Return `f` applied to every row of a data set, rows split over the devices of `mesh`.
+
+    Rows that fill the last batch are copies of the first row and are cut from the result,
+    so no row is dropped. On each device `batch_size` rows run at a time (`lax.map`), which
+    bounds memory. Compiled once per shape: keep the returned function.
+
+    Args:
+      f: function of one row (a pytree without the leading axis) to a pytree of arrays.
+      mesh: one-axis mesh; all devices by default.
+      batch_size: rows a device works on at a time.
+
+    Returns:
+      Function of a pytree of arrays `[rows, ...]` to the pytree of `f` with that leading
+      axis; it raises ValueError for no rows, or for leaves that disagree on their number.
+    """
+    mesh = data_mesh() if mesh is None else mesh
+    (axis,) = mesh.axis_names
+    sharded = NamedSharding(mesh, P(axis))
+
+    def each_device(shard):
+        return jax.lax.map(f, shard, batch_size=batch_size)
+
+    run = jax.jit(jax.shard_map(each_device, mesh=mesh, in_specs=P(axis), out_specs=P(axis)))
+
+    def mapped(rows):
+        counts = {leaf.shape[0] for leaf in jax.tree.leaves(rows)}
+        if len(counts) != 1 or 0 in counts:
+            raise ValueError(f"rows: leading axes {sorted(counts)}; give one length above 0")
+        (count,) = counts
+        padding = -count % mesh.shape[axis]
+
+        def pad(leaf):
+            filler = jnp.broadcast_to(leaf[:1], (padding, *leaf.shape[1:]))
+            return jax.device_put(jnp.concatenate([leaf, filler]), sharded)
+
+        return jax.tree.map(lambda leaf: leaf[:count], run(jax.tree.map(pad, rows)))
+
+    return mapped

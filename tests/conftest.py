@@ -1,0 +1,15 @@
+"""Strict settings for the whole suite: 8 CPU devices, x64 available, no silent promotion."""
+
+import jax
+import jaxtyping
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Call as a user does, without beartype in front: the library's own errors are seen."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
