@@ -1,0 +1,111 @@
+"""Residual products F2(v, s) of every segment at every scale, from both ends of the series."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxml.multifractal.pyramid import base_blocks, pyramid_products, segment_index
+
+# Segments per tile: a tile holds segments of one scale, so sums over a scale vectorise.
+TILE = 32
+
+
+@dataclass(frozen=True)
+class Segments:
+    """F2 of all segments in tiles of one scale each.
+
+    Fields: `product[pair, tile, TILE]` is F2; `valid[tile, TILE]` marks segments inside the
+    series; tile t belongs to scale number `scale_of_tile[t]`; `count[scale]` is 2 N_s.
+    """
+
+    product: Float[Array, "pair tile segment"]
+    valid: Bool[Array, "tile segment"]
+    scale_of_tile: np.ndarray
+    count: Int[Array, "scale"]
+
+
+def segment_products(
+    series: Float[Array, "channel time"],
+    length: Int[Array, ""],
+    scales: Sequence[int],
+    order: int,
+    pairs: Sequence[tuple[int, int]],
+) -> Segments:
+    """Return F2 = sum(residual_i * residual_j) / s for the 2 N_s segments of each scale.
+
+    Args:
+      series: increments, zero from `length` on.
+      length: number of valid samples, may be traced; N_s = length // s.
+      scales: static segment lengths in samples, each at least `order + 2`.
+      order: degree of the polynomial trend of the profile.
+      pairs: channels (i, j) to multiply.
+
+    Source: Kantelhardt et al. 2002, steps 2 and 3.
+    """
+    # Segments from the end are segments of the reversed profile. Its increments are those of
+    # the series reversed, one later (signs and the first increment do not matter to a fit).
+    at_end = jnp.roll(series, series.shape[-1] - length, axis=-1)
+    backward = jnp.pad(at_end[:, :0:-1], ((0, 0), (1, 0)))
+    directions = (series, backward)
+
+    doublings, direct = _families(scales)
+    tiles = [_direct_tiles(directions, length, s, order, pairs) for s in direct]
+    tile_scales = [s for s in direct]
+    if doublings:
+        octaves = max(max(ks) for ks in doublings.values())
+        rows = [base_blocks(d, b, octaves) for b in doublings for d in directions]
+        for k, level in enumerate(pyramid_products(rows, order, pairs)):
+            chosen = [i for i, ks in enumerate(doublings.values()) if k in ks]
+            at_scale = [list(doublings)[i] << k for i in chosen]
+            index = segment_index(octaves - k, level.shape[-1]).ravel()
+            flat = level.reshape(len(pairs), len(doublings), 2, -1)[:, np.asarray(chosen, int)]
+            for i, s in enumerate(at_scale):
+                tiles.append(_tile(flat[:, i], jnp.asarray(index), length, s))
+                tile_scales.append(s)
+    product, valid = (jnp.concatenate(parts, axis=-2) for parts in zip(*tiles, strict=True))
+    sizes = [v.shape[0] for _, v in tiles]
+    numbers = [list(scales).index(s) for s in tile_scales]
+    count = 2 * (length // jnp.asarray(scales, length.dtype))
+    return Segments(product, valid, np.repeat(numbers, sizes), count)
+
+
+def _families(scales):
+    """Split scales into {base: octaves} of the pyramid and those that no small base reaches."""
+    lowest = min(16, *scales)
+    doublings, direct = {}, []
+    for s in scales:
+        base, octaves = s, 0
+        while base % 2 == 0 and base // 2 >= lowest:
+            base, octaves = base // 2, octaves + 1
+        if base < 2 * lowest:
+            doublings.setdefault(base, []).append(octaves)
+        else:
+            direct.append(s)
+    return doublings, direct
+
+
+def _direct_tiles(directions, length, s, order, pairs):
+    """Fit every segment of one scale explicitly."""
+    count = directions[0].shape[-1] // s
+    blocks = jnp.stack([d[:, : count * s].reshape(-1, count, s) for d in directions], axis=1)
+    profile = jnp.cumsum(blocks, axis=-1)
+    basis, _ = np.linalg.qr(np.vander((2 * np.arange(s) - s + 1) / s, order + 1))
+    basis = jnp.asarray(basis, profile.dtype)
+    # y - Q (Q' y): the residual itself, since |y|^2 - |Q' y|^2 would cancel.
+    fit = jnp.matmul(profile, basis, precision=lax.Precision.HIGHEST)
+    residual = profile - jnp.matmul(fit, basis.T, precision=lax.Precision.HIGHEST)
+    product = jnp.stack([jnp.sum(residual[i] * residual[j], axis=-1) for i, j in pairs])
+    return _tile(product, jnp.arange(count), length, s)
+
+
+def _tile(product, index, length, s):
+    """Return F2 [pair, tile, TILE] and validity from products [pair, direction, segment]."""
+    fill = -product.shape[-1] % TILE
+    product = jnp.pad(product, ((0, 0), (0, 0), (0, fill))) / s
+    index = jnp.pad(index.astype(length.dtype), (0, fill), constant_values=2**30)
+    valid = (index < length // s).reshape(-1, TILE)
+    return product.reshape(product.shape[0], -1, TILE), jnp.concatenate([valid, valid])
