@@ -6,13 +6,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
+from jaxml.multifractal.flat import centre, flat_threshold, usable_segments
 from jaxml.multifractal.moments import log_moments
 from jaxml.multifractal.scaling import MFDFA, scaling_exponents
-from jaxml.multifractal.segments import Segments, segment_products
+from jaxml.multifractal.segments import segment_products
 from jaxml.multifractal.validate import (
     FLAT_POLICIES,
     check_choice,
@@ -61,7 +61,8 @@ def mfdfa(
 
     Source: Kantelhardt et al. 2002 (Physica A 316:87).
     """
-    x, scales, q, length = _checked(x, scales, q, order, length, flat)
+    x, scales, length = checked_series(x, scales, order, length, flat)
+    q = check_orders(DEFAULT_Q if q is None else q)
     if isinstance(q, tuple):
         return _compiled(x, length, scales, q, order, flat)
     return _compiled_traced_q(x, length, scales, q, order, flat)
@@ -121,63 +122,14 @@ def default_scales(
     return tuple(sorted(found))
 
 
-def usable_segments(
-    segments: Segments, threshold: Float[Array, " scale"], flat: str
-) -> tuple[Float[Array, "pair tile segment"], Bool[Array, "tile segment"], Int[Array, " scale"]]:
-    """Return |F2| made positive, the segments to use and the number left out at each scale.
-
-    A segment is used if the first pair's |F2| passes the policy `flat`.
-    """
-    f2 = jnp.abs(segments.product)
-    tile_threshold = threshold[segments.scale_of_tile, None]
-    if flat == "floor":
-        f2 = jnp.maximum(f2, tile_threshold)
-        valid = segments.valid & (f2[0] > 0)
-    else:
-        valid = segments.valid & (f2[0] > (tile_threshold if flat == "drop" else 0))
-    used = jnp.zeros(threshold.shape, segments.count.dtype)
-    used = used.at[segments.scale_of_tile].add(jnp.sum(valid, axis=-1, dtype=used.dtype))
-    return jnp.where(valid, f2, 1), valid, segments.count - used
-
-
-def centre(x: Float[Array, " time"], length: Int[Array, ""]):
-    """Return the series less its mean over its peak, zero beyond `length`, and that peak.
-
-    Dividing by the peak keeps squares of any unit in range; F scales with it exactly.
-    """
-    inside = jnp.arange(x.shape[0], dtype=length.dtype) < length
-    samples = jnp.maximum(length, 1).astype(x.dtype)
-    peak = jnp.max(jnp.where(inside, jnp.abs(x), 0), initial=0)
-    peak = lax.stop_gradient(jnp.where(peak > 0, peak, 1))
-    x = jnp.where(inside, x / peak, 0)
-    return jnp.where(inside, x - jnp.sum(x) / samples, 0), peak
-
-
-def flat_threshold(
-    centred: Float[Array, " time"], length: Int[Array, ""], scales: tuple[int, ...], order: int
-) -> Float[Array, " scale"]:
-    """Return F2 below which a segment is flat: 80 or 100 dB under the series, or rounding.
-
-    Rounding of a profile of s samples leaves F2 of the order of (eps s)^2 times the variance;
-    with no slope in the fit (order 0) also an error of the mean, eps of the peak 1, remains.
-    """
-    dtype = centred.dtype
-    variance = jnp.sum(centred**2) / jnp.maximum(length, 1).astype(dtype)
-    relative = 1e-8 if dtype == jnp.float32 else 1e-10
-    eps = float(jnp.finfo(dtype).eps)
-    rounding = jnp.asarray((4 * eps * np.asarray(scales)) ** 2, dtype)
-    return relative * variance + rounding * (1 if order == 0 else variance)
-
-
-def _checked(x, scales, q, order, length, flat):
+def checked_series(x, scales, order, length, flat):
+    """Return the checked series, static scales and valid length of any of the analyses."""
     check_choice(order, ORDERS, "order")
     check_choice(flat, FLAT_POLICIES, "flat")
     x = check_series(x, minimum=order + 2)
     samples = x.shape[0]
     scales = default_scales(samples) if scales is None else scales
-    scales = check_scales(scales, samples, order + 2)
-    q = check_orders(DEFAULT_Q if q is None else q)
-    return x, scales, q, check_length(length, samples)
+    return x, check_scales(scales, samples, order + 2), check_length(length, samples)
 
 
 def _analyse(x, length, scales, q, order, flat):

@@ -34,18 +34,27 @@ def log_moments(
 
     Source: Kantelhardt et al. 2002, step 4.
     """
-    order = jnp.asarray(q, f2.dtype)[:, None]
     step = _common_step(q)
     if step is None:
-        sums = _exponential_sums(f2, valid, scale_of_tile, scales, order)
+        order = jnp.asarray(q, f2.dtype)
+        log_f, a = _exponential_moments(f2, valid, scale_of_tile, scales, order)
     else:
-        sums = _geometric_sums(f2, valid, scale_of_tile, scales, q, step)
-    reference, log_mean, tilt = sums
-    a = (reference + tilt) / 2
-    zero = jnp.abs(order) < 1e-9
-    log_f = jnp.where(zero, a, reference / 2 + log_mean / jnp.where(zero, 1, order))
+        log_f, a = _geometric_moments(f2, valid, scale_of_tile, scales, q, step)
     usable = jnp.zeros(scales, bool).at[scale_of_tile].max(jnp.any(valid, axis=-1))
     return jnp.where(usable, log_f, 0), jnp.where(usable, a, 0)
+
+
+def mean_by_scale(
+    values: Float[Array, "tile segment"],
+    valid: Bool[Array, "tile segment"],
+    scale_of_tile: np.ndarray,
+    scales: int,
+) -> Float[Array, " scale"]:
+    """Return the mean over the valid segments of each scale, 0 where there is none."""
+    inside = valid.astype(values.dtype)
+    tiles = jnp.stack([jnp.sum(jnp.where(valid, v, 0), axis=-1) for v in (values, inside)])
+    total, count = _by_scale(tiles, scale_of_tile, scales)
+    return total / jnp.maximum(count, 1)
 
 
 def _common_step(q: Orders) -> float | None:
@@ -58,10 +67,10 @@ def _common_step(q: Orders) -> float | None:
     return step if even and np.abs(multiples).max() <= 4 * len(q) else None
 
 
-def _geometric_sums(f2, valid, scale_of_tile, scales, q, step):
+def _geometric_moments(f2, valid, scale_of_tile, scales, q, step):
     """Powers of exp(step l / 2): one exponential a segment serves all q of one sign."""
     multiples = np.round(np.asarray(q) / step).astype(int)
-    parts = []
+    sides = []
     for sign in (-1, 1):
         reference = _extreme(f2, valid, scale_of_tile, scales, sign)
         # The logarithm of a ratio is exact to rounding where a difference of logarithms is not.
@@ -80,41 +89,48 @@ def _geometric_sums(f2, valid, scale_of_tile, scales, q, step):
             _by_scale(jnp.concatenate([f[None], s]), scale_of_tile, scales)
             for f, s in zip(first, sums, strict=True)
         )
+        log_mean = jnp.log(_filled(total) / _filled(total[0]))
+        tilt = weighted / _filled(total) / 2
         chosen = np.clip(sign * multiples, 0, top)
-        spread = jnp.broadcast_to(jnp.log(reference), (len(q), scales))
-        parts.append((spread, total[chosen], weighted[chosen]))
-    reference, total, weighted = (
-        jnp.where((multiples > 0)[:, None], up, down) for down, up in zip(*parts, strict=True)
+        sides.append((jnp.log(reference) / 2, log_mean[chosen], tilt[chosen]))
+    positive, zero = (rows[:, None] for rows in (multiples > 0, multiples == 0))
+    half_reference, log_mean, tilt = (
+        jnp.where(positive, u, d) for d, u in zip(*sides, strict=True)
     )
-    count = _by_scale(jnp.sum(valid, axis=-1)[None].astype(f2.dtype), scale_of_tile, scales)
-    filled = jnp.where(count > 0, total, 1)
-    return reference, jnp.log(filled / jnp.maximum(count, 1)), weighted / filled
+    a = half_reference + tilt
+    order = jnp.asarray(np.where(multiples == 0, 1, q), f2.dtype)[:, None]
+    return jnp.where(zero, a, half_reference + log_mean / order), a
 
 
-def _exponential_sums(f2, valid, scale_of_tile, scales, order):
-    """One exponential a segment and q, for any q, traced ones included."""
-    by_scale = lambda tiles: _by_scale(tiles[None], scale_of_tile, scales)[0]
-    count = by_scale(jnp.sum(valid, axis=-1).astype(f2.dtype))
-    safe = jnp.maximum(count, 1)
+def _exponential_moments(f2, valid, scale_of_tile, scales, order):
+    """One exponential a segment and q, for any q; differentiable in traced q, at 0 too."""
+    mean_of = lambda values: mean_by_scale(values, valid, scale_of_tile, scales)
     log_f2 = jnp.log(f2)
-    mean = lax.stop_gradient(by_scale(jnp.sum(jnp.where(valid, log_f2, 0), axis=-1)) / safe)
+    mean = mean_of(log_f2)
+    deviation = log_f2 - mean[scale_of_tile, None]
+    variance, third = mean_of(deviation**2), mean_of(deviation**3)
     low, high = (_extreme(f2, valid, scale_of_tile, scales, sign) for sign in (-1, 1))
 
     def one(q):
-        # Near q = 0 the sum is of exp(.) - 1 about the mean: ln(mean)/q would lose all digits.
-        small = jnp.abs(q) < 0.1
-        reference = jnp.where(small, mean, jnp.where(q > 0, jnp.log(high), jnp.log(low)))
-        delta = jnp.where(valid, log_f2 - reference[scale_of_tile, None], 0)
-        exponent = q / 2 * delta
-        power = jnp.where(valid, jnp.exp(exponent), 0)
-        total = by_scale(jnp.sum(power, axis=-1))
-        excess = by_scale(jnp.sum(jnp.where(valid & small, jnp.expm1(exponent), 0), axis=-1))
-        weighted = by_scale(jnp.sum(power * delta, axis=-1))
-        filled = jnp.where(count > 0, total, 1)
-        log_mean = jnp.where(small, jnp.log1p(excess / safe), jnp.log(filled / safe))
-        return reference, log_mean, weighted / filled
+        # Below 0.1 the sum is of exp(.) - 1 about the mean, below 0.001 a series in q:
+        # ln(mean) / q of plain exponentials would lose every digit.
+        small, tiny = jnp.abs(q) < 0.1, jnp.abs(q) < 1e-3
+        side = jnp.log(jnp.where(q > 0, high, low))
+        reference = jnp.where(small, mean, side)
+        exponent = jnp.where(valid, q / 2 * (log_f2 - reference[scale_of_tile, None]), 0)
+        excess = mean_of(jnp.where(small, jnp.expm1(exponent), 0))
+        size = mean_of(jnp.exp(exponent))
+        tilt = mean_of(jnp.exp(exponent) * log_f2) / _filled(size)
+        log_mean = jnp.where(small, jnp.log1p(excess), jnp.log(_filled(size)))
+        series = mean / 2 + q * variance / 8 + q**2 * third / 48
+        log_f = reference / 2 + log_mean / jnp.where(tiny, 1, q)
+        return jnp.where(tiny, series, log_f), tilt / 2
 
-    return lax.map(one, order[:, 0])
+    return lax.map(one, order)
+
+
+def _filled(total):
+    return jnp.where(total > 0, total, 1)
 
 
 def _extreme(f2, valid, scale_of_tile, scales, sign):

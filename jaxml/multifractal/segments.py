@@ -1,5 +1,6 @@
-"""Residual products F2(v, s) of every segment at every scale, from both ends of the series."""
+"""Residual products F2(v, s) of every segment at every scale."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ class Segments:
 def segment_products(
     series: Float[Array, "channel time"],
     length: Int[Array, ""],
-    scales: Sequence[int],
+    scales: tuple[int, ...],
     order: int,
     pairs: Sequence[tuple[int, int]],
 ) -> Segments:
@@ -64,13 +65,38 @@ def segment_products(
             index = segment_index(octaves - k, level.shape[-1]).ravel()
             flat = level.reshape(len(pairs), len(doublings), 2, -1)[:, np.asarray(chosen, int)]
             for i, s in enumerate(at_scale):
-                tiles.append(_tile(flat[:, i], jnp.asarray(index), length, s))
+                tiles.append(_tile(flat[:, i] / s, jnp.asarray(index), length // s))
                 tile_scales.append(s)
-    product, valid = (jnp.concatenate(parts, axis=-2) for parts in zip(*tiles, strict=True))
-    sizes = [v.shape[0] for _, v in tiles]
-    numbers = [list(scales).index(s) for s in tile_scales]
     count = 2 * (length // jnp.asarray(scales, length.dtype))
-    return Segments(product, valid, np.repeat(numbers, sizes), count)
+    return _collect(tiles, [scales.index(s) for s in tile_scales], count)
+
+
+def moving_average_residuals(
+    x: Float[Array, " time"], length: Int[Array, ""], scales: tuple[int, ...], theta: float
+) -> Segments:
+    """Return F2 of the profile less its moving average over s samples, segments from the start.
+
+    The window of s samples ends floor((s - 1) theta) samples after the one it is taken from:
+    backward at theta = 0, centred at 0.5, forward at 1. N_s = (length - s + 1) // s.
+
+    Source: Gu and Zhou 2010 (PRE 82:011136), equations 2 to 6.
+    """
+    tiles = []
+    for s in scales:
+        count = (x.shape[0] - s + 1) // s
+        blocks = jnp.pad(x, (0, max(0, (count + 1) * s - x.shape[0])))[: (count + 1) * s]
+        blocks = blocks.reshape(count + 1, s)
+        # The profile from the start of each segment: large numbers would cost float32 digits.
+        profile = jnp.cumsum(jnp.concatenate([blocks[:-1], blocks[1:]], axis=1), axis=1)
+        integral = jnp.pad(jnp.cumsum(profile, axis=1), ((0, 0), (1, 0)))
+        average = (integral[:, s : 2 * s] - integral[:, :s]) / s
+        place = s - 1 - math.floor((s - 1) * theta)
+        residual = profile[:, place : place + s] - average
+        f2 = jnp.mean(residual**2, axis=1)
+        tiles.append(_tile(f2[None, None], jnp.arange(count), (length - s + 1) // s))
+    sizes = jnp.asarray(scales, length.dtype)
+    count = jnp.maximum((length - sizes + 1) // sizes, 0)
+    return _collect(tiles, range(len(scales)), count)
 
 
 def _families(scales):
@@ -99,13 +125,20 @@ def _direct_tiles(directions, length, s, order, pairs):
     fit = jnp.matmul(profile, basis, precision=lax.Precision.HIGHEST)
     residual = profile - jnp.matmul(fit, basis.T, precision=lax.Precision.HIGHEST)
     product = jnp.stack([jnp.sum(residual[i] * residual[j], axis=-1) for i, j in pairs])
-    return _tile(product, jnp.arange(count), length, s)
+    return _tile(product / s, jnp.arange(count), length // s)
 
 
-def _tile(product, index, length, s):
-    """Return F2 [pair, tile, TILE] and validity from products [pair, direction, segment]."""
-    fill = -product.shape[-1] % TILE
-    product = jnp.pad(product, ((0, 0), (0, 0), (0, fill))) / s
-    index = jnp.pad(index.astype(length.dtype), (0, fill), constant_values=2**30)
-    valid = (index < length // s).reshape(-1, TILE)
-    return product.reshape(product.shape[0], -1, TILE), jnp.concatenate([valid, valid])
+def _tile(f2, index, count):
+    """Return F2 [pair, tile, TILE] and validity from F2 [pair, direction, segment]."""
+    directions = f2.shape[1]
+    fill = -f2.shape[-1] % TILE
+    f2 = jnp.pad(f2, ((0, 0), (0, 0), (0, fill)))
+    index = jnp.pad(index.astype(count.dtype), (0, fill), constant_values=2**30)
+    valid = (index < count).reshape(-1, TILE)
+    return f2.reshape(f2.shape[0], -1, TILE), jnp.tile(valid, (directions, 1))
+
+
+def _collect(tiles, scale_numbers, count):
+    f2, valid = (jnp.concatenate(parts, axis=-2) for parts in zip(*tiles, strict=True))
+    sizes = [v.shape[0] for _, v in tiles]
+    return Segments(f2, valid, np.repeat(np.asarray(scale_numbers), sizes), count)

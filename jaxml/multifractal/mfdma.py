@@ -1,0 +1,68 @@
+"""Multifractal detrending moving average (MFDMA) of a series."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxml.multifractal.flat import centre, flat_threshold, usable_segments
+from jaxml.multifractal.mfdfa import DEFAULT_Q, checked_series
+from jaxml.multifractal.moments import log_moments
+from jaxml.multifractal.scaling import MFDFA, scaling_exponents
+from jaxml.multifractal.segments import moving_average_residuals
+from jaxml.multifractal.validate import check_choice, check_orders
+
+
+def mfdma(
+    x: ArrayLike,
+    *,
+    theta: float = 0.0,
+    scales: Sequence[int] | None = None,
+    q: ArrayLike | Sequence[float] | None = None,
+    length: ArrayLike | None = None,
+    flat: str = "drop",
+) -> MFDFA:
+    """Return exponents and spectrum of a series detrended by a moving average of its profile.
+
+    Args:
+      x: series `[time]`, any unit.
+      theta: place of the window: 0 backward, 0.5 centred, 1 forward.
+      scales: window and segment lengths in samples, at most half the series;
+        `default_scales(time)` by default.
+      q, length, flat: as for `mfdfa`.
+
+    Returns:
+      `MFDFA`; segments are taken from the start only.
+
+    Raises:
+      ValueError: as `mfdfa`, for `theta` other than 0, 0.5, 1, and for a scale that leaves
+        no segment.
+
+    Source: Gu and Zhou 2010 (PRE 82:011136).
+    """
+    check_choice(theta, (0.0, 0.5, 1.0), "theta")
+    x, scales, length = checked_series(x, scales, 1, length, flat)
+    if 2 * scales[-1] - 1 > x.shape[0]:
+        raise ValueError(f"scales: {scales[-1]}; a window and a segment need 2 s - 1 samples")
+    q = check_orders(DEFAULT_Q if q is None else q)
+    compiled = _compiled if isinstance(q, tuple) else _compiled_traced_q
+    return compiled(x, length, scales, q, theta, flat)
+
+
+def _analyse(x, length, scales, q, theta, flat):
+    centred, peak = centre(x, length)
+    segments = moving_average_residuals(centred, length, scales, theta)
+    # A moving average leaves a linear profile a constant residual, as a fit of order 0 does.
+    threshold = flat_threshold(centred, length, scales, 0)
+    f2, valid, dropped = usable_segments(segments, threshold, flat)
+    log_f, a = log_moments(f2[0], valid, segments.scale_of_tile, len(scales), q)
+    log_peak = jnp.log(peak)
+    usable = dropped < segments.count
+    return scaling_exponents(log_f + log_peak, a + log_peak, usable, dropped, scales, q)
+
+
+_static = ("scales", "theta", "flat")
+_compiled = partial(jax.jit, static_argnames=(*_static, "q"))(_analyse)
+_compiled_traced_q = partial(jax.jit, static_argnames=_static)(_analyse)

@@ -1,0 +1,56 @@
+"""The quadratic that the speech papers fit to f(alpha): its skewness and its width."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class QuadraticSpectrum:
+    """Fit f = curvature (alpha - peak)^2 + skewness (alpha - peak) + top.
+
+    `width` is the distance of the roots f = 0, 0 where the parabola has none or opens
+    upwards. With this sign a positive skewness is a spectrum with the longer right side.
+    """
+
+    curvature: Float[Array, ""]
+    skewness: Float[Array, ""]
+    top: Float[Array, ""]
+    peak: Float[Array, ""]
+    width: Float[Array, ""]
+
+
+def quadratic_spectrum(alpha: Float[Array, " q"], f: Float[Array, " q"]) -> QuadraticSpectrum:
+    """Return the least-squares parabola of a spectrum about the alpha of its largest f.
+
+    Args:
+      alpha, f: spectrum `[q]` as `mfdfa` returns it, at least three orders.
+
+    Returns:
+      `QuadraticSpectrum`; of a single point (a constant series) its f and zeros.
+
+    Raises:
+      ValueError: shapes differ or fewer than three orders.
+
+    Source: Shimizu, Thurner and Ehrenberger 2002 (Fractals 10:103).
+    """
+    if alpha.shape != f.shape or alpha.ndim != 1 or alpha.shape[0] < 3:
+        raise ValueError(f"alpha, f: shapes {alpha.shape}, {f.shape}; give two [q], q >= 3")
+    peak = alpha[jnp.argmax(f)]
+    reach = jnp.max(jnp.abs(alpha - peak))
+    spread = reach > 0
+    reach = jnp.where(spread, reach, 1)
+    t = (alpha - peak) / reach
+    design = jnp.stack([t**2, t, jnp.ones_like(t)], axis=-1)
+    # Without spread the first two columns vanish: the identity keeps the system regular.
+    normal = design.T @ design + jnp.where(spread, 0, 1) * jnp.diag(jnp.array([1, 1, 0], t.dtype))
+    c2, c1, c0 = jnp.linalg.solve(normal, design.T @ f)
+    curvature, skewness = c2 / reach**2, c1 / reach
+    discriminant = skewness**2 - 4 * curvature * c0
+    closed = (curvature < 0) & (discriminant > 0)
+    root = jnp.sqrt(jnp.where(closed, discriminant, 1))
+    width = jnp.where(closed, root / jnp.where(closed, -curvature, 1), 0)
+    return QuadraticSpectrum(curvature, skewness, c0, peak, width)
