@@ -22,11 +22,11 @@ class Cumulants:
     """Log-cumulants: `c` `[3]` are the slopes of the cumulants `curves` `[3, scale]` of
     ln F(v, s) over the segments against ln s, `c_stderr` their standard errors."""
 
-    c: Float[Array, "3"]
-    c_stderr: Float[Array, "3"]
-    curves: Float[Array, "3 scale"]
-    scales: Int[Array, " scale"]
-    dropped: Int[Array, " scale"]
+    c: Float[Array, "*batch 3"]
+    c_stderr: Float[Array, "*batch 3"]
+    curves: Float[Array, "*batch 3 scale"]
+    scales: Int[Array, "*batch scale"]
+    dropped: Int[Array, "*batch scale"]
 
 
 def cumulants(

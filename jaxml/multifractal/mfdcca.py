@@ -24,7 +24,7 @@ class MFDCCA:
     `coefficient` `[scale]` is the DCCA coefficient rho(s) in [-1, 1]."""
 
     cross: MFDFA
-    coefficient: Float[Array, " scale"]
+    coefficient: Float[Array, "*batch scale"]
 
 
 def mfdcca(

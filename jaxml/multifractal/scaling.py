@@ -29,18 +29,18 @@ class MFDFA:
       dropped: segments left out as flat `[scale]`, of 2 N_s.
     """
 
-    q: Float[Array, " q"]
-    scales: Int[Array, " scale"]
-    log_fluctuation: Float[Array, "q scale"]
-    h: Float[Array, " q"]
-    h_stderr: Float[Array, " q"]
-    tau: Float[Array, " q"]
-    alpha: Float[Array, " q"]
-    f: Float[Array, " q"]
-    width: Float[Array, ""]
-    asymmetry: Float[Array, ""]
-    r_squared: Float[Array, " q"]
-    dropped: Int[Array, " scale"]
+    q: Float[Array, "*batch q"]
+    scales: Int[Array, "*batch scale"]
+    log_fluctuation: Float[Array, "*batch q scale"]
+    h: Float[Array, "*batch q"]
+    h_stderr: Float[Array, "*batch q"]
+    tau: Float[Array, "*batch q"]
+    alpha: Float[Array, "*batch q"]
+    f: Float[Array, "*batch q"]
+    width: Float[Array, "*batch"]
+    asymmetry: Float[Array, "*batch"]
+    r_squared: Float[Array, "*batch q"]
+    dropped: Int[Array, "*batch scale"]
 
 
 def scaling_exponents(

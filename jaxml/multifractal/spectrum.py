@@ -16,11 +16,11 @@ class QuadraticSpectrum:
     upwards. With this sign a positive skewness is a spectrum with the longer right side.
     """
 
-    curvature: Float[Array, ""]
-    skewness: Float[Array, ""]
-    top: Float[Array, ""]
-    peak: Float[Array, ""]
-    width: Float[Array, ""]
+    curvature: Float[Array, "*batch"]
+    skewness: Float[Array, "*batch"]
+    top: Float[Array, "*batch"]
+    peak: Float[Array, "*batch"]
+    width: Float[Array, "*batch"]
 
 
 def quadratic_spectrum(alpha: Float[Array, " q"], f: Float[Array, " q"]) -> QuadraticSpectrum:

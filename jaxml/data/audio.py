@@ -1,0 +1,143 @@
+"""One series from one file: a recording, a numpy array or a column of numbers."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxml.data.errors import DataError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
+ACCEPTED = f"{', '.join(AUDIO_SUFFIXES)}, .npy (one axis) or .csv (one column)"
+
+
+def load_audio(
+    path: Path | str, *, rate: int | None = None
+) -> tuple[Float[np.ndarray, " time"], int]:
+    """Read a recording, its channels averaged.
+
+    Args:
+      path: wav, flac or ogg file.
+      rate: samples a second to resample to; that of the file if None.
+
+    Returns:
+      float32 `[time]` in [-1, 1] for integer formats (resampling may overshoot), and its rate.
+
+    Raises:
+      DataError: the file is missing, unreadable, empty, or holds NaN or inf.
+      ValueError: `rate` is below 1.
+    """
+    import soundfile
+
+    if rate is not None and rate < 1:
+        raise ValueError(f"rate={rate}: give samples a second, 1 or more")
+    path = _existing(path)
+    try:
+        channels, found = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise DataError(f"{path}: not readable as audio ({error}); give {_audio()}") from error
+    waveform = _filled(path, channels.mean(axis=1))
+    return resample(waveform, found, rate or found), rate or found
+
+
+def load_series(path: Path | str) -> tuple[Float[np.ndarray, " time"], int | None]:
+    """Read a series from a recording, a `.npy` array or a `.csv` column.
+
+    Args:
+      path: wav, flac or ogg (channels averaged); npy with one axis of real numbers; csv with
+        one column of numbers, a header line allowed.
+
+    Returns:
+      `[time]`: float32 for audio, the array's own floating dtype for npy (float64 for
+      integers), float64 for csv; and the rate of audio in samples a second, else None.
+
+    Raises:
+      DataError: the suffix is another, or the file is missing, unreadable, empty, of more
+        than one axis or column, or holds NaN or inf.
+    """
+    path = _existing(path)
+    suffix = path.suffix.lower()
+    if suffix in AUDIO_SUFFIXES:
+        return load_audio(path)
+    if suffix not in (".npy", ".csv"):
+        raise DataError(f"{path}: unknown suffix '{path.suffix}'; give {ACCEPTED}")
+    return _filled(path, _read_npy(path) if suffix == ".npy" else _read_csv(path)), None
+
+
+def resample(
+    waveform: Float[np.ndarray, " time"], rate: int, target: int
+) -> Float[np.ndarray, " resampled"]:
+    """Return a waveform at another rate, band-limited (soxr).
+
+    Args:
+      waveform: samples `[time]`, float32.
+      rate: its samples a second.
+      target: samples a second wanted.
+
+    Returns:
+      float32 `[ceil(time * target / rate)]`.
+    """
+    if rate == target:
+        return waveform
+    import librosa
+
+    return librosa.resample(waveform, orig_sr=rate, target_sr=target)
+
+
+def _audio() -> str:
+    return f"a {', '.join(AUDIO_SUFFIXES[:-1])} or {AUDIO_SUFFIXES[-1]} file"
+
+
+def _existing(path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(
+            f"{path}: {'not a file' if path.exists() else 'no such file'}; give {ACCEPTED}"
+        )
+    return path
+
+
+def _filled(path, series):
+    """Return the series if there is one, and every number in it is finite."""
+    if series.size == 0:
+        raise DataError(f"{path}: empty; give at least one sample")
+    bad = np.flatnonzero(~np.isfinite(series))
+    if bad.size:
+        raise DataError(
+            f"{path}: {bad.size} NaN or inf (first at sample {bad[0]}); give finite numbers"
+        )
+    return series
+
+
+def _read_npy(path):
+    try:
+        series = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path}: not readable as .npy; give one axis of real numbers") from error
+    if not isinstance(series, np.ndarray) or series.ndim != 1:
+        shape = getattr(series, "shape", "an archive")
+        raise DataError(f"{path}: shape {shape}; give one axis [time], one channel at a time")
+    if series.dtype.kind not in "fiu":
+        raise DataError(f"{path}: dtype {series.dtype}; give real numbers")
+    return series if series.dtype.kind == "f" else series.astype(np.float64)
+
+
+def _read_csv(path):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (UnicodeDecodeError, OSError) as error:
+        raise DataError(f"{path}: not readable as text; give a .csv with one column") from error
+    numbers = []
+    for row, line in enumerate(lines):
+        cell = line.strip().strip('"')
+        if not cell:
+            continue
+        try:
+            numbers.append(float(cell))
+        except ValueError:
+            if row == 0 and "," not in cell:
+                continue
+            raise DataError(
+                f"{path}: line {row + 1} is not one number ({cell[:40]}); give one column"
+            ) from None
+    return np.asarray(numbers, np.float64)

@@ -1,0 +1,168 @@
+"""A corpus of many sentences by few speakers: the user's, else fetched, else synthesised.
+
+Every corpus is at 8 kHz, so that scales and features mean the same whatever the source.
+"""
+
+import dataclasses
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jaxml.data.audio import AUDIO_SUFFIXES, load_audio
+from jaxml.data.errors import DataError
+
+RATE = 8000
+PREPARED = "bangla5x80_8k.npz"
+DAMAGED = (zipfile.BadZipFile, zlib.error)
+LAYOUT = (
+    "an npz with audio (int16, joined), offsets, speaker and text at 8 kHz, "
+    f"or SPEAKER/*{'|*'.join(AUDIO_SUFFIXES)} of at least 2 speakers"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeechCorpus:
+    """Utterances, who spoke each and which sentence it is.
+
+    Attributes:
+      audio: one float32 `[time]` in [-1, 1] an utterance.
+      rate: samples a second.
+      speaker: `[utterance]`, index into `speakers`.
+      sentence: `[utterance]`, number of the sentence, for folds without a shared sentence.
+      speakers: names.
+      source: one line that says what was used.
+    """
+
+    audio: tuple[Float[np.ndarray, " _"], ...]
+    rate: int
+    speaker: Int[np.ndarray, " utterance"]
+    sentence: Int[np.ndarray, " utterance"]
+    speakers: tuple[str, ...]
+    source: str
+
+
+def load_speech_corpus(
+    folder: Path | str | None, *, download_seconds: float = 15.0
+) -> SpeechCorpus:
+    """Return the first corpus there is: folder, TFDS `spoken_digit`, synthesised Bengali.
+
+    Args:
+      folder: the user's data, else the folder that the variable JAXML_DATA names: an npz file
+        (`audio` int16 joined, `offsets` n+1, `speaker`, `text` the sentence's number, 8 kHz),
+        or a folder with one, in it or in its `speech` folder, or with `SPEAKER/*.wav|flac|ogg`,
+        where equal file names are the same sentence. Files of other rates are resampled.
+      download_seconds: a download that stalls for so long is ended; the log says so.
+
+    Returns:
+      The corpus at 8 kHz.
+
+    Raises:
+      DataError: a named folder is missing or holds no usable speech; without one, no source
+        worked.
+    """
+    folder = folder or os.environ.get("JAXML_DATA")
+    if folder:
+        return _from_folder(Path(folder).expanduser())
+    reasons = []
+    for source in (lambda: _fetched(download_seconds), _synthesised):
+        try:
+            return source()
+        except DataError as error:
+            reasons.append(str(error))
+            logging.getLogger(__name__).warning("%s: trying the next source of speech", error)
+    raise DataError(f"no speech ({'; '.join(reasons)}); name a folder with {LAYOUT}")
+
+
+def _from_folder(folder: Path) -> SpeechCorpus:
+    if not folder.exists():
+        raise DataError(f"{folder}: no such folder; give {LAYOUT}")
+    if folder.is_file():
+        return _from_npz(folder)
+    inner = folder / "speech"
+    folder = inner if inner.is_dir() else folder
+    prepared = folder / PREPARED
+    archives = [prepared] if prepared.exists() else sorted(folder.glob("*.npz"))
+    if len(archives) > 1:
+        names = ", ".join(a.name for a in archives)
+        raise DataError(f"{folder}: several npz files ({names}); name one of them")
+    return _from_npz(archives[0]) if archives else _from_recordings(folder)
+
+
+def _from_npz(path: Path) -> SpeechCorpus:
+    try:
+        # numpy leaves a file open that it opened itself and found damaged.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("audio", "offsets", "speaker", "text")}
+    # A damaged archive fails in zip, zlib or numpy, each with errors of its own.
+    except (OSError, ValueError, LookupError, EOFError, TypeError, *DAMAGED) as error:
+        raise DataError(f"{path}: not readable ({error}); give {LAYOUT}") from error
+    return _from_arrays(arrays, str(path))
+
+
+def _from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> SpeechCorpus:
+    """Return the corpus of joined recordings, if the arrays describe one."""
+    audio, offsets, text = arrays["audio"], arrays["offsets"], arrays["text"]
+    rows = (len(offsets) - 1,) if offsets.ndim == 1 else ()
+    integers = all(a.dtype.kind in "iu" for a in (offsets, text))
+    if (
+        not integers
+        or audio.dtype != np.int16
+        or audio.ndim != 1
+        or not rows
+        or rows[0] < 1
+        or arrays["speaker"].shape != rows
+        or text.shape != rows
+        or offsets[0] != 0
+        or offsets[-1] != len(audio)
+        or (np.diff(offsets) < 1).any()
+    ):
+        raise DataError(f"{source}: its arrays do not describe recordings; give {LAYOUT}")
+    waveforms = np.split(audio.astype(np.float32) / 32768, offsets[1:-1])
+    return _corpus(waveforms, arrays["speaker"].astype(str), text, source)
+
+
+def _from_recordings(folder: Path) -> SpeechCorpus:
+    files = sorted(
+        file
+        for file in folder.glob("*/*")
+        if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".")
+    )
+    if len({file.parent for file in files}) < 2:
+        raise DataError(f"{folder}: no speech of 2 speakers or more; give {LAYOUT}")
+    stems = sorted({file.stem for file in files})
+    waveforms = [load_audio(file, rate=RATE)[0] for file in files]
+    sentence = [stems.index(file.stem) for file in files]
+    return _corpus(waveforms, [file.parent.name for file in files], sentence, str(folder))
+
+
+def _fetched(download_seconds: float) -> SpeechCorpus:
+    from jaxml.data import spoken_digit
+
+    waveforms, speaker, digit = spoken_digit.load_spoken_digit(download_seconds)
+    return _corpus(waveforms, speaker, digit, "TFDS spoken_digit, English digits")
+
+
+def _synthesised() -> SpeechCorpus:
+    from jaxml.data import bengali
+
+    return _from_arrays(bengali.spoken_by_voices(RATE), "espeak-ng, synthesised Bengali voices")
+
+
+def _corpus(waveforms, names, sentence, what: str) -> SpeechCorpus:
+    speakers, speaker = np.unique(np.asarray(names), return_inverse=True)
+    if len(speakers) < 2:
+        raise DataError(f"{what}: one speaker only; give {LAYOUT}")
+    return SpeechCorpus(
+        audio=tuple(waveforms),
+        rate=RATE,
+        speaker=speaker,
+        sentence=np.asarray(sentence),
+        speakers=tuple(str(name) for name in speakers),
+        source=f"{what} ({len(waveforms)} utterances of {len(speakers)} speakers)",
+    )
