@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 
-def data_mesh(devices: int | None = None, *, axis: str = "data") -> Mesh:
+def data_mesh(*, devices: int | None = None, axis: str = "data") -> Mesh:
     """Return a one-axis mesh over the first `devices` devices (all of them by default).
 
     Raises:

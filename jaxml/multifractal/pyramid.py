@@ -22,10 +22,10 @@ from jaxtyping import Array, Float
 
 
 def pyramid_products(
-    blocks: Sequence[Float[Array, "channel order block base"]],
+    blocks: Sequence[Float[Array, "channel _ _ _"]],
     order: int,
     pairs: Sequence[tuple[int, int]],
-) -> list[Float[Array, "pair row order block"]]:
+) -> list[Float[Array, "pair row _ _"]]:
     """Return sum(residual_i * residual_j) of every segment, one array an octave.
 
     Args:

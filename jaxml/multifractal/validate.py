@@ -27,8 +27,13 @@ def check_series(x: Any, *, name: str = "x", minimum: int = 1) -> Float[Array, "
         raise ValueError(f"{name}: shape {x.shape}; give one series [time] (jax.vmap for more)")
     if x.shape[0] < minimum:
         raise ValueError(f"{name}: {x.shape[0]} samples; give at least {minimum}")
-    if is_concrete(x) and not bool(jnp.all(jnp.isfinite(x))):
-        raise ValueError(f"{name}: NaN or infinity at sample {_first_bad(x)}; give finite values")
+    if is_concrete(x):
+        # numpy: a concrete series inside somebody's trace must be looked at outside of it.
+        finite = np.isfinite(np.asarray(x))
+        if not finite.all():
+            raise ValueError(
+                f"{name}: NaN or infinity at sample {finite.argmin()}; give finite values"
+            )
     return x
 
 
@@ -88,7 +93,3 @@ def check_choice(value: Any, accepted: Sequence[Any], name: str) -> None:
 def is_concrete(x: Any) -> bool:
     """Return whether the values of `x` can be looked at now."""
     return not isinstance(x, jax.core.Tracer)
-
-
-def _first_bad(x) -> int:
-    return int(np.argmin(np.isfinite(np.asarray(x))))

@@ -1,0 +1,81 @@
+"""The command line: `jaxml reproduce` and one tool a method for the user's own files."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, or 2 with one line on what was wrong."""
+    args = _parser().parse_args(argv)
+    try:
+        _use_compilation_cache()
+        args.run(args)
+    except ModuleNotFoundError as error:
+        print(
+            f"jaxml {args.command}: needs the package {error.name}; "
+            "install it with: pip install 'jaxml[experiments]'",
+            file=sys.stderr,
+        )
+        return 2
+    except (ValueError, OSError) as error:
+        if os.environ.get("JAXML_TRACEBACK"):
+            raise
+        print(f"jaxml {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"jaxml {args.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jaxml", description="Five research methods in JAX.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    reproduce = commands.add_parser(
+        "reproduce", help="run the methods' experiments and write a report"
+    )
+    reproduce.add_argument("methods", nargs="*", metavar="METHOD", help="speech (default: all)")
+    reproduce.add_argument("--scale", default="standard", help="quick, standard (default) or paper")
+    reproduce.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="DIR")
+    reproduce.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of data (default: $JAXML_DATA)"
+    )
+    reproduce.add_argument("--seed", type=int, default=0)
+    reproduce.set_defaults(run=_reproduce)
+
+    mfdfa = commands.add_parser("mfdfa", help="multifractal analysis of wav, flac, csv, npy files")
+    mfdfa.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    mfdfa.add_argument("--order", type=int, default=1, help="degree of the trend, 0 to 3")
+    mfdfa.add_argument(
+        "--scales", type=int, nargs="+", metavar="S", help="segment lengths in samples"
+    )
+    mfdfa.add_argument("--q", type=float, nargs="+", metavar="Q", help="moment orders")
+    mfdfa.add_argument("--out", type=Path, default=Path("runs/mfdfa"), metavar="DIR")
+    mfdfa.set_defaults(run=_mfdfa)
+    return parser
+
+
+def _reproduce(args) -> None:
+    from jaxml.reproduce import reproduce
+
+    reproduce(args.methods, scale=args.scale, out=args.out, data=args.data, seed=args.seed)
+    print(f"report: {args.out / 'report.html'}")
+
+
+def _mfdfa(args) -> None:
+    from jaxml.reproduce.series import analyse_files
+
+    print(analyse_files(args.files, args.out, order=args.order, scales=args.scales, q=args.q))
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs between runs: here, not in the library, as it is a choice."""
+    import jax
+
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "jaxml" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

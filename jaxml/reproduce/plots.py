@@ -1,0 +1,98 @@
+"""The plots of the reports, as PNG bytes."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def bars(
+    values: Mapping[str, Sequence[float]],
+    errors: Mapping[str, Sequence[float]],
+    groups: Sequence[str],
+    *,
+    label: str,
+    chance: float,
+) -> bytes:
+    """Return horizontal bars with errors: one series a key, one bar a group, chance dotted."""
+    figure, axes = _new(8, 0.6 * len(groups) + 1.6)
+    place = np.arange(len(groups))
+    height = 0.8 / len(values)
+    for i, (name, heights) in enumerate(values.items()):
+        at = place + (i - (len(values) - 1) / 2) * height
+        axes.barh(at, heights, height, xerr=errors[name], label=name, capsize=2)
+    axes.axvline(chance, color="black", linestyle=":", label="chance")
+    axes.set(yticks=place, yticklabels=groups, xlabel=label, xlim=(0, 1.05))
+    axes.invert_yaxis()
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=3, frameon=False)
+    return _png(figure)
+
+
+def matrix(
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    x: str,
+    y: str,
+    limits: tuple[float, float],
+    write: bool = True,
+) -> bytes:
+    """Return a matrix as a heat map; the numbers stand in the cells if `write`."""
+    figure, axes = _new(5.5, 4.6)
+    colours = "RdBu_r" if limits[0] < 0 else "Blues"
+    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(*_thinned(rows))
+    axes.set(xlabel=x, ylabel=y)
+    if write:
+        middle = limits[0] + 0.6 * (limits[1] - limits[0])
+        for (i, j), value in np.ndenumerate(values):
+            colour = "white" if value > middle else "black"
+            axes.text(j, i, f"{value:g}", ha="center", va="center", color=colour)
+    figure.colorbar(image)
+    return _png(figure)
+
+
+def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return panels of lines with bands.
+
+    Each panel is a mapping with `title`, axis labels `x` and `y`, `lines` {label: (x, y)} and
+    perhaps `bands` {label: (x of low, low, x of high, high)}.
+    """
+    figure, all_axes = _new(4.6 * len(panels), 3.8, columns=len(panels))
+    for axes, panel in zip(np.atleast_1d(all_axes), panels, strict=True):
+        for label, (at, values) in panel["lines"].items():
+            axes.plot(at, values, marker=".", label=label)
+        for label, corners in panel.get("bands", {}).items():
+            low_x, low, high_x, high = corners
+            axes.fill(
+                np.concatenate([low_x, high_x[::-1]]),
+                np.concatenate([low, high[::-1]]),
+                alpha=0.3,
+                label=label,
+            )
+        axes.set(title=panel["title"], xlabel=panel["x"], ylabel=panel["y"])
+        axes.legend(fontsize="small", frameon=False)
+    return _png(figure)
+
+
+def _new(width, height, columns=1):
+    # The object interface leaves the user's pyplot state and backend alone.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
+
+
+def _thinned(labels):
+    """Return places and texts of the first of each run of equal labels."""
+    first = [i for i, text in enumerate(labels) if i == 0 or text != labels[i - 1]]
+    return first, [labels[i] for i in first]
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

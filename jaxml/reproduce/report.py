@@ -1,0 +1,165 @@
+"""A report of tables, figures and paragraphs, written as Markdown, HTML and JSON."""
+
+import base64
+import dataclasses
+import html
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jaxml.reproduce.stages import write_whole
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a header, with a caption."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A PNG picture, with the name of its file and a caption."""
+
+    name: str
+    caption: str
+    png: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one experiment found: parts in reading order, and the bare numbers.
+
+    Attributes:
+      method: name of the method, and of its folder.
+      title: headline.
+      parts: paragraphs (text), tables and figures.
+      results: numbers for results.json.
+      seconds: duration of the run that wrote it.
+    """
+
+    method: str
+    title: str
+    parts: tuple[str | Table | Figure, ...]
+    results: dict[str, Any]
+    seconds: float = 0.0
+
+    def finished(self, seconds: float) -> "Report":
+        """Return the report with its duration."""
+        return dataclasses.replace(self, seconds=seconds)
+
+
+def write_report(reports: Sequence[Report], out: Path, *, scale: str, seed: int) -> None:
+    """Write report.md, report.html, results.json and the figures of every method to `out`."""
+    head = f"Scale {scale}, seed {seed}, {date.today()}, {_environment()}."
+    for report in reports:
+        for part in report.parts:
+            if isinstance(part, Figure):
+                write_whole(out / report.method / f"{part.name}.png", part.png)
+    results = {
+        "scale": scale,
+        "seed": seed,
+        "environment": _environment(),
+        "methods": {r.method: {**r.results, "seconds": r.seconds} for r in reports},
+    }
+    write_whole(out / "results.json", to_json(results))
+    write_whole(out / "report.md", _markdown(reports, head).encode())
+    write_whole(out / "report.html", _html(reports, head).encode())
+
+
+def to_json(value: Any) -> bytes:
+    """Return strict JSON of nested results; numbers without a value (NaN, inf) become null."""
+    return (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode()
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table in Markdown."""
+    lines = [table.header, ("---",) * len(table.header), *table.rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _environment() -> str:
+    import jax
+
+    devices = jax.devices()
+    return (
+        f"{len(devices)} {devices[0].device_kind} device(s), Python {platform.python_version()}, "
+        f"jax {version('jax')}, jaxml {version('jaxml')}"
+    )
+
+
+def _markdown(reports, head) -> str:
+    lines = ["# jaxml report", "", head]
+    for report in reports:
+        lines += ["", f"## {report.title}", "", f"{report.seconds:.0f} s."]
+        for part in report.parts:
+            if isinstance(part, Table):
+                lines += ["", f"**{part.caption}**", "", markdown_table(part)]
+            elif isinstance(part, Figure):
+                lines += ["", f"![{part.caption}]({report.method}/{part.name}.png)", ""]
+                lines += [f"*{part.caption}*"]
+            else:
+                lines += ["", part]
+    return "\n".join(lines) + "\n"
+
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
+color:#222;background:#fff}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}
+th,td{border-bottom:1px solid #ddd;padding:.3rem .8rem;text-align:left}
+td:not(:first-child){font-variant-numeric:tabular-nums}
+caption{text-align:left;font-weight:600;padding:.5rem 0}
+figure{margin:1rem 0}figcaption{color:#555}img{max-width:100%}
+"""
+
+
+def _html(reports, head) -> str:
+    body = [f"<h1>jaxml report</h1><p>{html.escape(head)}</p>"]
+    for report in reports:
+        body.append(f"<h2>{html.escape(report.title)}</h2><p>{report.seconds:.0f} s.</p>")
+        for part in report.parts:
+            if isinstance(part, Table):
+                body.append(_html_table(part))
+            elif isinstance(part, Figure):
+                data = base64.b64encode(part.png).decode()
+                caption = html.escape(part.caption)
+                body.append(
+                    f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+                    f"<figcaption>{caption}</figcaption></figure>"
+                )
+            else:
+                body.append(f"<p>{html.escape(part)}</p>")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>jaxml report</title>'
+        f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def _html_table(table) -> str:
+    row = lambda cells, tag: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
+    rows = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in table.rows)
+    return (
+        f"<table><caption>{html.escape(table.caption)}</caption>"
+        f"<thead><tr>{row(table.header, 'th')}</tr></thead><tbody>{rows}</tbody></table>"
+    )

@@ -1,0 +1,87 @@
+"""Runs experiments one after another and writes one report of them all."""
+
+import importlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxml.reproduce.report import Report, write_report
+from jaxml.reproduce.stages import Stages
+
+# Method name -> module with `experiment(settings, stages, progress) -> Report`.
+EXPERIMENTS = {"speech": "jaxml.reproduce.speech"}
+SCALES = ("quick", "standard", "paper")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an experiment is told: scale name, folder of the user's data, seed."""
+
+    scale: str
+    data: Path | None
+    seed: int
+
+
+def reproduce(
+    methods: Sequence[str] = (),
+    *,
+    scale: str = "standard",
+    out: Path = Path("runs/latest"),
+    data: Path | None = None,
+    seed: int = 0,
+) -> list[Report]:
+    """Run the experiments of `methods` (all of them if empty) and write the report to `out`.
+
+    Finished stages are kept in `out`, so a run that was ended continues where it was, and
+    every file appears whole or not at all.
+
+    Args:
+      methods: names of `EXPERIMENTS`.
+      scale: "quick" (minutes), "standard" (the figures of the README) or "paper".
+      out: folder of report.md, report.html, results.json and a folder for each method.
+      data: folder of the user's data; else the variable JAXML_DATA, else what can be fetched
+        or is shipped by a package.
+      seed: of every random choice.
+
+    Raises:
+      ValueError: unknown method or scale, unusable data.
+      OSError: `out` cannot be written.
+    """
+    for name in methods:
+        if name not in EXPERIMENTS:
+            raise ValueError(f"unknown method {name!r}; choose from {', '.join(EXPERIMENTS)}")
+    if scale not in SCALES:
+        raise ValueError(f"unknown scale {scale!r}; choose from {', '.join(SCALES)}")
+    settings = Settings(scale, data, seed)
+    reports = []
+    for name in methods or EXPERIMENTS:
+        module = importlib.import_module(EXPERIMENTS[name])
+        start = time.perf_counter()
+        with _progress() as progress:
+            report = module.experiment(settings, Stages(out / name / "stages"), progress)
+        reports.append(report.finished(time.perf_counter() - start))
+        write_report(reports, out, scale=scale, seed=seed)
+    return reports
+
+
+def _progress():
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,104 @@
+"""Multifractal analysis of the user's own files: a table, and a plot and JSON for each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxml import multifractal
+from jaxml.data import load_series
+from jaxml.reproduce import plots
+from jaxml.reproduce.report import Table, markdown_table, to_json
+from jaxml.reproduce.stages import write_whole
+
+
+def analyse_files(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    order: int = 1,
+    scales: Sequence[int] | None = None,
+    q: Sequence[float] | None = None,
+) -> str:
+    """Analyse each file, write `out`/NAME.json and NAME.png and return a table of all.
+
+    Every file is read and analysed before the first is written.
+
+    Raises:
+      ValueError: a file that cannot be used, by its name; two files of one name.
+    """
+    names = [file.name for file in files]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name}: given twice; results are written by file name")
+    results = {file: _analyse(file, order, scales, q) for file in files}
+    for file, (result, rate) in results.items():
+        write_whole(out / f"{file.name}.json", to_json(_numbers(file, result, rate, order)))
+        write_whole(out / f"{file.name}.png", _plot(file.name, result))
+    header = ("file", "h(q max)", "h(2)", "h(q min)", "width", "asymmetry", "flat segments")
+    rows = tuple((file.name, *_summary(r)) for file, (r, _) in results.items())
+    return markdown_table(Table("", header, rows)) + f"\n\nplots and numbers: {out}"
+
+
+def _analyse(file, order, scales, q):
+    series, rate = load_series(file)
+    series = series if series.dtype == np.float32 else _in_default_precision(series)
+    try:
+        return multifractal.mfdfa(series, order=order, scales=scales, q=q), rate
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _in_default_precision(series):
+    """Return float32 relative to the mean: an offset must not cost the digits of the signal."""
+    return (series - series.mean()).astype(np.float32)
+
+
+def _summary(result):
+    h = np.asarray(result.h)
+    q = np.asarray(result.q)
+    two = np.flatnonzero(np.isclose(q, 2))
+    flat = int(result.dropped.sum())
+    if not np.isfinite(result.h_stderr).any():
+        return "constant", "-", "-", "-", "-", str(flat)
+    second = f"{h[two[0]]:.3f}" if two.size else "-"
+    ends = f"{h[q.argmax()]:.3f}", f"{h[q.argmin()]:.3f}"
+    return (
+        ends[0],
+        second,
+        ends[1],
+        f"{float(result.width):.3f}",
+        f"{float(result.asymmetry):+.2f}",
+        str(flat),
+    )
+
+
+def _numbers(file, result, rate, order):
+    fields = vars(result)
+    if len(result.q) >= 3:
+        quadratic = multifractal.quadratic_spectrum(result.alpha, result.f)
+        fields = {**fields, "quadratic": vars(quadratic)}
+    return {"file": str(file), "rate": rate, "order": order, **fields}
+
+
+def _plot(name, result) -> bytes:
+    q = np.asarray(result.q)
+    log_s = np.log(np.asarray(result.scales))
+    shown = [int(np.abs(q - value).argmin()) for value in (q.min(), 0, 2, q.max())]
+    finite = np.isfinite(np.asarray(result.log_fluctuation[0]))
+    lines = {
+        f"q = {q[i]:g}": (log_s[finite], np.asarray(result.log_fluctuation[i])[finite])
+        for i in dict.fromkeys(shown)
+    }
+    return plots.curves(
+        [
+            {"title": name, "lines": lines, "x": "ln s", "y": "ln F"},
+            {"title": "", "lines": {"h": (q, np.asarray(result.h))}, "x": "q", "y": "h(q)"},
+            {
+                "title": "spectrum",
+                "lines": {"f": (np.asarray(result.alpha), np.asarray(result.f))},
+                "x": "alpha",
+                "y": "f",
+            },
+        ]
+    )

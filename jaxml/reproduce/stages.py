@@ -1,0 +1,80 @@
+"""Finished parts of an experiment on disk, so that an ended run continues where it was."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Folder of the finished stages of one experiment."""
+
+    folder: Path
+
+    def run(self, name: str, depends: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays of a stage, from disk if it finished before with the same inputs.
+
+        Args:
+          name: of the stage; its file is `name`.npz.
+          depends: everything that the result depends on: settings and arrays.
+          compute: called if there is no such result.
+        """
+        path = self.folder / f"{name}.npz"
+        fingerprint = _fingerprint(depends)
+        stored = _load(path)
+        if stored is not None and str(stored.pop("fingerprint", "")) == fingerprint:
+            return stored
+        arrays = compute()
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, fingerprint=np.asarray(fingerprint), **arrays)
+        write_whole(path, buffer.getvalue())
+        return arrays
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears under its name only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> Arrays | None:
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        logging.getLogger(__name__).warning("%s: damaged (%s), computed again", path, error)
+        return None
+
+
+def _fingerprint(depends: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(depends.items()):
+        digest.update(name.encode())
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        else:
+            digest.update(json.dumps(value, sort_keys=True).encode())
+    return digest.hexdigest()
