@@ -21,8 +21,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except (ValueError, OSError) as error:
-        if os.environ.get("JAXML_TRACEBACK"):
-            raise
         print(f"jaxml {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

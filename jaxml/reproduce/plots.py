@@ -25,7 +25,7 @@ def bars(
     axes.axvline(chance, color="black", linestyle=":", label="chance")
     axes.set(yticks=place, yticklabels=groups, xlabel=label, xlim=(0, 1.05))
     axes.invert_yaxis()
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.25), ncols=3, frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return _png(figure)
 
 
@@ -42,7 +42,9 @@ def matrix(
     """Return a matrix as a heat map; the numbers stand in the cells if `write`."""
     figure, axes = _new(5.5, 4.6)
     colours = "RdBu_r" if limits[0] < 0 else "Blues"
-    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    image = axes.imshow(
+        values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest"
+    )
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(*_thinned(rows))
     axes.set(xlabel=x, ylabel=y)
@@ -59,20 +61,14 @@ def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
     """Return panels of lines with bands.
 
     Each panel is a mapping with `title`, axis labels `x` and `y`, `lines` {label: (x, y)} and
-    perhaps `bands` {label: (x of low, low, x of high, high)}.
+    perhaps `bands` {label: (x, low, high)}.
     """
     figure, all_axes = _new(4.6 * len(panels), 3.8, columns=len(panels))
     for axes, panel in zip(np.atleast_1d(all_axes), panels, strict=True):
         for label, (at, values) in panel["lines"].items():
             axes.plot(at, values, marker=".", label=label)
-        for label, corners in panel.get("bands", {}).items():
-            low_x, low, high_x, high = corners
-            axes.fill(
-                np.concatenate([low_x, high_x[::-1]]),
-                np.concatenate([low, high[::-1]]),
-                alpha=0.3,
-                label=label,
-            )
+        for label, (at, low, high) in panel.get("bands", {}).items():
+            axes.fill_between(at, low, high, alpha=0.3, label=label)
         axes.set(title=panel["title"], xlabel=panel["x"], ylabel=panel["y"])
         axes.legend(fontsize="small", frameon=False)
     return _png(figure)

@@ -1,6 +1,7 @@
 """Closed-set speaker identification: the published route, the whole surface, and MFCC."""
 
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxml.speech.surface import SPECTRUM
 FOLDS = 5
 REPEATS = {"quick": 1, "standard": 5, "paper": 20}
 SURROGATES = {"quick": 19, "standard": 39, "paper": 99}
+SURROGATE_SAMPLES = 2**14
 # Utterances a device analyses at a time: enough to fill it, few enough for its memory.
 BATCH = 4
 SETS = {
@@ -60,11 +62,12 @@ def experiment(settings, stages: Stages, progress) -> Report:
         )
     step("surrogates")
     count = SURROGATES[settings.scale]
-    chosen = [int(np.flatnonzero(corpus.speaker == s)[0]) for s in range(len(corpus.speakers))]
+    chosen = np.unique(corpus.speaker, return_index=True)[1]
+    key = jax.random.key(settings.seed)
     bands = stages.run(
         "surrogates",
         {**inputs, "count": count},
-        lambda: _surrogates(settings.seed, waveforms, lengths, corpus.rate, chosen, count),
+        lambda: _surrogates(key, waveforms[chosen], lengths[chosen], corpus.rate, count),
     )
     step("done")
     return _report(corpus, rows, timing, bands)
@@ -83,7 +86,7 @@ def _padded(corpus: SpeechCorpus) -> tuple[np.ndarray, np.ndarray]:
 def _dithered(key, waveforms, lengths):
     """Add 8-bit dither inside each utterance: word lengths differ between the speakers."""
     keys = jax.random.split(key, len(lengths))
-    inside = jnp.arange(waveforms.shape[1]) < lengths[:, None]
+    inside = np.arange(waveforms.shape[1]) < lengths[:, None]
     return jnp.where(inside, jax.jit(jax.vmap(speech.dither))(keys, jnp.asarray(waveforms)), 0)
 
 
@@ -157,29 +160,25 @@ def _folds(key, sets: Arrays, corpus: SpeechCorpus) -> Arrays:
     return found
 
 
-def _surrogates(seed, waveforms, lengths, rate, chosen, count) -> Arrays:
-    """Return spectra of one utterance a speaker, and of surrogates of the first of them."""
-    scales = multifractal.default_scales(
-        int(lengths.max()), minimum=rate // 1000, maximum=rate * 64 // 1000
-    )
-    analyse = jax.jit(lambda x: multifractal.mfdfa(x, scales=scales))
-    key = jax.random.fold_in(jax.random.key(seed), 10**6)
-    found: Arrays = {}
-    for i, row in enumerate(chosen):
-        result = analyse(jnp.asarray(waveforms[row, : int(lengths[chosen].min())]))
-        found[f"speaker-{i}"] = np.stack([result.alpha, result.f])
-        found[f"width-{i}"] = np.asarray(result.width)
-    x = jnp.asarray(waveforms[chosen[0], : int(lengths[chosen].min())])
-    for name, make in {"shuffled": surrogates.shuffle, "IAAFT": surrogates.iaaft}.items():
+def _surrogates(key, waveforms, lengths, rate, count) -> Arrays:
+    """Return h(q) and spectra of one utterance a speaker, and of surrogates of the first."""
+    # A power of two, for the hundreds of transforms and sorts of each IAAFT surrogate.
+    samples = 1 << (min(int(lengths.min()), SURROGATE_SAMPLES).bit_length() - 1)
+    waveforms = _dithered(key, waveforms, lengths)[:, :samples]
+    scales = multifractal.default_scales(samples, minimum=rate // 1000, maximum=rate * 64 // 1000)
+    analyse = lambda x: multifractal.mfdfa(x, scales=scales)
+    own = jax.vmap(analyse)(waveforms)
+    found = {"q": own.q[0], "h": own.h, "alpha": own.alpha, "f": own.f, "width": own.width}
+    iaaft = partial(surrogates.iaaft, max_iterations=100)
+    for name, make in {"shuffled": surrogates.shuffle, "IAAFT": iaaft}.items():
         key, use = jax.random.split(key)
         # x is an argument: as a constant XLA would spend seconds on folding its sort.
         all_of = jax.jit(
             lambda x, keys, make=make: jax.lax.map(lambda k: analyse(make(k, x)), keys)
         )
-        result = all_of(x, jax.random.split(use, count))
-        found[name] = np.stack([result.alpha, result.f])
-        found[f"width-{name}"] = np.asarray(result.width)
-    return found
+        result = all_of(waveforms[0], jax.random.split(use, count))
+        found |= {f"{name} h": result.h, f"{name} width": result.width}
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def _report(corpus: SpeechCorpus, repeats, timing: Arrays, bands: Arrays) -> Report:
@@ -204,7 +203,7 @@ def _report(corpus: SpeechCorpus, repeats, timing: Arrays, bands: Arrays) -> Rep
     confusion = np.zeros((len(corpus.speakers),) * 2, int)
     for repeat in repeats:
         np.add.at(confusion, (corpus.speaker, repeat["surface3/lda"]), 1)
-    widths = {n: float(np.mean(bands[f"width-{n}"])) for n in ("shuffled", "IAAFT")}
+    widths = {n: float(np.mean(bands[f"{n} width"])) for n in ("shuffled", "IAAFT")}
     return Report(
         method="speech",
         title="Multifractal speaker identification",
@@ -218,7 +217,7 @@ def _report(corpus: SpeechCorpus, repeats, timing: Arrays, bands: Arrays) -> Rep
             _spectrum_figure(bands, corpus.speakers),
             "Surrogates tell where multifractality comes from: shuffling keeps the "
             "distribution of the samples only, IAAFT keeps it and the power spectrum. Width of "
-            f"the first speaker's spectrum: {float(bands['width-0']):.2f}, shuffled "
+            f"the first speaker's spectrum: {float(bands['width'][0]):.2f}, shuffled "
             f"{widths['shuffled']:.2f}, IAAFT {widths['IAAFT']:.2f}.",
             timing_table,
             "Speaker and recording session cannot be told apart in a corpus with one session a "
@@ -233,7 +232,7 @@ def _report(corpus: SpeechCorpus, repeats, timing: Arrays, bands: Arrays) -> Rep
             },
             "confusion": confusion,
             "parameters": SPECTRUM,
-            "surrogate widths": {n: bands[f"width-{n}"] for n in widths},
+            "surrogate widths": {n: bands[f"{n} width"] for n in widths},
             "timing": seconds,
         },
     )
@@ -282,20 +281,21 @@ def _correlation_figure(correlation, corpus) -> Figure:
 
 
 def _spectrum_figure(bands, speakers) -> Figure:
-    own = {name: tuple(bands[f"speaker-{i}"]) for i, name in enumerate(speakers)}
+    spectra = dict(zip(speakers, zip(bands["alpha"], bands["f"], strict=True), strict=True))
     band = {
-        f"{name}, 5 to 95%": tuple(
-            np.quantile(bands[name][axis], level, axis=0)
-            for level in (0.05, 0.95)
-            for axis in (0, 1)
-        )
+        f"{name}, 5 to 95%": (bands["q"], *np.quantile(bands[f"{name} h"], (0.05, 0.95), axis=0))
         for name in ("shuffled", "IAAFT")
     }
-    labels = {"x": "alpha", "y": "f"}
-    first = {speakers[0]: own[speakers[0]]}
-    panels = [
-        {"title": "one utterance a speaker", "lines": own, **labels},
-        {"title": f"{speakers[0]} and surrogates", "lines": first, "bands": band, **labels},
-    ]
-    picture = plots.curves(panels)
-    return Figure("spectra", "Multifractal spectra f(alpha) and surrogate bands.", picture)
+    picture = plots.curves(
+        [
+            {"title": "one utterance a speaker", "lines": spectra, "x": "alpha", "y": "f"},
+            {
+                "title": f"{speakers[0]} and surrogates",
+                "lines": {speakers[0]: (bands["q"], bands["h"][0])},
+                "bands": band,
+                "x": "q",
+                "y": "h(q)",
+            },
+        ]
+    )
+    return Figure("spectra", "Spectra f(alpha), and h(q) with surrogate bands.", picture)

@@ -9,10 +9,13 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+import jaxml
 
 Arrays = dict[str, np.ndarray]
 
@@ -28,7 +31,7 @@ class Stages:
 
         Args:
           name: of the stage; its file is `name`.npz.
-          depends: everything that the result depends on: settings and arrays.
+          depends: settings and arrays that the result depends on; the code always counts.
           compute: called if there is no such result.
         """
         path = self.folder / f"{name}.npz"
@@ -69,7 +72,7 @@ def _load(path: Path) -> Arrays | None:
 
 
 def _fingerprint(depends: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(_code())
     for name, value in sorted(depends.items()):
         digest.update(name.encode())
         if isinstance(value, np.ndarray):
@@ -78,3 +81,14 @@ def _fingerprint(depends: Mapping[str, Any]) -> str:
         else:
             digest.update(json.dumps(value, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _code() -> bytes:
+    """Return a digest of the package's source: results of other code are not reused."""
+    digest = hashlib.sha256()
+    package = Path(jaxml.__file__).parent
+    for file in sorted(package.rglob("*.py")):
+        digest.update(str(file.relative_to(package)).encode())
+        digest.update(file.read_bytes())
+    return digest.digest()

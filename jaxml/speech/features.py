@@ -26,21 +26,19 @@ def mfcc(
 ) -> Float[Array, "coefficients frame"]:
     """Return the mel-frequency cepstral coefficients of a waveform.
 
-    XX
+    Args:
+      waveform: samples `[time]`; frames are centred, zeros stand beyond both ends.
+      rate: samples a second, static.
+      coefficients: how many of the 128 cepstral coefficients to keep, the lowest first.
 
-      Args:
-        waveform: samples `[time]`; frames are centred, zeros stand beyond both ends.
-        rate: samples a second, static.
-        coefficients: how many of the 128 cepstral coefficients to keep, the lowest first.
+    Returns:
+      `[coefficients, 1 + time // 512]`, dtype of `waveform`.
 
-      Returns:
-        `[coefficients, 1 + time // 512]`, dtype of `waveform`.
+    Raises:
+      ValueError: `waveform` is empty, of another rank or not floating, `rate` is below 1, or
+        `coefficients` is outside 1..128.
 
-      Raises:
-        ValueError: `waveform` is empty, of another rank or not floating, `rate` is below 1, or
-          `coefficients` is outside 1..128.
-
-      Source: Davis and Mermelstein 1980 (IEEE TASSP 28:357); constants of librosa 0.11.
+    Source: Davis and Mermelstein 1980 (IEEE TASSP 28:357); constants of librosa 0.11.
     """
     waveform = _checked(waveform, rate, coefficients)
     power = _mel_power(waveform, rate)
@@ -75,10 +73,11 @@ def mfcc_summary(
         length = size
     elif not isinstance(length, Tracer) and not 1 <= int(length) <= size:
         raise ValueError(f"length={int(length)}: the waveform has {size} samples; give 1..{size}")
-    waveform = jnp.where(jnp.arange(size) < length, waveform, 0)
+    length = jnp.asarray(length, jnp.int32)
+    waveform = jnp.where(jnp.arange(size, dtype=jnp.int32) < length, waveform, 0)
     power = _mel_power(waveform, rate)
     frames = 1 + length // HOP
-    valid = jnp.arange(power.shape[1]) < frames
+    valid = jnp.arange(power.shape[1], dtype=jnp.int32) < frames
     cepstrum = _cepstrum(power, valid, coefficients)
     count = jnp.asarray(frames, waveform.dtype)
     mean = jnp.sum(jnp.where(valid, cepstrum, 0), axis=1) / count

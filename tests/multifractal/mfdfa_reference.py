@@ -32,8 +32,11 @@ def moving_average_residuals(x, s, theta):
 def log_moments(f2, q):
     """Return ln F_q of the segments' F2 `[segment]` for every q."""
     log_f2 = np.log(f2)
+    mean = log_f2.mean()
     if q == 0:
-        return log_f2.mean() / 2
+        return mean / 2
+    if abs(q) < 0.1:  # The plain formula divides its rounding by q.
+        return mean / 2 + np.log1p(np.expm1(q / 2 * (log_f2 - mean)).mean()) / q
     return (logsumexp(q / 2 * log_f2) - np.log(len(f2))) / q
 
 

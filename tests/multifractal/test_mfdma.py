@@ -1,0 +1,76 @@
+import jax
+import mfdfa_reference as reference
+import numpy as np
+import pytest
+
+from jaxml.multifractal import mfdma
+from jaxml.multifractal.synthetic import cascade, cascade_h
+
+N = 1000
+SCALES = (5, 16, 33, 100)
+Q = (-3.0, 0.0, 2.0, 4.0)
+thetas = pytest.mark.parametrize("theta", [0.0, 0.5, 1.0])
+
+
+def noise():
+    return np.random.default_rng(0).normal(size=N)
+
+
+@thetas
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-11), ("float32", 1e-5)])
+def test_equals_definition(theta, dtype, tolerance):
+    x = noise().astype(np.float32)
+    found = mfdma(x.astype(dtype), theta=theta, scales=SCALES, q=Q)
+    expected = reference.mfdma(x, SCALES, Q, theta)
+    assert found.h.dtype == dtype
+    np.testing.assert_allclose(found.log_fluctuation, expected, rtol=0, atol=tolerance)
+    slopes = reference.slopes(SCALES, expected)
+    np.testing.assert_allclose(found.h, slopes, rtol=0, atol=tolerance)
+
+
+@thetas
+@pytest.mark.parametrize("length", [N, 640, 150])
+def test_padded_equals_unpadded(theta, length):
+    x = noise()
+    found = jax.jit(lambda n: mfdma(x, theta=theta, scales=SCALES, q=Q, length=n))(length)
+    own = np.array([2 * s - 1 <= length for s in SCALES])
+    scales = [s for s in SCALES if 2 * s - 1 <= length]
+    expected = reference.mfdma(x[:length], scales, Q, theta)
+    np.testing.assert_allclose(found.log_fluctuation[:, own], expected, rtol=0, atol=1e-11)
+    np.testing.assert_array_equal(found.log_fluctuation[:, ~own], -np.inf)
+
+
+def test_cascade_has_its_closed_form():
+    """Gu and Zhou 2010: theta = 0 is the best of the three for the binomial measure."""
+    found = mfdma(cascade(None, 2**14, a=0.6), scales=tuple(2**k for k in range(4, 11)))
+    np.testing.assert_allclose(found.h, cascade_h(found.q, a=0.6), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("level", [0, 0.1, 1234.5])
+def test_constant_series_has_every_segment_dropped(level, dtype):
+    @jax.jit
+    def run(x):
+        total = lambda x: mfdma(x, scales=SCALES, q=Q).h.sum()
+        return mfdma(x, scales=SCALES, q=Q), jax.grad(total)(x)
+
+    found, gradient = run(np.full(N, level, dtype))
+    np.testing.assert_array_equal(found.dropped, [(N - s + 1) // s for s in SCALES])
+    np.testing.assert_array_equal(found.h, 0)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"theta": 0.3}, "theta: 0.3; give one of 0.0, 0.5, 1.0"),
+        ({"scales": (16, 501)}, "scales: 501; a window and a segment need 2 s - 1 samples"),
+        ({"scales": (2, 16)}, "scales: 2..16; give 3"),
+        ({"x": np.full(N, np.inf)}, "x: NaN or infinity at sample 0"),
+        ({"length": N + 1}, "length: 1001; give 0 to 1000"),
+    ],
+)
+def test_bad_input_is_named(arguments, message, unchecked):
+    arguments = {"x": noise()} | arguments
+    with pytest.raises(ValueError, match=message):
+        mfdma(arguments.pop("x"), **arguments)

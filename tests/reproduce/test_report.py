@@ -1,0 +1,67 @@
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+
+from jaxml.reproduce import plots
+from jaxml.reproduce.report import Figure, Report, Table, to_json, write_report
+
+PNG = plots.matrix(np.eye(2), ["a", "b"], ["a", "b"], x="x", y="y", limits=(0, 1))
+REPORT = Report(
+    method="speech",
+    title="A title",
+    parts=("Text with <b>.", Table("Caption", ("k", "v"), (("a", "1"),)), Figure("p", "Fig", PNG)),
+    results={"accuracy": np.float32(0.5), "missing": float("nan"), "rows": np.arange(2)},
+)
+
+
+class _Balanced(HTMLParser):
+    """Fails on tags that do not close in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_report_is_written_in_three_forms(tmp_path):
+    write_report([REPORT.finished(3.0)], tmp_path, scale="quick", seed=0)
+    markdown = (tmp_path / "report.md").read_text()
+    assert "| k | v |\n| --- | --- |\n| a | 1 |" in markdown
+    assert "![Fig](speech/p.png)" in markdown
+    assert (tmp_path / "speech/p.png").read_bytes() == PNG
+    parser = _Balanced()
+    parser.feed((tmp_path / "report.html").read_text())
+    assert parser.open == []
+    assert "Text with <b>." in parser.text
+    found = json.loads((tmp_path / "results.json").read_text())["methods"]["speech"]
+    assert found == {"accuracy": 0.5, "missing": None, "rows": [0, 1], "seconds": 3.0}
+
+
+def test_json_has_no_numbers_that_json_lacks():
+    assert json.loads(to_json({"a": [float("inf"), 1.5], "b": np.array([-np.inf])})) == {
+        "a": [None, 1.5],
+        "b": [None],
+    }
+
+
+def test_plots_are_pictures():
+    line = {"title": "t", "x": "x", "y": "y", "lines": {"a": ([0, 1], [1, 2])}}
+    band = {**line, "bands": {"b": ([0, 1], [0, 1], [1, 2])}}
+    for picture in (
+        plots.curves([line]),
+        plots.curves([line, band]),
+        plots.bars({"s": [0.5, 1.0]}, {"s": [0.1, 0.0]}, ["a", "b"], label="l", chance=0.2),
+        PNG,
+    ):
+        assert picture.startswith(b"\x89PNG") and len(picture) > 2000

@@ -1,0 +1,115 @@
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from jaxml.cli import main
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def _noise(samples=2048, seed=0):
+    return np.random.default_rng(seed).normal(size=samples)
+
+
+def test_mfdfa_writes_numbers_and_a_plot_for_every_kind_of_file(tmp_path, capsys):
+    x = _noise()
+    soundfile.write(tmp_path / "a.wav", 0.1 * x, 8000)
+    soundfile.write(tmp_path / "b.flac", 0.1 * x, 8000)
+    np.savetxt(tmp_path / "c.csv", x, header="x", comments="")
+    np.save(tmp_path / "d.npy", x)
+    names = ["a.wav", "b.flac", "c.csv", "d.npy"]
+    out = tmp_path / "out"
+    assert main(["mfdfa", *(str(tmp_path / n) for n in names), "--out", str(out)]) == 0
+    table = capsys.readouterr().out
+    second = []
+    for name in names:
+        assert f"| {name} |" in table
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        found = json.loads((out / f"{name}.json").read_text())
+        second.append(found["h"][found["q"].index(2.0)])
+    # One series in four containers: 16-bit audio costs digits, the others none.
+    assert np.ptp(second) < 2e-3
+    assert abs(second[2] - second[3]) < 1e-6
+    assert abs(second[3] - 0.5) < 0.1
+
+
+def test_mfdfa_of_a_constant_says_so(tmp_path, capsys):
+    np.save(tmp_path / "flat.npy", np.full(512, 3.0))
+    assert main(["mfdfa", str(tmp_path / "flat.npy"), "--out", str(tmp_path / "out")]) == 0
+    assert "| flat.npy | constant |" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/flat.npy.json").read_text())["h_stderr"][0] is None
+
+
+def _write_bad(tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF no sound")
+    (tmp_path / "empty.csv").write_text("")
+    np.save(tmp_path / "nan.npy", np.array([1.0, np.nan] * 500))
+    np.save(tmp_path / "square.npy", np.ones((30, 30)))
+    np.save(tmp_path / "short.npy", np.arange(20.0))
+    np.save(tmp_path / "good.npy", _noise())
+    (tmp_path / "x.txt").write_text("1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["broken.wav"], "broken.wav: not readable as audio"),
+        (["empty.csv"], "empty.csv: empty"),
+        (["nan.npy"], "nan.npy: 500 NaN or inf"),
+        (["square.npy"], r"square.npy: shape \(30, 30\)"),
+        (["short.npy"], "short.npy: n: 20 samples leave fewer than two scales"),
+        (["missing.wav"], "missing.wav: no such file"),
+        (["x.txt"], "x.txt: unknown suffix '.txt'"),
+        (["good.npy", "nan.npy"], "nan.npy"),
+        (["good.npy", "good.npy"], "given twice"),
+        (["good.npy", "--order", "7"], "order: 7; give one of 0, 1, 2, 3"),
+        (["good.npy", "--scales", "2", "64"], r"scales: 2\.\.64; give 3"),
+        (["good.npy", "--scales", "16", "4096"], "to 2048"),
+        (["good.npy", "--q", "nan"], "q: "),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments, message, tmp_path, capsys, monkeypatch, unchecked
+):
+    _write_bad(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["mfdfa", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) == 1
+    assert re.search(message, printed.err)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speach"], "unknown method 'speach'; choose from speech"),
+        (["--scale", "huge"], "unknown scale 'huge'; choose from quick, standard, paper"),
+        (["speech", "--data", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_reproduce_names_what_it_accepts(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, jaxml.cli; jaxml.cli._parser(); print([m for m in sys.modules if m=='jax'])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_module_runs_as_a_program():
+    run = subprocess.run([sys.executable, "-m", "jaxml", "--help"], capture_output=True, text=True)
+    assert run.returncode == 0 and "reproduce" in run.stdout
