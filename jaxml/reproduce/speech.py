@@ -258,7 +258,7 @@ def _accuracy_figure(accuracy, chance) -> Figure:
 
 def _confusion_figure(confusion, speakers) -> Figure:
     picture = plots.matrix(
-        confusion, speakers, speakers, x="found", y="speaker", limits=(0, confusion.max())
+        confusion, speakers, speakers, x="found", y="speaker", limits=(0, int(confusion.max()))
     )
     return Figure("confusion", "Confusion matrix: ln F surface of three views, LDA.", picture)
 

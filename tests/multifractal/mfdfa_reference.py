@@ -20,8 +20,8 @@ def residuals(x, s, order):
 
 
 def moving_average_residuals(x, s, theta):
-    """Return profile less moving average in segments `[N_s, s]`: Gu and Zhou 2010, eqs 2-5."""
-    y = profile(x)
+    """Return profile less moving average in segments `[N_s, s]`: Gu and Zhou 2010, eqs 1-5."""
+    y = np.cumsum(np.asarray(x, np.longdouble))
     behind, ahead = int(np.ceil((s - 1) * (1 - theta))), int(np.floor((s - 1) * theta))
     times = range(behind, len(y) - ahead)
     residual = [float(y[t] - y[t - behind : t + ahead + 1].mean()) for t in times]

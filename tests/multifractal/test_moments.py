@@ -107,7 +107,9 @@ def test_gradient_is_the_weight_of_each_segment(q):
     for row, order in zip(gradient, q, strict=True):
         # d ln F_q / d F2 = softmax(q/2 ln F2) / (2 F2)
         expected = softmax(order / 2 * np.log(f2[inside])) / (2 * f2[inside])
-        np.testing.assert_allclose(row[1][inside], expected, rtol=1e-3 if 0 < abs(order) < 1e-3 else 1e-9)
+        np.testing.assert_allclose(
+            row[1][inside], expected, rtol=1e-3 if 0 < abs(order) < 1e-3 else 1e-9
+        )
         np.testing.assert_array_equal(row[1][~inside], 0)
 
 
