@@ -12,6 +12,8 @@ segment, so no cumulative sum over the series exists. The scales are those of or
 MFDFA at b 2^k, not an approximation of it.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -100,14 +102,18 @@ def _merge(c, product, total, merge, root, order, pairs):
     left, right = np.s_[..., :half, :], np.s_[..., half:, :]
     z = [c[i][left] for i in range(order + 1)] + [c[i][right] for i in range(order + 1)]
     z[order + 1] = z[order + 1] + root * total[left]
-    mixed = [sum(merge[j, i] * z[j] for j in range(len(z))) for i in range(len(z))]
+    mixed = [_total(merge[j, i] * z[j] for j in range(len(z))) for i in range(len(z))]
     detail = mixed[order + 1 :]
-    gained = jnp.stack([sum(d[i] * d[j] for d in detail) for i, j in pairs])
+    gained = jnp.stack([_total(d[i] * d[j] for d in detail) for i, j in pairs])
     return (
         jnp.stack(mixed[: order + 1]),
         product[left] + product[right] + gained,
         total[left] + total[right],
     )
+
+
+def _total(terms):
+    return functools.reduce(operator.add, terms)
 
 
 @lru_cache(maxsize=256)

@@ -55,18 +55,18 @@ def segment_products(
 
     doublings, direct = _families(scales)
     tiles = [_direct_tiles(directions, length, s, order, pairs) for s in direct]
-    tile_scales = [s for s in direct]
+    tile_scales = list(direct)
     if doublings:
         octaves = max(max(ks) for ks in doublings.values())
         rows = [base_blocks(d, b, octaves) for b in doublings for d in directions]
         for k, level in enumerate(pyramid_products(rows, order, pairs)):
-            chosen = [i for i, ks in enumerate(doublings.values()) if k in ks]
-            at_scale = [list(doublings)[i] << k for i in chosen]
-            index = segment_index(octaves - k, level.shape[-1]).ravel()
-            flat = level.reshape(len(pairs), len(doublings), 2, -1)[:, np.asarray(chosen, int)]
-            for i, s in enumerate(at_scale):
-                tiles.append(_tile(flat[:, i] / s, jnp.asarray(index), length // s))
-                tile_scales.append(s)
+            index = jnp.asarray(segment_index(octaves - k, level.shape[-1]).ravel())
+            flat = level.reshape(len(pairs), len(doublings), len(directions), -1)
+            for i, (base, ks) in enumerate(doublings.items()):
+                if k in ks:
+                    s = base << k
+                    tiles.append(_tile(flat[:, i] / s, index, length // s))
+                    tile_scales.append(s)
     count = 2 * (length // jnp.asarray(scales, length.dtype))
     return _collect(tiles, [scales.index(s) for s in tile_scales], count)
 

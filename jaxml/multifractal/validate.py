@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 FLAT_POLICIES = ("drop", "floor", "keep")
@@ -92,4 +93,4 @@ def check_choice(value: Any, accepted: Sequence[Any], name: str) -> None:
 
 def is_concrete(x: Any) -> bool:
     """Return whether the values of `x` can be looked at now."""
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)

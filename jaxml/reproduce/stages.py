@@ -41,7 +41,8 @@ class Stages:
             return stored
         arrays = compute()
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, fingerprint=np.asarray(fingerprint), **arrays)
+        named = {**arrays, "fingerprint": np.asarray(fingerprint)}
+        np.savez_compressed(buffer, allow_pickle=False, **named)
         write_whole(path, buffer.getvalue())
         return arrays
 
