@@ -8,17 +8,27 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxml.multifractal.segments import Segments
 
 
-def centre(x: Float[Array, " time"], length: Int[Array, ""]):
-    """Return the series less its mean over its peak, zero beyond `length`, and that peak.
-
-    Dividing by the peak keeps squares of any unit in range; F scales with it exactly.
-    """
+def centre(
+    x: Float[Array, " time"], length: Int[Array, ""]
+) -> tuple[Float[Array, " time"], Float[Array, ""]]:
+    """Return the series over its peak less its mean, zero beyond `length`, and that peak."""
+    x, peak = scale_to_peak(x, length)
     inside = jnp.arange(x.shape[0], dtype=length.dtype) < length
     samples = jnp.maximum(length, 1).astype(x.dtype)
+    return jnp.where(inside, x - jnp.sum(x) / samples, 0), peak
+
+
+def scale_to_peak(
+    x: Float[Array, " time"], length: Int[Array, ""]
+) -> tuple[Float[Array, " time"], Float[Array, ""]]:
+    """Return the series over its largest magnitude, zero beyond `length`, and that peak.
+
+    It keeps squares of any unit in range; F scales with the peak exactly.
+    """
+    inside = jnp.arange(x.shape[0], dtype=length.dtype) < length
     peak = jnp.max(jnp.where(inside, jnp.abs(x), 0), initial=0)
     peak = lax.stop_gradient(jnp.where(peak > 0, peak, 1))
-    x = jnp.where(inside, x / peak, 0)
-    return jnp.where(inside, x - jnp.sum(x) / samples, 0), peak
+    return jnp.where(inside, x / peak, 0), peak
 
 
 def flat_threshold(

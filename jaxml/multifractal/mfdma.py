@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxml.multifractal.flat import centre, flat_threshold, usable_segments
+from jaxml.multifractal.flat import flat_threshold, scale_to_peak, usable_segments
 from jaxml.multifractal.mfdfa import DEFAULT_Q, checked_series
 from jaxml.multifractal.moments import log_moments
 from jaxml.multifractal.scaling import MFDFA, scaling_exponents
@@ -27,7 +27,8 @@ def mfdma(
     """Return exponents and spectrum of a series detrended by a moving average of its profile.
 
     Args:
-      x: series `[time]`, any unit.
+      x: series `[time]`, any unit. Its mean counts, as in the source: it moves a one-sided
+        average by (s - 1) / 2 means, so subtract it where it carries nothing.
       theta: place of the window: 0 backward, 0.5 centred, 1 forward.
       scales: window and segment lengths in samples, at most half the series;
         `default_scales(time)` by default.
@@ -52,10 +53,10 @@ def mfdma(
 
 
 def _analyse(x, length, scales, q, theta, flat):
-    centred, peak = centre(x, length)
-    segments = moving_average_residuals(centred, length, scales, theta)
-    # A moving average leaves a linear profile a constant residual, as a fit of order 0 does.
-    threshold = flat_threshold(centred, length, scales, 0)
+    # The mean stays in: the profile of a measure rises, and its moving average follows it.
+    x, peak = scale_to_peak(x, length)
+    segments = moving_average_residuals(x, length, scales, theta)
+    threshold = flat_threshold(x, length, scales, 0)
     f2, valid, dropped = usable_segments(segments, threshold, flat)
     log_f, a = log_moments(f2[0], valid, segments.scale_of_tile, len(scales), q)
     log_peak = jnp.log(peak)

@@ -70,36 +70,36 @@ def _common_step(q: Orders) -> float | None:
 def _geometric_moments(f2, valid, scale_of_tile, scales, q, step):
     """Powers of exp(step l / 2): one exponential a segment serves all q of one sign."""
     multiples = np.round(np.asarray(q) / step).astype(int)
-    sides = []
-    for sign in (-1, 1):
-        reference = _extreme(f2, valid, scale_of_tile, scales, sign)
-        # The logarithm of a ratio is exact to rounding where a difference of logarithms is not.
-        delta = jnp.where(valid, jnp.log(f2 / reference[scale_of_tile, None]), 0)
-        ratio = jnp.where(valid, jnp.exp(sign * step / 2 * delta), 0)
+    signs = (-1, 1)
+    reference = jnp.stack([_extreme(f2, valid, scale_of_tile, scales, s) for s in signs])
+    side_of_tile = reference[:, scale_of_tile, None]
+    # The logarithm of a ratio is exact to rounding where a difference of logarithms is not;
+    # only a ratio beyond the range of the type has to be that difference.
+    quotient = f2 / side_of_tile
+    ranged = (quotient > 0) & jnp.isfinite(quotient)
+    difference = jnp.log(f2) - jnp.log(side_of_tile)
+    delta = jnp.where(ranged, jnp.log(jnp.where(ranged, quotient, 1)), difference)
+    delta = jnp.where(valid, delta, 0)
+    slope = jnp.asarray(signs, f2.dtype)[:, None, None] * (step / 2)
+    ratio = jnp.where(valid, jnp.exp(slope * delta), 0)
 
-        def raise_power(power, _, delta=delta, ratio=ratio):
-            power = power * ratio
-            return power, (jnp.sum(power, axis=-1), jnp.sum(power * delta, axis=-1))
+    def raise_power(power, _):
+        sums = jnp.sum(power, axis=-1), jnp.sum(power * delta, axis=-1)
+        return power * ratio, sums
 
-        start = valid.astype(f2.dtype)
-        first = (jnp.sum(start, axis=-1), jnp.sum(delta, axis=-1))
-        top = max(0, int((sign * multiples).max()))
-        _, sums = lax.scan(raise_power, start, None, length=top)
-        total, weighted = (
-            _by_scale(jnp.concatenate([f[None], s]), scale_of_tile, scales)
-            for f, s in zip(first, sums, strict=True)
-        )
-        log_mean = jnp.log(_filled(total) / _filled(total[0]))
-        tilt = weighted / _filled(total) / 2
-        chosen = np.clip(sign * multiples, 0, top)
-        sides.append((jnp.log(reference) / 2, log_mean[chosen], tilt[chosen]))
-    positive, zero = (rows[:, None] for rows in (multiples > 0, multiples == 0))
-    half_reference, log_mean, tilt = (
-        jnp.where(positive, u, d) for d, u in zip(*sides, strict=True)
-    )
-    a = half_reference + tilt
+    start = jnp.broadcast_to(valid, delta.shape).astype(f2.dtype)
+    powers = int(np.abs(multiples).max()) + 1
+    _, sums = lax.scan(raise_power, start, None, length=powers)
+    total, weighted = (_by_scale(s, scale_of_tile, scales) for s in sums)
+    log_mean = jnp.log(_filled(total) / _filled(total[0]))
+    tilt = weighted / _filled(total) / 2
+
+    side, power = (multiples > 0).astype(int), np.abs(multiples)
+    half_reference = jnp.log(reference)[side] / 2
+    a = half_reference + tilt[power, side]
     order = jnp.asarray(np.where(multiples == 0, 1, q), f2.dtype)[:, None]
-    return jnp.where(zero, a, half_reference + log_mean / order), a
+    log_f = half_reference + log_mean[power, side] / order
+    return jnp.where((multiples == 0)[:, None], a, log_f), a
 
 
 def _exponential_moments(f2, valid, scale_of_tile, scales, order):
@@ -145,15 +145,16 @@ def _extreme(f2, valid, scale_of_tile, scales, sign):
 
 
 def _by_scale(tiles, scale_of_tile, scales):
-    """Return sums [q, scale] of tile sums [q, tile].
+    """Return sums [..., scale] of tile sums [..., tile].
 
     A product, since scatters are slow; by groups of tiles, since one long float32 sum would
     lose the digits that ln(mean) / q needs at small q.
     """
     group = 64
     fill = -tiles.shape[-1] % group
-    tiles = jnp.pad(tiles, ((0, 0), (0, fill))).reshape(tiles.shape[0], -1, group)
+    tiles = jnp.pad(tiles, [(0, 0)] * (tiles.ndim - 1) + [(0, fill)])
+    tiles = tiles.reshape(*tiles.shape[:-1], -1, group)
     number = np.pad(scale_of_tile, (0, fill), constant_values=scales).reshape(-1, group, 1)
     member = (jnp.asarray(number) == jnp.arange(scales)).astype(tiles.dtype)
-    sums = jnp.einsum("qgt,gts->gqs", tiles, member, precision=lax.Precision.HIGHEST)
+    sums = jnp.einsum("...gt,gts->g...s", tiles, member, precision=lax.Precision.HIGHEST)
     return jnp.sum(sums, axis=0)

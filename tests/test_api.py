@@ -1,0 +1,194 @@
+"""One style for all public functions, and `jit` and `vmap` of each from one list of calls."""
+
+import functools
+import importlib
+import inspect
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxml
+
+
+def public_functions(module):
+    """Yield the dotted names and functions that a module defines or a package re-exports."""
+    package = hasattr(module, "__path__")
+    for name, value in vars(module).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, types.FunctionType):
+            if value.__module__.startswith("jaxml.") if package else defined_in(module, value):
+                yield f"{module.__name__.removeprefix('jaxml.')}.{name}", value
+        # Python sets every submodule that was ever imported: take those that are re-exported.
+        elif package and f" import {name} as {name}\n" in inspect.getsource(module):
+            if isinstance(value, types.ModuleType):
+                yield from public_functions(value)
+
+
+def defined_in(module, value):
+    return value.__module__ == module.__name__
+
+
+def all_public():
+    for name in jaxml.__all__:
+        yield from public_functions(importlib.import_module(f"jaxml.{name}"))
+
+
+PUBLIC = dict(all_public())
+every_function = pytest.mark.parametrize("name", PUBLIC)
+
+# Functions of other things than arrays: sizes, functions, numpy at the edge.
+NOT_ARRAYS = {
+    "multifractal.default_scales",
+    "sharding.data_mesh",
+    "sharding.map_rows",
+    "sharding.pmap",
+    "speech.trim_silence",
+}
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def keys():
+    return jax.random.split(jax.random.key(0), 3)
+
+
+X, Y, Q = noise(3, 300), noise(3, 300, seed=1), noise(3, 4, seed=2)
+FIT = dict(scales=(16, 32, 64), q=(-1.0, 0.0, 2.0))
+SCALES = dict(scales=FIT["scales"])
+LABELS = np.stack([np.random.default_rng(i).permutation(np.arange(12) % 3) for i in range(3)])
+SPEAKERS = (noise(3, 12, 5), LABELS, noise(3, 4, 5, seed=1))
+
+# name -> (static keyword arguments, arrays with a batch of 3 in front)
+CALLS = {
+    "multifractal.cumulants": (SCALES, (X,)),
+    "multifractal.fluctuation": ({}, (X,)),
+    "multifractal.hurst": (SCALES, (X,)),
+    "multifractal.mfdcca": (FIT, (X, Y)),
+    "multifractal.mfdfa": (FIT, (X,)),
+    "multifractal.mfdma": (FIT, (X,)),
+    "multifractal.quadratic_spectrum": ({}, (noise(3, 8), noise(3, 8, seed=1))),
+    "multifractal.surrogates.iaaft": ({}, (keys, X)),
+    "multifractal.surrogates.phase": ({}, (keys, X)),
+    "multifractal.surrogates.shuffle": ({}, (keys, X)),
+    "multifractal.synthetic.cascade": (dict(n=64), (keys,)),
+    "multifractal.synthetic.cascade_h": ({}, (Q,)),
+    "multifractal.synthetic.fbm": (dict(n=64), (keys,)),
+    "multifractal.synthetic.fbm_h": ({}, (Q,)),
+    "multifractal.synthetic.fgn": (dict(n=64), (keys,)),
+    "multifractal.synthetic.fgn_h": ({}, (Q,)),
+    "multifractal.synthetic.levy_stable": (dict(n=64), (keys,)),
+    "multifractal.synthetic.levy_stable_h": ({}, (Q,)),
+    "speech.correlation_matrix": ({}, (noise(3, 4, 6), noise(3, 5, 6, seed=1))),
+    "speech.dither": ({}, (keys, X)),
+    "speech.identify": (dict(speakers=3), SPEAKERS),
+    "speech.match_templates": (dict(speakers=3), SPEAKERS),
+    "speech.mfcc": (dict(rate=8000), (noise(3, 3000),)),
+    "speech.mfcc_summary": (dict(rate=8000), (noise(3, 3000),)),
+    "speech.utterance_features": (dict(rate=8000, scales=(16, 32, 64)), (X,)),
+}
+
+
+def call(name):
+    """Return the function of arrays alone, and its batch of arrays."""
+    static, arrays = CALLS[name]
+    function = PUBLIC[name]
+    if name == "multifractal.fluctuation":
+        function = lambda x: PUBLIC[name](x, FIT["scales"], FIT["q"])
+    arrays = [a() if callable(a) else jnp.asarray(a) for a in arrays]
+    return functools.partial(function, **static), arrays
+
+
+@functools.cache
+def one_by_one(name):
+    function, arrays = call(name)
+    return [function(*row) for row in zip(*arrays, strict=True)]
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_every_public_function_is_in_the_list_of_calls():
+    assert len(PUBLIC) >= 20
+    assert set(CALLS) | NOT_ARRAYS == set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_jit_equals_plain_call(name):
+    function, arrays = call(name)
+    assert_same(jax.jit(function)(*(a[0] for a in arrays)), one_by_one(name)[0])
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_vmap_equals_one_by_one(name):
+    function, arrays = call(name)
+    stacked = jax.tree.map(lambda *rows: jnp.stack(rows), *one_by_one(name))
+    assert_same(jax.jit(jax.vmap(function))(*arrays), stacked)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, arrays) in CALLS.items() if X is arrays[-1]])
+def test_float32_stays_float32(name, unchecked):
+    function, arrays = call(name)
+    single = [a[0].astype("float32") if a.dtype == "float64" else a[0] for a in arrays]
+    for leaf in jax.tree.leaves(jax.eval_shape(function, *single)):
+        assert leaf.dtype in ("float32", "int32")
+
+
+# "Arguments as for `mfdfa`", "`fgn` with the same arguments"
+DEFERS = re.compile(r"(as for|as|see) `\w+`|`\w+` with the same arguments")
+
+
+def parameters(name):
+    return list(inspect.signature(PUBLIC[name]).parameters.values())
+
+
+@every_function
+def test_a_random_key_is_called_key_and_comes_first(name):
+    for place, parameter in enumerate(parameters(name)):
+        random = "PRNG" in str(parameter.annotation) or "Key" in str(parameter.annotation)
+        assert parameter.name not in ("rng", "seed", "rng_key", "prng")
+        assert random == (parameter.name == "key")
+        assert not random or place == 0
+
+
+@every_function
+def test_arguments_with_a_default_are_keyword_only(name):
+    for parameter in parameters(name):
+        optional = parameter.default is not inspect.Parameter.empty
+        assert not optional or parameter.kind is inspect.Parameter.KEYWORD_ONLY, parameter.name
+
+
+@every_function
+def test_every_argument_is_annotated(name):
+    for parameter in parameters(name):
+        assert parameter.annotation is not inspect.Parameter.empty, parameter.name
+
+
+@every_function
+def test_docstring_has_a_summary_and_tells_every_argument(name):
+    text = inspect.getdoc(PUBLIC[name])
+    assert text[0].isupper()
+    assert text.splitlines()[0].endswith(".")
+    if DEFERS.search(text):
+        return
+    for parameter in parameters(name):
+        assert re.search(rf"\b{parameter.name}\b", text), parameter.name
+
+
+@every_function
+def test_docstring_tells_the_shape_of_arrays(name):
+    function = PUBLIC[name]
+    annotations = [p.annotation for p in parameters(name)]
+    arrays = any("Array" in str(a) for a in annotations)
+    text = inspect.getdoc(function)
+    assert not arrays or re.search(r"\[.*\]", text) or DEFERS.search(text)
