@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 def fgn(
     key: Key[Array, ""], n: int, *, hurst: ArrayLike = 0.5, dtype: DTypeLike = float
 ) -> Float[Array, " time"]:
-    """Return fractional Gaussian noise of unit variance, exact by circulant embedding.
+    """Return fractional Gaussian noise `[n]` of unit variance, exact by circulant embedding.
 
     Args:
       key: consumed.
@@ -34,7 +34,7 @@ def fgn(
 
 
 def fgn_h(q: ArrayLike, *, hurst: ArrayLike = 0.5) -> Float[Array, " q"]:
-    """Return h(q) = H of fractional Gaussian noise for moment orders `[q]`."""
+    """Return h(q) = H of fractional Gaussian noise of Hurst exponent `hurst`, for orders `[q]`."""
     q = _float(q)
     return jnp.full(q.shape, hurst, q.dtype)
 
@@ -47,14 +47,14 @@ def fbm(
 
 
 def fbm_h(q: ArrayLike, *, hurst: ArrayLike = 0.5) -> Float[Array, " q"]:
-    """Return h(q) = H + 1 of fractional Brownian motion for moment orders `[q]`."""
+    """Return h(q) = H + 1 of fractional Brownian motion for `hurst` = H and orders `[q]`."""
     return fgn_h(q, hurst=hurst) + 1
 
 
 def cascade(
     key: Key[Array, ""] | None, n: int, *, a: ArrayLike = 0.6, dtype: DTypeLike = float
 ) -> Float[Array, " time"]:
-    """Return the binomial multiplicative cascade, a measure of total 1 on n = 2^k cells.
+    """Return the binomial multiplicative cascade `[n]`, a measure of total 1 on n = 2^k cells.
 
     Args:
       key: consumed; the larger share a then falls to a random side at every split.
@@ -84,7 +84,12 @@ def cascade(
 
 
 def cascade_h(q: ArrayLike, *, a: ArrayLike = 0.6) -> Float[Array, " q"]:
-    """Return h(q) = 1/q - ln(a^q + (1 - a)^q) / (q ln 2) of the cascade, exact at q = 0 too."""
+    """Return h(q) = 1/q - ln(a^q + (1 - a)^q) / (q ln 2) of the cascade, its limit at q = 0.
+
+    Args:
+      q: moment orders `[q]`.
+      a: larger share of the cascade.
+    """
     q = _float(q)
     a = jnp.asarray(a, q.dtype)
     zero = q == 0
@@ -96,7 +101,7 @@ def cascade_h(q: ArrayLike, *, a: ArrayLike = 0.6) -> Float[Array, " q"]:
 def levy_stable(
     key: Key[Array, ""], n: int, *, alpha: ArrayLike = 1.5, dtype: DTypeLike = float
 ) -> Float[Array, " time"]:
-    """Return independent symmetric alpha-stable values of unit scale.
+    """Return independent symmetric alpha-stable values `[n]` of unit scale.
 
     Args:
       key: consumed.
@@ -119,7 +124,7 @@ def levy_stable(
 
 
 def levy_stable_h(q: ArrayLike, *, alpha: ArrayLike = 1.5) -> Float[Array, " q"]:
-    """Return h(q) of stable values: 1/alpha up to q = alpha, 1/q above (bifractal)."""
+    """Return h(q) of stable values for orders `[q]`: 1/alpha up to q = alpha, 1/q above."""
     q = _float(q)
     alpha = jnp.asarray(alpha, q.dtype)
     above = q > alpha
