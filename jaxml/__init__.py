@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jaxml import multifractal as multifractal
+    from jaxml import registration as registration
     from jaxml import sharding as sharding
     from jaxml import speech as speech
 

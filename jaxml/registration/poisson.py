@@ -1,0 +1,88 @@
+"""Poisson equation on a regular grid, by sine or cosine transforms."""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Boundary = Literal["dirichlet", "neumann"]
+
+
+def poisson_solve(
+    rhs: Float[Array, "*volume"], *, boundary: Boundary = "dirichlet"
+) -> Float[Array, "*volume"]:
+    """Return f with Laplacian(f) = rhs, where the Laplacian sums second differences of axes.
+
+    "dirichlet": f is 0 on the first and last plane of each axis, where rhs is not used; DST-I.
+    "neumann": f repeats its border outside, and both f and the rhs used have mean 0; DCT-II.
+
+    The transforms are products with dense matrices, in which no axis is cut or padded: up to
+    some hundred voxels an axis they beat the FFT. Linear and self-adjoint: its VJP is itself.
+
+    Args:
+      rhs: `[D, H, W]` or of any other number of axes of 3 voxels or more.
+      boundary: condition on all faces.
+
+    Raises:
+      ValueError: an axis is shorter than 3, or `boundary` is unknown.
+    """
+    if rhs.ndim < 1 or min(rhs.shape) < 3:
+        raise ValueError(f"rhs: shape {rhs.shape}; accepted are axes of 3 voxels or more")
+    if boundary not in ("dirichlet", "neumann"):
+        raise ValueError(f"boundary={boundary!r}: accepted are dirichlet, neumann")
+    if not jnp.issubdtype(rhs.dtype, jnp.floating):
+        raise ValueError(f"rhs: dtype {rhs.dtype}; accepted are floating-point numbers")
+    spectrum = rhs
+    for n in reversed(rhs.shape):
+        spectrum = _transform_last(spectrum, n, boundary)
+    spectrum = spectrum * _inverse_eigenvalues(rhs.shape, boundary).astype(rhs.dtype)
+    for n in reversed(rhs.shape):
+        spectrum = _transform_last(spectrum, n, boundary, back=True)
+    return spectrum
+
+
+def _transform_last(x: Array, n: int, boundary: str, *, back: bool = False) -> Array:
+    """Transform the last axis and turn it to the front: a whole cycle restores the order.
+
+    So each transform is one large matrix product, without a transpose.
+    """
+    matrix = jnp.asarray(_matrix(n, boundary), x.dtype)
+    return jax.lax.dot_general(
+        matrix,
+        x,
+        (((0 if back else 1,), (x.ndim - 1,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
+def _matrix(n: int, boundary: str) -> np.ndarray:
+    """Orthonormal transform: row = frequency, column = voxel.
+
+    The sine matrix keeps the border voxels and two empty frequencies: all of these entries
+    are 0, so that nothing needs to be cut off (which made the solver several times slower).
+    """
+    voxel = np.arange(n)
+    frequency = voxel[:, None]
+    if boundary == "dirichlet":
+        inner = (voxel > 0) & (voxel < n - 1)
+        sine = np.sqrt(2 / (n - 1)) * np.sin(np.pi * (frequency * voxel % (2 * n - 2)) / (n - 1))
+        return sine * inner * inner[:, None]
+    cosine = np.sqrt(2 / n) * np.cos(np.pi * (frequency * (2 * voxel + 1) % (4 * n)) / (2 * n))
+    return np.where(frequency == 0, np.sqrt(1 / n), cosine)
+
+
+def _inverse_eigenvalues(shape: tuple[int, ...], boundary: str) -> Array:
+    """1 / eigenvalue of the Laplacian for each frequency, 0 where the solution has none."""
+    period = [n - 1 if boundary == "dirichlet" else n for n in shape]
+    axes = [2 * np.cos(np.pi * np.arange(n) / p) - 2 for n, p in zip(shape, period, strict=True)]
+    total = functools.reduce(
+        jnp.add, jnp.meshgrid(*map(jnp.asarray, axes), indexing="ij", sparse=True)
+    )
+    solvable = functools.reduce(
+        jnp.logical_and if boundary == "dirichlet" else jnp.logical_or,
+        jnp.meshgrid(*(jnp.asarray(a < -1e-12) for a in axes), indexing="ij", sparse=True),
+    )
+    return jnp.where(solvable, 1 / jnp.where(solvable, total, -1), 0)
