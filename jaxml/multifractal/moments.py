@@ -74,23 +74,25 @@ def _geometric_moments(f2, valid, scale_of_tile, scales, q, step):
     reference = jnp.stack([_extreme(f2, valid, scale_of_tile, scales, s) for s in signs])
     side_of_tile = reference[:, scale_of_tile, None]
     # The logarithm of a ratio is exact to rounding where a difference of logarithms is not;
-    # only a ratio beyond the range of the type has to be that difference.
-    quotient = f2 / side_of_tile
-    ranged = (quotient > 0) & jnp.isfinite(quotient)
-    difference = jnp.log(f2) - jnp.log(side_of_tile)
-    delta = jnp.where(ranged, jnp.log(jnp.where(ranged, quotient, 1)), difference)
-    delta = jnp.where(valid, delta, 0)
+    # of square roots, whose ratio stays in the range of the type.
+    quotient = jnp.sqrt(f2) / jnp.sqrt(side_of_tile)
+    delta = 2 * jnp.log(jnp.where(valid, quotient, 1))
     slope = jnp.asarray(signs, f2.dtype)[:, None, None] * (step / 2)
     ratio = jnp.where(valid, jnp.exp(slope * delta), 0)
 
     def raise_power(power, _):
-        sums = jnp.sum(power, axis=-1), jnp.sum(power * delta, axis=-1)
-        return power * ratio, sums
+        # The sums are of the new power: of the old one they would need a copy of it.
+        power = power * ratio
+        return power, (_row_sums(power), _row_sums(power * delta))
 
     start = jnp.broadcast_to(valid, delta.shape).astype(f2.dtype)
-    powers = int(np.abs(multiples).max()) + 1
+    powers = int(np.abs(multiples).max())
     _, sums = lax.scan(raise_power, start, None, length=powers)
-    total, weighted = (_by_scale(s, scale_of_tile, scales) for s in sums)
+    firsts = (_row_sums(start), _row_sums(delta))
+    total, weighted = (
+        _by_scale(jnp.concatenate([first[None], rest]), scale_of_tile, scales)
+        for first, rest in zip(firsts, sums, strict=True)
+    )
     log_mean = jnp.log(_filled(total) / _filled(total[0]))
     tilt = weighted / _filled(total) / 2
 
@@ -127,6 +129,12 @@ def _exponential_moments(f2, valid, scale_of_tile, scales, order):
         return jnp.where(tiny, series, log_f), tilt / 2
 
     return lax.map(one, order)
+
+
+def _row_sums(tiles):
+    """Return the sum of each tile, as a product: compilers add the numbers of a row one by one."""
+    ones = jnp.ones(tiles.shape[-1], tiles.dtype)
+    return jnp.matmul(tiles, ones, precision=lax.Precision.HIGHEST)
 
 
 def _filled(total):

@@ -24,53 +24,43 @@ from jaxtyping import Array, Float
 
 
 def pyramid_products(
-    blocks: Sequence[Float[Array, "channel _ _ _"]],
+    rows: Sequence[tuple[Float[Array, "channel _"], int]],
+    octaves: int,
     order: int,
     pairs: Sequence[tuple[int, int]],
 ) -> list[Float[Array, "pair row _ _"]]:
     """Return sum(residual_i * residual_j) of every segment, one array an octave.
 
     Args:
-      blocks: for each row (a base b and a direction of time) the increments, cut into base
-        blocks by `base_blocks`: `[channel, 2**octaves, blocks, b]`.
+      rows: series `[channel, time]` (one direction of time) and base b of each row.
+      octaves: the scales of a row are b 2**k for k = 0..octaves.
       order: degree m of the polynomial trend of the profile.
       pairs: channels (i, j) whose residuals are multiplied; (i, i) is the energy.
 
     Returns:
       For k = 0..octaves the products at scales b 2**k, `[pair, row, 2**(octaves-k), blocks]`;
-      the segments' places in time are `segment_index(octaves - k, blocks)`. Rows with fewer
-      blocks than the longest one end in blocks of zeros.
+      the segments' places in time are `segment_index(octaves - k, blocks)`. Segments that are
+      not whole, beyond the end of a series, hold anything.
 
     Source: fluctuation function of Kantelhardt et al. 2002 (Physica A 316:87), steps 1-3.
     """
-    bases = [b.shape[-1] for b in blocks]
-    octaves = blocks[0].shape[1].bit_length() - 1
-    longest = max(b.shape[2] for b in blocks)
-    states = [_base_state(_pad(b, longest, axis=2), order, pairs) for b in blocks]
-    c, product, total = (jnp.stack(parts, axis=-3) for parts in zip(*states, strict=True))
+    longest = max(-(-(x.shape[-1] // base) // (1 << octaves)) for x, base in rows)
+    states = [_base_state(x, base, longest << octaves, order, pairs) for x, base in rows]
+    # Blocks stand in bit-reversed order, so that the two halves of every merge are contiguous
+    # reads; neighbours in time would be strided ones.
+    index = segment_index(octaves, longest)
+    c, product, total = (
+        jnp.stack(parts, axis=-2)[..., index] for parts in zip(*states, strict=True)
+    )
     levels = [product]
     for k in range(octaves):
-        lengths = [b * 2**k for b in bases]
+        lengths = [base << k for _, base in rows]
         constants = np.stack([_merge_matrix(length, order) for length in lengths], axis=-1)
         merge = jnp.asarray(constants, product.dtype)[..., None, None]
         root = jnp.asarray(np.sqrt(lengths), product.dtype)[:, None, None]
         c, product, total = _merge(c, product, total, merge, root, order, pairs)
         levels.append(product)
     return levels
-
-
-def base_blocks(
-    series: Float[Array, "channel time"], base: int, octaves: int
-) -> Float[Array, "channel order block base"]:
-    """Return the series, padded with zeros, as blocks `[channel, 2**octaves, blocks, base]`.
-
-    The blocks stand in bit-reversed order, so the two halves of every merge are contiguous
-    reads; neighbours in time would be strided ones.
-    """
-    count = -(-series.shape[-1] // (base << octaves))
-    padded = _pad(series, (count * base) << octaves, axis=1)
-    in_time = padded.reshape(series.shape[0], count, 1 << octaves, base)
-    return jnp.swapaxes(in_time, 1, 2)[:, segment_index(octaves, 1)[:, 0]]
 
 
 def segment_index(octaves: int, blocks: int) -> np.ndarray:
@@ -81,20 +71,22 @@ def segment_index(octaves: int, blocks: int) -> np.ndarray:
     return reversed_bits[:, None] + (np.arange(blocks) << octaves)
 
 
-def _pad(array, size, axis):
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, size - array.shape[axis])
-    return jnp.pad(array, widths)
-
-
-def _base_state(blocks, order, pairs):
-    """Return c [m+1, channel, ...], products [pair, ...] and sums [channel, ...] of blocks."""
-    basis = jnp.asarray(_base_matrix(blocks.shape[-1], order), blocks.dtype)
+def _base_state(x, base, count, order, pairs):
+    """Return c [m+1, channel, count], products [pair, count] and sums [channel, count]."""
+    whole = x.shape[-1] // base
+    blocks = x[:, : whole * base].reshape(-1, whole, base)
+    matrix = jnp.asarray(_base_matrix(base, order), x.dtype)
     # HIGHEST: the tensor cores' short mantissas would spoil the small residuals.
-    fit = jnp.matmul(blocks, basis, precision=lax.Precision.HIGHEST)
-    rest = fit[..., order + 1 :]
-    product = jnp.stack([jnp.sum(rest[i] * rest[j], axis=-1) for i, j in pairs])
-    return jnp.moveaxis(fit[..., : order + 1], -1, 0), product, jnp.sum(blocks, axis=-1)
+    multiply = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+    fit = multiply(blocks, matrix)
+    # Sums as products: compilers add the numbers of a row one by one.
+    residual = np.ones(matrix.shape[1])
+    residual[[*range(order + 1), -1]] = 0
+    residual = jnp.asarray(residual, x.dtype)
+    product = jnp.stack([multiply(fit[i] * fit[j], residual) for i, j in pairs])
+    state = jnp.moveaxis(fit[..., : order + 1], -1, 0), product, fit[..., -1]
+    pad = lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, count - whole)])
+    return tuple(pad(a) for a in state)
 
 
 def _merge(c, product, total, merge, root, order, pairs):
@@ -118,12 +110,13 @@ def _total(terms):
 
 @lru_cache(maxsize=256)
 def _base_matrix(length: int, order: int) -> np.ndarray:
-    """Return M [b, b]: increments @ M = fit coefficients (m+1 columns), then residual ones."""
+    """Return M [b, b + 1]: increments @ M = fit coefficients (m+1), residual ones, their sum."""
     times = (2 * np.arange(length) - length + 1) / length
     basis, r = np.linalg.qr(np.vander(times, order + 1, increasing=True), "complete")
     # The merge takes the polynomials with positive leading coefficients.
     basis[:, : order + 1] *= np.sign(np.diag(r))
-    return np.tril(np.ones((length, length))).T @ basis
+    fit = np.tril(np.ones((length, length))).T @ basis
+    return np.concatenate([fit, np.ones((length, 1))], axis=1)
 
 
 @lru_cache(maxsize=1024)

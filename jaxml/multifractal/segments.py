@@ -9,10 +9,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxml.multifractal.pyramid import base_blocks, pyramid_products, segment_index
+from jaxml.multifractal.pyramid import pyramid_products, segment_index
 
 # Segments per tile: a tile holds segments of one scale, so sums over a scale vectorise.
-TILE = 32
+TILE = 64
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,22 @@ def segment_products(
 
     doublings, direct = _families(scales)
     tiles = [_direct_tiles(directions, length, s, order, pairs) for s in direct]
-    tile_scales = list(direct)
+    row_scales = [[s] * len(directions) for s in direct]
     if doublings:
         octaves = max(max(ks) for ks in doublings.values())
-        rows = [base_blocks(d, b, octaves) for b in doublings for d in directions]
-        for k, level in enumerate(pyramid_products(rows, order, pairs)):
-            index = jnp.asarray(segment_index(octaves - k, level.shape[-1]).ravel())
-            flat = level.reshape(len(pairs), len(doublings), len(directions), -1)
-            for i, (base, ks) in enumerate(doublings.items()):
-                if k in ks:
-                    s = base << k
-                    tiles.append(_tile(flat[:, i] / s, index, length // s))
-                    tile_scales.append(s)
+        rows = [(direction, base) for base in doublings for direction in directions]
+        for k, level in enumerate(pyramid_products(rows, octaves, order, pairs)):
+            asked = [k in doublings[base] for _, base in rows]
+            sizes = [base << k for _, base in rows]
+            if any(asked):
+                sizes = np.asarray(sizes)[asked]
+                level = level if all(asked) else level[:, np.flatnonzero(asked)]
+                f2 = level / jnp.asarray(sizes, level.dtype)[:, None, None]
+                index = segment_index(octaves - k, level.shape[-1])
+                tiles.append(_tiles(f2, index, length // jnp.asarray(sizes, length.dtype)))
+                row_scales.append(sizes)
     count = 2 * (length // jnp.asarray(scales, length.dtype))
-    return _collect(tiles, [scales.index(s) for s in tile_scales], count)
+    return _collect(tiles, [[scales.index(s) for s in sizes] for sizes in row_scales], count)
 
 
 def moving_average_residuals(
@@ -93,10 +95,10 @@ def moving_average_residuals(
         place = s - 1 - math.floor((s - 1) * theta)
         residual = profile[:, place : place + s] - average
         f2 = jnp.mean(residual**2, axis=1)
-        tiles.append(_tile(f2[None, None], jnp.arange(count), (length - s + 1) // s))
+        tiles.append(_tiles(f2[None, None], np.arange(count), (length - s + 1)[None] // s))
     sizes = jnp.asarray(scales, length.dtype)
     count = jnp.maximum((length - sizes + 1) // sizes, 0)
-    return _collect(tiles, range(len(scales)), count)
+    return _collect(tiles, [[i] for i in range(len(scales))], count)
 
 
 def _families(scales):
@@ -125,20 +127,30 @@ def _direct_tiles(directions, length, s, order, pairs):
     fit = jnp.matmul(profile, basis, precision=lax.Precision.HIGHEST)
     residual = profile - jnp.matmul(fit, basis.T, precision=lax.Precision.HIGHEST)
     product = jnp.stack([jnp.sum(residual[i] * residual[j], axis=-1) for i, j in pairs])
-    return _tile(product / s, jnp.arange(count), length // s)
+    return _tiles(product / s, np.arange(count), jnp.broadcast_to(length // s, len(directions)))
 
 
-def _tile(f2, index, count):
-    """Return F2 [pair, tile, TILE] and validity from F2 [pair, direction, segment]."""
-    directions = f2.shape[1]
-    fill = -f2.shape[-1] % TILE
-    f2 = jnp.pad(f2, ((0, 0), (0, 0), (0, fill)))
-    index = jnp.pad(index.astype(count.dtype), (0, fill), constant_values=2**30)
-    valid = (index < count).reshape(-1, TILE)
-    return f2.reshape(f2.shape[0], -1, TILE), jnp.tile(valid, (directions, 1))
+def _tiles(f2, index, count):
+    """Return F2 `[pair, row, tile, TILE]` and validity from F2 `[pair, row, ...]`.
+
+    A row holds the segments of one scale and direction; those of them are valid whose place
+    in time, `index` of the shape `...`, is below `count[row]`.
+    """
+    fill = -index.size % TILE
+    f2 = jnp.pad(f2.reshape(*f2.shape[:2], -1), ((0, 0), (0, 0), (0, fill)))
+    f2 = f2.reshape(*f2.shape[:2], -1, TILE)
+    index = np.pad(index.ravel(), (0, fill), constant_values=2**30).reshape(-1, TILE)
+    return f2, jnp.asarray(index, count.dtype) < count[:, None, None]
 
 
-def _collect(tiles, scale_numbers, count):
-    f2, valid = (jnp.concatenate(parts, axis=-2) for parts in zip(*tiles, strict=True))
-    sizes = [v.shape[0] for _, v in tiles]
-    return Segments(f2, valid, np.repeat(np.asarray(scale_numbers), sizes), count)
+def _collect(pieces, row_scales, count):
+    """Join pieces of tiles, row r of piece i being of scale number `row_scales[i][r]`."""
+    join = lambda parts: jnp.concatenate(
+        [p.reshape(*p.shape[:-3], -1, TILE) for p in parts], axis=-2
+    )
+    f2, valid = (join(parts) for parts in zip(*pieces, strict=True))
+    numbers = [
+        np.repeat(np.asarray(numbers), valid.shape[1])
+        for numbers, (_, valid) in zip(row_scales, pieces, strict=True)
+    ]
+    return Segments(f2, valid, np.concatenate(numbers), count)

@@ -50,7 +50,9 @@ def quadratic_spectrum(alpha: Float[Array, " q"], f: Float[Array, " q"]) -> Quad
     c2, c1, c0 = jnp.linalg.solve(normal, design.T @ f)
     curvature, skewness = c2 / reach**2, c1 / reach
     discriminant = skewness**2 - 4 * curvature * c0
-    closed = (curvature < 0) & (discriminant > 0)
+    # A straight line is fitted with the curvature of rounding, whose sign means nothing.
+    rounding = 100 * jnp.finfo(f.dtype).eps * jnp.maximum(jnp.abs(c0), jnp.abs(c1))
+    closed = (c2 < -rounding) & (discriminant > 0)
     root = jnp.sqrt(jnp.where(closed, discriminant, 1))
     width = jnp.where(closed, root / jnp.where(closed, -curvature, 1), 0)
     return QuadraticSpectrum(curvature, skewness, c0, peak, width)

@@ -38,18 +38,21 @@ def check_series(x: Any, *, name: str = "x", minimum: int = 1) -> Float[Array, "
     return x
 
 
-def check_length(length: Any, samples: int) -> Int[Array, ""]:
+def check_length(length: Any, samples: int) -> Int[Array | np.ndarray, ""]:
     """Return the valid length as an int32 scalar; all `samples` for None.
 
     Raises:
       ValueError: concrete and outside 0..`samples`, or not a scalar integer.
     """
-    length = jnp.asarray(samples if length is None else length)
+    # A concrete length stays with numpy: to send it to a device and back takes longer than
+    # the analysis of a short series.
+    concrete = is_concrete(length)
+    length = np.asarray(samples if length is None else length) if concrete else length
     if length.ndim or not jnp.issubdtype(length.dtype, jnp.integer):
         raise ValueError(f"length: {length.dtype}{list(length.shape)}; give one integer")
-    if is_concrete(length) and not 0 <= int(length) <= samples:
+    if concrete and not 0 <= int(length) <= samples:
         raise ValueError(f"length: {int(length)}; give 0 to {samples}, the samples of the series")
-    return length.astype(jnp.int32)
+    return length.astype(np.int32)
 
 
 def check_scales(scales: Sequence[int], samples: int, smallest: int) -> tuple[int, ...]:

@@ -4,12 +4,7 @@ import mfdfa_reference as reference
 import numpy as np
 import pytest
 
-from jaxml.multifractal.pyramid import (
-    _merge_matrix,
-    base_blocks,
-    pyramid_products,
-    segment_index,
-)
+from jaxml.multifractal.pyramid import _merge_matrix, pyramid_products, segment_index
 
 orders = pytest.mark.parametrize("order", [0, 1, 2, 3])
 
@@ -28,8 +23,7 @@ def test_products_of_every_octave_equal_explicit_residuals(order):
 
     @jax.jit
     def products(series):
-        rows = [base_blocks(series, b, octaves) for b in bases]
-        return pyramid_products(rows, order, pairs)
+        return pyramid_products([(series, b) for b in bases], octaves, order, pairs)
 
     for k, level in enumerate(products(jnp.asarray(series))):
         assert level.shape[:2] == (len(pairs), len(bases))
@@ -42,17 +36,6 @@ def test_products_of_every_octave_equal_explicit_residuals(order):
             left = [reference.residuals(x, s, order)[:count] for x in series]
             expected = [(left[i] * left[j]).sum(axis=1) for i, j in pairs]
             np.testing.assert_allclose(found[:, :count], expected, rtol=1e-11, atol=1e-11)
-
-
-def test_blocks_stand_at_their_index():
-    base, octaves = 3, 2
-    series = jnp.arange(1.0, 31.0)[None]
-    blocks = base_blocks(series, base, octaves)
-    assert blocks.shape == (1, 4, 3, base)
-    index = segment_index(octaves, 3)
-    np.testing.assert_array_equal(np.sort(index.ravel()), np.arange(12))
-    padded = np.concatenate([np.arange(1, 31), np.zeros(6)]).reshape(12, base)
-    np.testing.assert_array_equal(blocks[0], padded[index])
 
 
 @pytest.mark.parametrize("octaves", [0, 1, 2, 5])
@@ -82,7 +65,7 @@ def test_merge_matrix_maps_polynomials_of_halves_to_those_of_the_whole(length, o
 
 def test_float32_error_does_not_grow_with_the_scale():
     x = np.random.default_rng(0).normal(size=2**17).astype(np.float32)
-    run = jax.jit(lambda x: pyramid_products([base_blocks(x[None], 16, 13)], 1, [(0, 0)]))
+    run = jax.jit(lambda x: pyramid_products([(x[None], 16)], 13, 1, [(0, 0)]))
     for k, level in enumerate(run(jnp.asarray(x))):
         count = level.shape[-2] * level.shape[-1]
         expected = (reference.residuals(x, 16 << k, 1)[:count] ** 2).sum(axis=1)

@@ -1,0 +1,39 @@
+"""Every notebook runs from top to bottom, in a folder and a process of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted(Path(__file__).parents[1].joinpath("notebooks").glob("*.py"))
+
+
+def test_there_are_notebooks():
+    assert {"multifractal"} <= {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path, tmp_path):
+    data = os.environ.get("JAXML_DATA")
+    environment = {**os.environ, "MPLBACKEND": "Agg"}
+    if data:
+        environment["JAXML_DATA"] = str(Path(data).absolute())
+    run = subprocess.run(
+        [sys.executable, "-W", "error", path],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_has_text_and_code_cells(path):
+    kinds = re.findall(r"^# %%( \[markdown\])?$", path.read_text(), re.MULTILINE)
+    assert kinds.count("") >= 3
+    assert kinds.count(" [markdown]") >= 3
