@@ -1,7 +1,6 @@
 """Multifractal detrended fluctuation analysis (MFDFA) of a series."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -61,11 +60,7 @@ def mfdfa(
 
     Source: Kantelhardt et al. 2002 (Physica A 316:87).
     """
-    x, scales, length = checked_series(x, scales, order, length, flat)
-    q = check_orders(DEFAULT_Q if q is None else q)
-    if isinstance(q, tuple):
-        return _compiled(x, length, scales, q, order, flat)
-    return _compiled_traced_q(x, length, scales, q, order, flat)
+    return _checked_call(_exponents, x, scales, DEFAULT_Q if q is None else q, order, length, flat)
 
 
 def fluctuation(
@@ -78,8 +73,7 @@ def fluctuation(
     flat: str = "drop",
 ) -> Float[Array, "q scale"]:
     """Return the fluctuation function F_q(s) `[q, scale]`, in the unit of `x`; see `mfdfa`."""
-    result = mfdfa(x, scales=scales, q=q, order=order, length=length, flat=flat)
-    return jnp.exp(result.log_fluctuation)
+    return _checked_call(_fluctuations, x, scales, q, order, length, flat)
 
 
 def hurst(
@@ -132,6 +126,14 @@ def checked_series(x, scales, order, length, flat):
     return x, check_scales(scales, samples, order + 2), check_length(length, samples)
 
 
+def _checked_call(compiled, x, scales, q, order, length, flat):
+    """Call one of the compiled pairs below: for q known now, or traced."""
+    x, scales, length = checked_series(x, scales, order, length, flat)
+    q = check_orders(q)
+    known, traced = compiled
+    return (known if isinstance(q, tuple) else traced)(x, length, scales, q, order, flat)
+
+
 def _analyse(x, length, scales, q, order, flat):
     centred, peak = centre(x, length)
     segments = segment_products(centred[None], length, scales, order, [(0, 0)])
@@ -143,6 +145,16 @@ def _analyse(x, length, scales, q, order, flat):
     return scaling_exponents(log_f + log_peak, a + log_peak, usable, dropped, scales, q)
 
 
-_static = ("scales", "order", "flat")
-_compiled = partial(jax.jit, static_argnames=(*_static, "q"))(_analyse)
-_compiled_traced_q = partial(jax.jit, static_argnames=_static)(_analyse)
+def _fluctuation(x, length, scales, q, order, flat):
+    return jnp.exp(_analyse(x, length, scales, q, order, flat).log_fluctuation)
+
+
+def _compiled(function):
+    static = ("scales", "order", "flat")
+    compile_with = lambda names: jax.jit(function, static_argnames=names)
+    return compile_with((*static, "q")), compile_with(static)
+
+
+_exponents = _compiled(_analyse)
+# Compiled apart, without the sums that only the exponents need.
+_fluctuations = _compiled(_fluctuation)
