@@ -10,6 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+# Tiles whose powers are raised together: two signs of q times these fit the cache of a core.
+_CHUNK = 4096
+
 Orders = Float[Array, " q"] | tuple[float, ...]
 
 
@@ -72,26 +75,29 @@ def _geometric_moments(f2, valid, scale_of_tile, scales, q, step):
     multiples = np.round(np.asarray(q) / step).astype(int)
     signs = (-1, 1)
     reference = jnp.stack([_extreme(f2, valid, scale_of_tile, scales, s) for s in signs])
-    side_of_tile = reference[:, scale_of_tile, None]
-    # The logarithm of a ratio is exact to rounding where a difference of logarithms is not;
-    # of square roots, whose ratio stays in the range of the type.
-    quotient = jnp.sqrt(f2) / jnp.sqrt(side_of_tile)
-    delta = 2 * jnp.log(jnp.where(valid, quotient, 1))
-    slope = jnp.asarray(signs, f2.dtype)[:, None, None] * (step / 2)
-    ratio = jnp.where(valid, jnp.exp(slope * delta), 0)
-
-    def raise_power(power, _):
-        # The sums are of the new power: of the old one they would need a copy of it.
-        power = power * ratio
-        return power, (_row_sums(power), _row_sums(power * delta))
-
-    start = jnp.broadcast_to(valid, delta.shape).astype(f2.dtype)
     powers = int(np.abs(multiples).max())
-    _, sums = lax.scan(raise_power, start, None, length=powers)
-    firsts = (_row_sums(start), _row_sums(delta))
+    slope = jnp.asarray(signs, f2.dtype)[:, None, None] * (step / 2)
+
+    def power_sums(f2, valid, reference):
+        # The logarithm of a ratio is exact to rounding where a difference of logarithms is
+        # not; of square roots, whose ratio stays in the range of the type.
+        quotient = jnp.sqrt(f2) / jnp.sqrt(reference)[..., None]
+        delta = 2 * jnp.log(jnp.where(valid, quotient, 1))
+        ratio = jnp.where(valid, jnp.exp(slope * delta), 0)
+
+        def raise_power(power, _):
+            # The sums are of the new power: of the old one they would need a copy of it.
+            power = power * ratio
+            return power, (_row_sums(power), _row_sums(power * delta))
+
+        start = jnp.broadcast_to(valid, delta.shape).astype(f2.dtype)
+        firsts = (_row_sums(start), _row_sums(delta))
+        _, rest = lax.scan(raise_power, start, None, length=powers)
+        return [jnp.concatenate([f[None], r]) for f, r in zip(firsts, rest, strict=True)]
+
     total, weighted = (
-        _by_scale(jnp.concatenate([first[None], rest]), scale_of_tile, scales)
-        for first, rest in zip(firsts, sums, strict=True)
+        _by_scale(sums, scale_of_tile, scales)
+        for sums in _in_chunks(power_sums, f2, valid, reference[:, scale_of_tile])
     )
     log_mean = jnp.log(_filled(total) / _filled(total[0]))
     tilt = weighted / _filled(total) / 2
@@ -129,6 +135,22 @@ def _exponential_moments(f2, valid, scale_of_tile, scales, order):
         return jnp.where(tiny, series, log_f), tilt / 2
 
     return lax.map(one, order)
+
+
+def _in_chunks(power_sums, f2, valid, reference):
+    """Return the sums of all tiles, of so many at a time that their powers fit a cache."""
+    tiles = f2.shape[0]
+    if tiles <= _CHUNK:
+        return power_sums(f2, valid, reference)
+    fill = -tiles % _CHUNK
+    chunks = (
+        jnp.pad(f2, ((0, fill), (0, 0)), constant_values=1).reshape(-1, _CHUNK, f2.shape[1]),
+        jnp.pad(valid, ((0, fill), (0, 0))).reshape(-1, _CHUNK, f2.shape[1]),
+        jnp.pad(reference.T, ((0, fill), (0, 0)), constant_values=1).reshape(-1, _CHUNK, 2),
+    )
+    parts = lax.map(lambda chunk: power_sums(*chunk[:2], chunk[2].T), chunks)
+    join = lambda part: jnp.moveaxis(part, 0, -2).reshape(*part.shape[1:-1], -1)[..., :tiles]
+    return [join(part) for part in parts]
 
 
 def _row_sums(tiles):

@@ -65,6 +65,18 @@ def test_even_grid_equals_traced_orders():
         np.testing.assert_allclose(even, traced, rtol=0, atol=1e-13)
 
 
+def test_chunks_of_tiles_change_nothing(monkeypatch):
+    f2, valid = segments()
+    whole = moments(f2, valid, GRID)
+    slope = jax.jit(jax.grad(lambda f: moments(f, valid, GRID)[0].sum()))
+    expected = slope(jnp.asarray(f2))
+    monkeypatch.setattr("jaxml.multifractal.moments._CHUNK", 4)
+    for one, other in zip(moments(f2, valid, GRID), whole, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
+    slope = jax.jit(jax.grad(lambda f: moments(f, valid, GRID)[0].sum()))
+    np.testing.assert_allclose(slope(jnp.asarray(f2)), expected, rtol=1e-10)
+
+
 def test_zero_order_is_the_geometric_mean():
     f2, valid = segments()
     log_f, a = moments(f2, valid, (0.0, 1.0))
