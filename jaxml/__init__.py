@@ -7,13 +7,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxml import models as models
     from jaxml import multifractal as multifractal
     from jaxml import registration as registration
     from jaxml import sharding as sharding
     from jaxml import speech as speech
+    from jaxml import training as training
 
 __version__ = "0.1.0"
-__all__ = ["multifractal", "sharding", "speech"]
+__all__ = ["models", "multifractal", "registration", "sharding", "speech", "training"]
 
 
 def __getattr__(name: str):

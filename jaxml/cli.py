@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     reproduce = commands.add_parser(
         "reproduce", help="run the methods' experiments and write a report"
     )
-    reproduce.add_argument("methods", nargs="*", metavar="METHOD", help="speech (default: all)")
+    reproduce.add_argument(
+        "methods", nargs="*", metavar="METHOD", help="registration, speech (default: all)"
+    )
     reproduce.add_argument("--scale", default="standard", help="quick, standard (default) or paper")
     reproduce.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="DIR")
     reproduce.add_argument(
@@ -54,6 +56,19 @@ def _parser() -> argparse.ArgumentParser:
     mfdfa.add_argument("--q", type=float, nargs="+", metavar="Q", help="moment orders")
     mfdfa.add_argument("--out", type=Path, default=Path("runs/mfdfa"), metavar="DIR")
     mfdfa.set_defaults(run=_mfdfa)
+
+    register = commands.add_parser(
+        "register", help="register two images: NIfTI volumes, npz or npy arrays, png pictures"
+    )
+    register.add_argument("fixed", type=Path, metavar="FIXED")
+    register.add_argument("moving", type=Path, metavar="MOVING", help="image to move onto FIXED")
+    register.add_argument("--out", type=Path, default=Path("runs/register"), metavar="DIR")
+    register.add_argument(
+        "--projection", default="fold_free", help="fold_free (default), layer or none"
+    )
+    register.add_argument("--steps", type=int, default=100, help="steps a resolution")
+    register.add_argument("--regularity", type=float, help="weight of the field's roughness")
+    register.set_defaults(run=_register)
     return parser
 
 
@@ -68,6 +83,13 @@ def _mfdfa(args) -> None:
     from jaxml.reproduce.series import analyse_files
 
     print(analyse_files(args.files, args.out, order=args.order, scales=args.scales, q=args.q))
+
+
+def _register(args) -> None:
+    from jaxml.reproduce.pair import register_files
+
+    settings = {"projection": args.projection, "steps": args.steps, "regularity": args.regularity}
+    print(register_files(args.fixed, args.moving, args.out, **settings))
 
 
 def _use_compilation_cache() -> None:

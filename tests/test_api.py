@@ -43,11 +43,17 @@ every_function = pytest.mark.parametrize("name", PUBLIC)
 
 # Functions of other things than arrays: sizes, functions, numpy at the edge.
 NOT_ARRAYS = {
+    "models.load_voxelmorph",
     "multifractal.default_scales",
+    "registration.hausdorff95",
+    "registration.predict",
+    "registration.voxelmorph_loss",
     "sharding.data_mesh",
     "sharding.map_rows",
     "sharding.pmap",
     "speech.trim_silence",
+    "training.fit",
+    "training.progress_bar",
 }
 
 
@@ -63,6 +69,9 @@ X, Y, Q = noise(3, 300), noise(3, 300, seed=1), noise(3, 4, seed=2)
 FIT = dict(scales=(16, 32, 64), q=(-1.0, 0.0, 2.0))
 SCALES = dict(scales=FIT["scales"])
 LABELS = np.stack([np.random.default_rng(i).permutation(np.arange(12) % 3) for i in range(3)])
+FIELD, SQUARE = 0.4 * noise(3, 4, 5, 3, 3), 0.4 * noise(3, 6, 5, 2)
+IMAGES = noise(3, 4, 5, 3), noise(3, 4, 5, 3, seed=1)
+MATRICES = noise(3, 7, 3, 3)
 SPEAKERS = (noise(3, 12, 5), LABELS, noise(3, 4, 5, seed=1))
 
 # name -> (static keyword arguments, arrays with a batch of 3 in front)
@@ -85,6 +94,33 @@ CALLS = {
     "multifractal.synthetic.fgn_h": ({}, (Q,)),
     "multifractal.synthetic.levy_stable": (dict(n=64), (keys,)),
     "multifractal.synthetic.levy_stable_h": ({}, (Q,)),
+    "registration.bending_energy": ({}, (FIELD,)),
+    "registration.compose": ({}, (FIELD, FIELD[::-1])),
+    "registration.count_folds": (dict(scheme="digital"), (FIELD,)),
+    "registration.dice": ({}, (np.square(FIELD), np.square(FIELD[::-1]))),
+    "registration.dice_per_label": (
+        dict(labels=(0, 1)),
+        tuple((x > 0).astype(int) for x in IMAGES),
+    ),
+    "registration.diffeomorphic_layer": ({}, (FIELD,)),
+    "registration.expm2": ({}, (MATRICES[..., :2, :2],)),
+    "registration.expm3": ({}, (MATRICES,)),
+    "registration.exponentiate_velocity": ({}, (FIELD,)),
+    "registration.fold_free": ({}, (SQUARE,)),
+    "registration.fold_percentages": ({}, (FIELD,)),
+    "registration.grad_l2": ({}, (FIELD,)),
+    "registration.inverse": ({}, (FIELD,)),
+    "registration.jacobian": ({}, (FIELD,)),
+    "registration.jacobian_determinant": ({}, (FIELD,)),
+    "registration.mse": ({}, IMAGES),
+    "registration.mutual_information": ({}, IMAGES),
+    "registration.ncc": ({}, IMAGES),
+    "registration.poisson_loss": ({}, (FIELD,)),
+    "registration.poisson_solve": ({}, (IMAGES[0],)),
+    "registration.register": (dict(steps=2), (SQUARE[..., 0], SQUARE[..., 1])),
+    "registration.sd_log_jacobian": ({}, (FIELD,)),
+    "registration.smallest_determinant": ({}, (FIELD,)),
+    "registration.warp": ({}, (IMAGES[0], FIELD)),
     "speech.correlation_matrix": ({}, (noise(3, 4, 6), noise(3, 5, 6, seed=1))),
     "speech.dither": ({}, (keys, X)),
     "speech.identify": (dict(speakers=3), SPEAKERS),
@@ -92,6 +128,7 @@ CALLS = {
     "speech.mfcc": (dict(rate=8000), (noise(3, 3000),)),
     "speech.mfcc_summary": (dict(rate=8000), (noise(3, 3000),)),
     "speech.utterance_features": (dict(rate=8000, scales=(16, 32, 64)), (X,)),
+    "training.batch_indices": (dict(rows=7, batch_size=3), (keys, np.arange(3))),
 }
 
 
@@ -101,6 +138,8 @@ def call(name):
     function = PUBLIC[name]
     if name == "multifractal.fluctuation":
         function = lambda x: PUBLIC[name](x, FIT["scales"], FIT["q"])
+    if name == "registration.poisson_loss":
+        function = lambda u: PUBLIC[name](PUBLIC["registration.diffeomorphic_layer"](u))
     arrays = [a() if callable(a) else jnp.asarray(a) for a in arrays]
     return functools.partial(function, **static), arrays
 
@@ -136,7 +175,10 @@ def test_vmap_equals_one_by_one(name):
     assert_same(jax.jit(jax.vmap(function))(*arrays), stacked)
 
 
-@pytest.mark.parametrize("name", [n for n, (_, arrays) in CALLS.items() if X is arrays[-1]])
+@pytest.mark.parametrize(
+    "name",
+    [n for n, (_, arrays) in CALLS.items() if X is arrays[-1] or n.startswith("registration.")],
+)
 def test_float32_stays_float32(name, unchecked):
     function, arrays = call(name)
     single = [a[0].astype("float32") if a.dtype == "float64" else a[0] for a in arrays]

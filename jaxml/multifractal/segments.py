@@ -68,7 +68,7 @@ def segment_products(
                 f2 = level / jnp.asarray(sizes, level.dtype)[:, None, None]
                 index = segment_index(octaves - k, level.shape[-1])
                 tiles.append(_tiles(f2, index, length // jnp.asarray(sizes, length.dtype)))
-                row_scales.append(sizes)
+                row_scales.append(sizes.tolist())
     count = 2 * (length // jnp.asarray(scales, length.dtype))
     return _collect(tiles, [[scales.index(s) for s in sizes] for sizes in row_scales], count)
 

@@ -3,6 +3,11 @@
 from jaxml.registration.diffeomorphic import Reconstruction as Reconstruction
 from jaxml.registration.diffeomorphic import diffeomorphic_layer as diffeomorphic_layer
 from jaxml.registration.diffeomorphic import poisson_loss as poisson_loss
+from jaxml.registration.evaluate import Folds as Folds
+from jaxml.registration.evaluate import dice_per_label as dice_per_label
+from jaxml.registration.evaluate import fold_percentages as fold_percentages
+from jaxml.registration.evaluate import hausdorff95 as hausdorff95
+from jaxml.registration.evaluate import sd_log_jacobian as sd_log_jacobian
 from jaxml.registration.expm import expm2 as expm2
 from jaxml.registration.expm import expm3 as expm3
 from jaxml.registration.field import compose as compose
@@ -16,3 +21,14 @@ from jaxml.registration.field import warp as warp
 from jaxml.registration.foldfree import FoldFree as FoldFree
 from jaxml.registration.foldfree import fold_free as fold_free
 from jaxml.registration.poisson import poisson_solve as poisson_solve
+from jaxml.registration.register import Registration as Registration
+from jaxml.registration.register import register as register
+from jaxml.registration.similarity import bending_energy as bending_energy
+from jaxml.registration.similarity import dice as dice
+from jaxml.registration.similarity import grad_l2 as grad_l2
+from jaxml.registration.similarity import mse as mse
+from jaxml.registration.similarity import mutual_information as mutual_information
+from jaxml.registration.similarity import ncc as ncc
+from jaxml.registration.voxelmorph import Prediction as Prediction
+from jaxml.registration.voxelmorph import predict as predict
+from jaxml.registration.voxelmorph import voxelmorph_loss as voxelmorph_loss

@@ -7,18 +7,17 @@ Jacobian equals exp(J) - I only as far as that is a gradient, so folds become fe
 
 import dataclasses
 import functools
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml.registration import tetrahedra
-from jaxml.registration.expm import exp_planes
+from jaxml.registration.expm import apart, exp_planes
 from jaxml.registration.field import check_field, components, jacobian
-from jaxml.registration.poisson import Boundary, poisson_solve
-
-# Voxels whose exponential is computed at a time: their planes fit the cache of a core.
-_CHUNK = 1 << 16
+from jaxml.registration.poisson import Boundary, solve_within
 
 
 @functools.partial(
@@ -54,13 +53,11 @@ def diffeomorphic_layer(
     """
     check_field(u)
     grid = tetrahedra.layout(u.shape[:-1])
-    planes = components(u)
-    sources = jax.checkpoint(lambda planes: _sources(planes, grid, boundary))(planes)
-    solved = [poisson_solve(s, boundary=boundary) for s in sources]
+    sources, exponential = _sources(u, grid, boundary)
+    solved = [solve_within(s, boundary=boundary, ghosts=1) for s in sources]
     if boundary == "neumann":
-        solved = [s + jnp.mean(p) for s, p in zip(solved, planes, strict=True)]
-    exponential = _stack(exp_planes(_unstack(jacobian(u))))
-    return Reconstruction(jnp.stack(solved, axis=-1), exponential)
+        solved = [s + jnp.mean(p) for s, p in zip(solved, components(u), strict=True)]
+    return Reconstruction(jnp.stack(solved, axis=-1), _stack(exponential))
 
 
 def poisson_loss(reconstruction: Reconstruction, *, released: bool = False) -> Float[Array, ""]:
@@ -76,49 +73,76 @@ def poisson_loss(reconstruction: Reconstruction, *, released: bool = False) -> F
     return jnp.mean((reconstruction.exponential - gradient) ** 2)
 
 
-def _sources(planes: tetrahedra.Vector, grid: tetrahedra.Layout, boundary: str) -> list[Array]:
-    """Backward divergence of the rows of the exponential."""
-    flat = tetrahedra.flatten(planes, grid)
-    size, slack = flat[0].size - 2 * grid.slack, grid.slack
-    shifted = lambda plane, s: jax.lax.slice_in_dim(plane, slack + s, slack + s + size)
-    gradient = [[shifted(c, s) - shifted(c, 0) for s in grid.strides] for c in flat]
-    exponential = _exp_in_chunks(gradient)
+# A call outside of jit would compile the branches of the exponential anew each time.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.checkpoint, static_argnums=(1, 2))
+def _sources(
+    u: Array, grid: tetrahedra.Layout, boundary: str
+) -> tuple[list[Array], list[list[Array]]]:
+    """Backward divergence of the rows of the exponential, with ghosts, and the exponential."""
+    exponential = exp_planes(_gradient(u, grid))
+    whole = jax.tree.map(lambda plane: tetrahedra.interior(plane, grid), exponential)
     if boundary == "neumann":
         # No edge leaves the volume: the flux along an axis ends at its last plane.
-        inside = tetrahedra.inside(grid)
-        ends = [inside & jnp.roll(inside, -s) for s in grid.strides]
+        inner = tetrahedra.inner_edges(grid)
         exponential = [
             [
-                jnp.where(end, e - float(i == a), 0)
-                for a, (e, end) in enumerate(zip(row, ends, strict=True))
+                jnp.where(edge, e - float(i == a), 0)
+                for a, (e, edge) in enumerate(zip(row, inner, strict=True))
             ]
             for i, row in enumerate(exponential)
         ]
-    backward = lambda plane, s: plane - jnp.pad(plane, (s, 0))[:size]
-    return [
-        tetrahedra.interior(
-            sum(backward(e, s) for e, s in zip(row, grid.strides, strict=True)), grid
-        )
-        for row in exponential
-    ]
+    return _divergence(exponential, grid), whole
 
 
-def _exp_in_chunks(a: list[list[Array]]) -> list[list[Array]]:
-    """Exponential of flat planes, a chunk at a time.
-
-    A loop is compiled apart. Without it the compiler computes the exponential anew at each of
-    its uses in the divergence, and takes twenty times as long; nor are all of its
-    intermediate planes, which the backward pass needs, alive at once.
-    """
-    (size,) = a[0][0].shape
-    chunks = -(-size // _CHUNK)
-    split = lambda plane: jnp.pad(plane, (0, chunks * _CHUNK - size)).reshape(chunks, _CHUNK)
-    exponential = jax.lax.map(jax.checkpoint(exp_planes), jax.tree.map(split, a))
-    return jax.tree.map(lambda plane: plane.reshape(-1)[:size], exponential)
+# Automatic transposes of differences pad inside of long loops, which makes them slow; the
+# transpose of a gradient is minus a divergence, and the other way round, without any pad.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gradient(u: Array, grid: tetrahedra.Layout) -> list[list[Array]]:
+    """Forward differences of a field as flat planes with slack of 1; 0 across the faces."""
+    inner = tetrahedra.inner_edges(grid)
+    steps = _forward_steps([jnp.pad(plane, 1) for plane in components(u)], grid)
+    return [[jnp.where(e, s, 0) for e, s in zip(inner, row, strict=True)] for row in steps]
 
 
-def _unstack(a: Array) -> list[list[Array]]:
-    return [[a[..., i, j] for j in range(a.shape[-1])] for i in range(a.shape[-1])]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _divergence(rows: list[list[Array]], grid: tetrahedra.Layout) -> list[Array]:
+    """Sum of backward differences of flat planes with slack of 1, as `grid.padded` volumes."""
+    return _backward_steps(rows, grid)
+
+
+def _gradient_transpose(grid, _, cotangent):
+    def transpose(rows):
+        inner = tetrahedra.inner_edges(grid)
+        rows = [[jnp.where(e, c, 0) for e, c in zip(inner, row, strict=True)] for row in rows]
+        volume = tuple(slice(1, -1) for _ in grid.shape)
+        return -jnp.stack([plane[volume] for plane in _backward_steps(rows, grid)], axis=-1)
+
+    return (apart(transpose, cotangent),)
+
+
+def _divergence_transpose(grid, _, cotangent):
+    return (jax.tree.map(jnp.negative, _forward_steps(cotangent, grid)),)
+
+
+_gradient.defvjp(lambda u, grid: (_gradient(u, grid), None), _gradient_transpose)
+_divergence.defvjp(lambda rows, grid: (_backward_steps(rows, grid), None), _divergence_transpose)
+
+
+def _forward_steps(padded: Sequence[Array], grid: tetrahedra.Layout) -> list[list[Array]]:
+    """Forward differences of `grid.padded` volumes, along flat planes with slack of 1."""
+    flat = [jnp.pad(plane.reshape(-1), 2 * grid.slack) for plane in padded]
+    size, slack = flat[0].size - 2 * grid.slack, grid.slack
+    shifted = lambda plane, s: jax.lax.slice_in_dim(plane, slack + s, slack + s + size)
+    return [[shifted(plane, s) - shifted(plane, 0) for s in grid.strides] for plane in flat]
+
+
+def _backward_steps(rows: list[list[Array]], grid: tetrahedra.Layout) -> list[Array]:
+    size, slack = math.prod(grid.padded), grid.slack
+    shifted = lambda plane, s: jax.lax.slice_in_dim(plane, slack - s, slack - s + size)
+    backward = lambda plane, s: shifted(plane, 0) - shifted(plane, s)
+    total = lambda row: tetrahedra.total(map(backward, row, grid.strides))
+    return [total(row).reshape(grid.padded) for row in rows]
 
 
 def _stack(rows: list[list[Array]]) -> Array:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
@@ -94,7 +95,7 @@ def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") 
 def warp(
     image: Float[Array, "*image"], u: Float[Array, "*volume ndim"], *, order: int = 1
 ) -> Float[Array, "*image"]:
-    """Return the image sampled at p + u(p), 0 outside of it.
+    """Return the image sampled at p + u(p); it fades to 0 within a voxel of its border.
 
     Args:
       image: the volume of `u`, with or without a channel axis at the end.
@@ -102,7 +103,8 @@ def warp(
       order: 1 for linear, 0 for nearest (labels).
 
     Raises:
-      ValueError: `u` is no field, the image has another volume, or `order` is not 0 or 1.
+      ValueError: `u` is no field, the image has another volume or is not floating-point, or
+        `order` is not 0 or 1.
     """
     check_field(u)
     volume = u.shape[:-1]
@@ -110,6 +112,8 @@ def warp(
         raise ValueError(
             f"image: shape {image.shape}; accepted are {volume} and {volume} + (channels,)"
         )
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(f"image: dtype {image.dtype}; accepted are floating-point numbers")
     if order not in (0, 1):
         raise ValueError(f"order={order}: accepted are 0 (nearest) and 1 (linear)")
     points = _points(u)
@@ -123,6 +127,10 @@ def compose(
     u: Float[Array, "*volume ndim"], v: Float[Array, "*volume ndim"]
 ) -> Float[Array, "*volume ndim"]:
     """Return the displacement of the map of `v` followed by the map of `u`: v + u(p + v).
+
+    Args:
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`, applied last.
+      v: displacement of the same shape, applied first.
 
     Raises:
       ValueError: `u` or `v` is no field, or their shapes differ.
@@ -143,14 +151,17 @@ def inverse(
     Physics, 2008). It converges where the Jacobian of `u` has a norm below 1; check with
     `compose(u, v)`, which is 0 for an exact inverse.
 
+    Args:
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+      iterations: number of iterations; the error shrinks by the norm of the Jacobian in each.
+
     Raises:
       ValueError: `u` is no field, or `iterations` is below 1.
     """
     check_field(u)
     if iterations < 1:
         raise ValueError(f"iterations={iterations}: accepted is 1 or more")
-    step = lambda v, _: (-_sample(u, v), None)
-    return jax.lax.scan(step, -u, length=iterations)[0]
+    return _fixed_point(u, iterations)
 
 
 def exponentiate_velocity(
@@ -161,14 +172,17 @@ def exponentiate_velocity(
     Arsigny et al., "A log-Euclidean framework for statistics on diffeomorphisms" (MICCAI
     2006): the field v / 2^steps composed with itself `steps` times.
 
+    Args:
+      v: velocity in voxels per unit of time, `[H, W, 2]` or `[D, H, W, 3]`.
+      steps: number of squarings; the error halves with each.
+
     Raises:
       ValueError: `v` is no field, or `steps` is negative.
     """
     check_field(v, name="v")
     if steps < 0:
         raise ValueError(f"steps={steps}: accepted is 0 or more")
-    square = lambda u, _: (u + _sample(u, u), None)
-    return jax.lax.scan(square, v / 2.0**steps, length=steps)[0]
+    return _squared(v / 2.0**steps, steps)
 
 
 def components(u: Float[Array, "*volume ndim"]) -> tuple[Float[Array, "*volume"], ...]:
@@ -185,8 +199,19 @@ def check_field(u: Float[Array, "*volume ndim"], *, name: str = "u") -> None:
         raise ValueError(f"{name}: shape {u.shape}; each axis needs 3 voxels or more")
     if not jnp.issubdtype(u.dtype, jnp.floating):
         raise ValueError(f"{name}: dtype {u.dtype}; accepted are floating-point numbers")
-    if not isinstance(u, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(u))):
+    if not isinstance(u, Tracer) and not bool(jnp.all(jnp.isfinite(u))):
         raise ValueError(f"{name}: holds NaN or infinity; accepted are finite numbers")
+
+
+# A call outside of jit would compile these loops anew each time.
+@functools.partial(jax.jit, static_argnums=1)
+def _fixed_point(u: Array, iterations: int) -> Array:
+    return jax.lax.scan(lambda v, _: (-_sample(u, v), None), -u, length=iterations)[0]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _squared(u: Array, steps: int) -> Array:
+    return jax.lax.scan(lambda u, _: (u + _sample(u, u), None), u, length=steps)[0]
 
 
 def _difference(u: Array, axis: int, scheme: str) -> Array:

@@ -42,9 +42,9 @@ class FoldFree:
     """
 
     displacement: Float[Array, "*volume ndim"]
-    folds: Int[Array, ""]
-    iterations: Int[Array, ""]
-    change_rms: Float[Array, ""]
+    folds: Int[Array, "*batch"]
+    iterations: Int[Array, "*batch"]
+    change_rms: Float[Array, "*batch"]
 
 
 def fold_free(
@@ -89,8 +89,9 @@ def fold_free(
     return FoldFree(displacement, folds, iterations, change_rms)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _iterate(planes: Vector, grid: Layout, epsilon: float, limit: int):
+def _iterations(
+    planes: Vector, grid: Layout, epsilon: float, limit: int
+) -> tuple[Vector, Plane, Plane]:
     """Return the planes after the last iteration, the folds left, and the iterations."""
 
     @sequential_vmap
@@ -112,12 +113,12 @@ def _iterate(planes: Vector, grid: Layout, epsilon: float, limit: int):
     return run(planes)
 
 
-def _iterate_forward(planes, grid, epsilon, limit):
-    planes_out, folds, iterations = _iterate(planes, grid, epsilon, limit)
+def _iterations_forward(planes, grid, epsilon, limit):
+    planes_out, folds, iterations = _iterations(planes, grid, epsilon, limit)
     return (planes_out, folds, iterations), (planes, iterations)
 
 
-def _iterate_backward(grid, epsilon, limit, residuals, cotangents):
+def _iterations_backward(grid, epsilon, limit, residuals, cotangents):
     """Pull the cotangent back through the iterations, last first.
 
     Their states are too many to keep. The first run keeps every `stride`-th, and each stretch
@@ -166,7 +167,10 @@ def _iterate_backward(grid, epsilon, limit, residuals, cotangents):
     return (run(planes, iterations, cotangents[0]),)
 
 
-_iterate.defvjp(_iterate_forward, _iterate_backward)
+_differentiable = jax.custom_vjp(_iterations, nondiff_argnums=(1, 2, 3))
+_differentiable.defvjp(_iterations_forward, _iterations_backward)
+# A call outside of jit would compile the loops anew each time.
+_iterate = jax.jit(_differentiable, static_argnums=(1, 2, 3))
 
 
 def _measure(grid: Layout, epsilon: float):

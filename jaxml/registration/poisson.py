@@ -1,6 +1,7 @@
 """Poisson equation on a regular grid, by sine or cosine transforms."""
 
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -31,31 +32,39 @@ def poisson_solve(
     """
     if rhs.ndim < 1 or min(rhs.shape) < 3:
         raise ValueError(f"rhs: shape {rhs.shape}; accepted are axes of 3 voxels or more")
-    if boundary not in ("dirichlet", "neumann"):
-        raise ValueError(f"boundary={boundary!r}: accepted are dirichlet, neumann")
     if not jnp.issubdtype(rhs.dtype, jnp.floating):
         raise ValueError(f"rhs: dtype {rhs.dtype}; accepted are floating-point numbers")
+    return solve_within(rhs, boundary=boundary, ghosts=0)
+
+
+def solve_within(
+    rhs: Float[Array, "*padded"], *, boundary: Boundary, ghosts: int
+) -> Float[Array, "*volume"]:
+    """Return the solution on the volume within `ghosts` planes of rhs at each face, not used."""
+    if boundary not in ("dirichlet", "neumann"):
+        raise ValueError(f"boundary={boundary!r}: accepted are dirichlet, neumann")
+    matrices = [_matrix(n - 2 * ghosts, boundary) for n in rhs.shape]
     spectrum = rhs
-    for n in reversed(rhs.shape):
-        spectrum = _transform_last(spectrum, n, boundary)
-    spectrum = spectrum * _inverse_eigenvalues(rhs.shape, boundary).astype(rhs.dtype)
-    for n in reversed(rhs.shape):
-        spectrum = _transform_last(spectrum, n, boundary, back=True)
+    for axis in reversed(range(rhs.ndim)):
+        spectrum = _transform(spectrum, axis, np.pad(matrices[axis], ((0, 0), (ghosts, ghosts))))
+    spectrum = spectrum * _inverse_eigenvalues(spectrum.shape, boundary).astype(rhs.dtype)
+    for axis in range(rhs.ndim):
+        spectrum = _transform(spectrum, axis, matrices[axis].T)
     return spectrum
 
 
-def _transform_last(x: Array, n: int, boundary: str, *, back: bool = False) -> Array:
-    """Transform the last axis and turn it to the front: a whole cycle restores the order.
-
-    So each transform is one large matrix product, without a transpose.
-    """
-    matrix = jnp.asarray(_matrix(n, boundary), x.dtype)
-    return jax.lax.dot_general(
-        matrix,
-        x,
-        (((0 if back else 1,), (x.ndim - 1,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST,
-    )
+def _transform(x: Array, axis: int, matrix: np.ndarray) -> Array:
+    """Multiply an axis by a matrix where it lies: turning axes costs more than the product."""
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    lead, trail = math.prod(before), math.prod(after)
+    factor = jnp.asarray(matrix, x.dtype)
+    multiply = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    if trail == 1:
+        y = multiply(x.reshape(lead, -1), factor.T)
+    else:
+        factors = jnp.broadcast_to(factor, (lead, *factor.shape))
+        y = multiply(factors, x.reshape(lead, -1, trail))
+    return y.reshape(*before, -1, *after)
 
 
 def _matrix(n: int, boundary: str) -> np.ndarray:

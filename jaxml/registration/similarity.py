@@ -45,6 +45,10 @@ def ncc(
 def mse(fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"]) -> Float[Array, ""]:
     """Return the mean square of the difference of two images.
 
+    Args:
+      fixed: image `[H, W]` or `[D, H, W]`.
+      moved: image of the same shape.
+
     Raises:
       ValueError: the images are no pair of volumes.
     """

@@ -18,7 +18,8 @@ neighbour is then a constant shift of a 1-D array, which compilers turn into vec
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -66,6 +67,12 @@ def inside(grid: Layout) -> Plane:
     return jnp.pad(jnp.pad(jnp.ones(grid.shape, bool), 1).reshape(-1), grid.slack)
 
 
+def inner_edges(grid: Layout) -> list[Plane]:
+    """Return, for each axis, the mask of the voxels whose next one lies in the volume too."""
+    mask = inside(grid)
+    return [mask & jnp.roll(mask, -stride) for stride in grid.strides]
+
+
 def interior(plane: Plane, grid: Layout) -> Plane:
     """Return a flat plane with slack of 1 as `[D, H, W]`."""
     full = plane[grid.slack : -grid.slack].reshape(grid.padded)
@@ -88,7 +95,8 @@ def multipliers(
     elsewhere, moves the corners of a simplex by the least that brings d to `target`.
 
     Returns:
-      One flat plane a simplex and one of the smallest determinants (1 outside), slack of 1.
+      One flat plane a simplex, and one of the smallest determinants, at most 1 and 1 outside;
+      slack of 1.
     """
     steps, smallest = [], jnp.ones((), flat[0].dtype)
     for simplex in grid.simplices:
@@ -96,8 +104,8 @@ def multipliers(
         gradients = [_cofactor(edges, i) for i in range(len(edges))]
         volume = _volume(simplex)
         d = _dot(edges[0], gradients[0]) / volume
-        base = tuple(sum(parts) for parts in zip(*gradients, strict=True))
-        norm = sum(_dot(g, g) for g in (*gradients, base)) / volume**2
+        base = tuple(total(parts) for parts in zip(*gradients, strict=True))
+        norm = total(_dot(g, g) for g in (*gradients, base)) / volume**2
         # Where all corners fall on one point there is no gradient: 1e-3 keeps the step finite.
         steps.append(jnp.where((d < below) & mask, (target - d) / (norm + 1e-3), 0))
         smallest = jnp.minimum(smallest, d)
@@ -116,7 +124,7 @@ def correction(flat: Vector, steps: list[Plane], grid: Layout) -> Vector:
       Planes `[D, H, W]`, one a component.
     """
     active = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(step)) for step in steps]) > 0
-    total = []
+    corrections = []
     for component in range(len(grid.shape)):
         # A branch is compiled apart. Without it the compiler mixes the components into one
         # computation, which stores what it should compute again and takes three times as long.
@@ -127,8 +135,8 @@ def correction(flat: Vector, steps: list[Plane], grid: Layout) -> Vector:
             flat,
             steps,
         )
-        total.append(_add_ghosts(moved.reshape(grid.padded)))
-    return tuple(total)
+        corrections.append(_add_ghosts(moved.reshape(grid.padded)))
+    return tuple(corrections)
 
 
 def neighbour_mean(flat: Vector, grid: Layout) -> Vector:
@@ -136,9 +144,14 @@ def neighbour_mean(flat: Vector, grid: Layout) -> Vector:
     size, slack = math.prod(grid.padded) + 2 * grid.slack, grid.slack
     shifts = [0, *grid.strides, *(-s for s in grid.strides)]
     return tuple(
-        interior(sum(plane[slack + s :][:size] for s in shifts) / len(shifts), grid)
+        interior(total(plane[slack + s :][:size] for s in shifts) / len(shifts), grid)
         for plane in flat
     )
+
+
+def total(planes: Iterable[Plane]) -> Plane:
+    """Return the sum of planes."""
+    return functools.reduce(operator.add, planes)
 
 
 def _simplices(ndim: int, scheme: str) -> tuple[Simplex, ...]:
@@ -161,7 +174,7 @@ def _moved(flat: Vector, steps: list[Plane], grid: Layout, component: int) -> Pl
             pulls[offset] = pulls[offset] + pull if offset in pulls else pull
     size, slack = math.prod(grid.padded), grid.slack
     # The pull on an edge moves its far end by +1 and its near end, the voxel, by -1.
-    return sum(
+    return total(
         plane[slack - grid.shift(offset) :][:size] - plane[slack:][:size]
         for offset, plane in pulls.items()
     )
@@ -189,7 +202,7 @@ def _cofactor(edges: list[Vector], i: int) -> Vector:
 
 
 def _dot(a: Vector, b: Vector) -> Plane:
-    return sum(x * y for x, y in zip(a, b, strict=True))
+    return total(x * y for x, y in zip(a, b, strict=True))
 
 
 def _repeat_border(plane: Plane) -> Plane:

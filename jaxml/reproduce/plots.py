@@ -16,7 +16,7 @@ def bars(
     chance: float,
 ) -> bytes:
     """Return horizontal bars with errors: one series a key, one bar a group, chance dotted."""
-    figure, axes = _new(8, 0.6 * len(groups) + 1.6)
+    figure, axes = new_figure(8, 0.6 * len(groups) + 1.6)
     place = np.arange(len(groups))
     height = 0.8 / len(values)
     for i, (name, heights) in enumerate(values.items()):
@@ -26,7 +26,7 @@ def bars(
     axes.set(yticks=place, yticklabels=groups, xlabel=label, xlim=(0, 1.05))
     axes.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def matrix(
@@ -40,7 +40,7 @@ def matrix(
     write: bool = True,
 ) -> bytes:
     """Return a matrix as a heat map; the numbers stand in the cells if `write`."""
-    figure, axes = _new(5.5, 4.6)
+    figure, axes = new_figure(5.5, 4.6)
     colours = "RdBu_r" if limits[0] < 0 else "Blues"
     image = axes.imshow(
         values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest"
@@ -54,7 +54,7 @@ def matrix(
             colour = "white" if value > middle else "black"
             axes.text(j, i, f"{value:g}", ha="center", va="center", color=colour)
     figure.colorbar(image)
-    return _png(figure)
+    return png(figure)
 
 
 def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
@@ -63,7 +63,7 @@ def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
     Each panel is a mapping with `title`, axis labels `x` and `y`, `lines` {label: (x, y)} and
     perhaps `bands` {label: (x, low, high)}.
     """
-    figure, all_axes = _new(4.6 * len(panels), 3.8, columns=len(panels))
+    figure, all_axes = new_figure(4.6 * len(panels), 3.8, columns=len(panels))
     for axes, panel in zip(np.atleast_1d(all_axes), panels, strict=True):
         for label, (at, values) in panel["lines"].items():
             axes.plot(at, values, marker=".", label=label)
@@ -71,24 +71,26 @@ def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
             axes.fill_between(at, low, high, alpha=0.3, label=label)
         axes.set(title=panel["title"], xlabel=panel["x"], ylabel=panel["y"])
         axes.legend(fontsize="small", frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
-def _new(width, height, columns=1):
+def new_figure(width: float, height: float, *, columns: int = 1, rows: int = 1) -> Any:
+    """Return a figure of a size in inches, and its axes."""
     # The object interface leaves the user's pyplot state and backend alone.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(rows, columns)
+
+
+def png(figure: Any) -> bytes:
+    """Return a figure as a PNG picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
 
 
 def _thinned(labels):
     """Return places and texts of the first of each run of equal labels."""
     first = [i for i, text in enumerate(labels) if i == 0 or text != labels[i - 1]]
     return first, [labels[i] for i in first]
-
-
-def _png(figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()

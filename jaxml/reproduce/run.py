@@ -10,7 +10,10 @@ from jaxml.reproduce.report import Report, write_report
 from jaxml.reproduce.stages import Stages
 
 # Method name -> module with `experiment(settings, stages, progress) -> Report`.
-EXPERIMENTS = {"speech": "jaxml.reproduce.speech"}
+EXPERIMENTS = {
+    "registration": "jaxml.reproduce.registration",
+    "speech": "jaxml.reproduce.speech",
+}
 SCALES = ("quick", "standard", "paper")
 
 

@@ -1,0 +1,104 @@
+"""The checkpoints of a training run: saved whole, the newest good one restored."""
+
+import contextlib
+import logging
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@contextlib.contextmanager
+def manager(folder: str | Path | None) -> Iterator[Any]:
+    """Open the checkpoints of a folder, None without one; yields their manager.
+
+    Raises:
+      ValueError: `folder` is a file.
+    """
+    if folder is None:
+        yield None
+        return
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder: {folder} is a file")
+    options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
+    with ocp.CheckpointManager(folder, options=options) as opened:
+        yield opened
+
+
+def save(manager: Any, settings: dict, state: tuple, step: int, history: dict) -> None:
+    """Save state and history of a step, in the background and whole or not at all."""
+    import orbax.checkpoint as ocp
+
+    params, opt_state = state
+    arrays = {"params": params, "opt_state": opt_state}
+    items = ocp.args.Composite(
+        settings=ocp.args.JsonSave(settings),
+        state=ocp.args.StandardSave(arrays),
+        history=ocp.args.StandardSave(history),
+    )
+    manager.save(step, args=items)
+
+
+def restore(manager: Any, settings: dict, state: tuple) -> tuple[tuple, int, list]:
+    """Return state, step and history of the newest checkpoint that can be read.
+
+    Raises:
+      ValueError: it is of a run with other settings, or none can be read.
+    """
+    steps = sorted(manager.all_steps(), reverse=True)
+    for i, step in enumerate(steps):
+        try:
+            found = _read(manager, step, settings, state)
+        except _OtherSettings as difference:
+            raise ValueError(
+                f"folder: {manager.directory} holds a run with other settings: {difference}; "
+                "give those, or another folder"
+            ) from None
+        # What damage raises depends on where it is.
+        except Exception as error:
+            logging.getLogger(__name__).warning(
+                "%s: damaged (%s), left out",
+                manager.directory / str(step),
+                textwrap.shorten(str(error), 100),
+            )
+            continue
+        for damaged in steps[:i]:
+            manager.delete(damaged)
+        return found
+    if steps:
+        raise ValueError(
+            f"folder: no checkpoint in {manager.directory} can be read; remove it to start anew"
+        )
+    return state, 0, []
+
+
+class _OtherSettings(Exception):
+    pass
+
+
+def _read(manager, step: int, settings, state):
+    import orbax.checkpoint as ocp
+
+    items = ocp.args.Composite(settings=ocp.args.JsonRestore())
+    saved = manager.restore(step, args=items)["settings"]
+    for name, now in settings.items():
+        before = saved[name]
+        for place in sorted({*before, *now}):
+            if before.get(place) != now.get(place):
+                raise _OtherSettings(
+                    f"{name}{place} was {before.get(place)} and is {now.get(place)}"
+                )
+    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    items = ocp.args.Composite(
+        state=ocp.args.StandardRestore({"params": like[0], "opt_state": like[1]}),
+        history=ocp.args.StandardRestore(),
+    )
+    restored = manager.restore(step, args=items)
+    history = {name: np.asarray(values) for name, values in restored["history"].items()}
+    return (restored["state"]["params"], restored["state"]["opt_state"]), step, [history]

@@ -1,0 +1,85 @@
+"""Linear sampling of an image at displaced voxels, with the derivative beside the value.
+
+Equal to `warp` in value and gradient. Registration takes the gradient with respect to the
+displacement at each step, and automatic differentiation reads the corners of each cell again
+for every component of it: here they are read once.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+Planes = tuple[Array, ...]
+
+
+@jax.custom_vjp
+def sample(image: Float[Array, "*volume"], displacement: Planes) -> Float[Array, "*volume"]:
+    """Return the image at p + u(p), linear between voxels and 0 outside of it.
+
+    Args:
+      image: `[H, W]` or `[D, H, W]`.
+      displacement: u in voxels, one plane of that shape an axis.
+    """
+    return _interpolate(image, displacement)[0]
+
+
+def _sample_forward(image, displacement):
+    value, slopes = _interpolate(image, displacement)
+    return value, (image, displacement, slopes)
+
+
+def _sample_backward(residuals, cotangent):
+    image, displacement, slopes = residuals
+    pull = jax.vjp(lambda image: _interpolate(image, displacement)[0], image)[1]
+    return *pull(cotangent), tuple(cotangent * slope for slope in slopes)
+
+
+sample.defvjp(_sample_forward, _sample_backward)
+
+
+def _interpolate(image: Array, displacement: Planes) -> tuple[Array, Planes]:
+    """Value, and derivative along each axis, of the multilinear interpolation."""
+    # Points far outside are moved to the rim of two zeros: value and derivative are 0 there.
+    padded = jnp.pad(image, 2)
+    strides = _strides(padded.shape)
+    cell, fractions = jnp.zeros(image.shape, jnp.int32), []
+    for axis, (n, stride, u) in enumerate(zip(image.shape, strides, displacement, strict=True)):
+        voxel = jax.lax.broadcasted_iota(u.dtype, image.shape, axis)
+        place = jnp.clip(voxel + 2 + u, 0, n + 3)
+        low = jnp.minimum(jnp.floor(place), n + 2)
+        fractions.append(place - low)
+        cell = cell + low.astype(jnp.int32) * stride
+    corners = _read_corners(padded.reshape(-1), cell, strides)
+
+    def interpolate(axis: int, corner: tuple[int, ...]) -> tuple[Array, Planes]:
+        if axis == image.ndim:
+            return corners[corner], ()
+        low, low_slopes = interpolate(axis + 1, (*corner, 0))
+        high, high_slopes = interpolate(axis + 1, (*corner, 1))
+        between = lambda a, b: a + fractions[axis] * (b - a)
+        return between(low, high), (high - low, *map(between, low_slopes, high_slopes))
+
+    return interpolate(0, ())
+
+
+def _read_corners(flat: Array, cell: Array, strides: list[int]) -> dict[tuple[int, ...], Array]:
+    """Image at each corner of the cells, given by the flat index of their first corner."""
+    read = lambda flat, index: flat.at[index].get(mode="promise_in_bounds")
+    # A branch is compiled apart. Without it the compiler reads the corners anew for the value
+    # and for each of its derivatives, and takes three times as long.
+    anywhere = cell.reshape(-1)[0] >= 0
+    zero = lambda flat, index: jnp.zeros(index.shape, flat.dtype)
+    corners = {}
+    for corner in itertools.product((0, 1), repeat=len(strides)):
+        shift = sum(c * s for c, s in zip(corner, strides, strict=True))
+        corners[corner] = jax.lax.cond(anywhere, read, zero, flat, cell + shift)
+    return corners
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    strides = [1]
+    for n in reversed(shape[1:]):
+        strides.insert(0, strides[0] * n)
+    return strides

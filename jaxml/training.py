@@ -1,0 +1,320 @@
+"""The one training loop: optax steps in scanned chunks, with checkpoints to continue from."""
+
+import contextlib
+import dataclasses
+import functools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, ArrayLike, Int, Key, PyTree
+
+from jaxml import checkpoints
+
+Loss = Callable[[Any, Any, Array], tuple[Any, dict[str, Any]]]
+Progress = Callable[[int, float, float], None]
+
+# Folded into the key for the order of rows: no step has this number.
+_ORDER = np.uint32(2**32 - 1)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "opt_state", "step", "history"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Result of `fit`.
+
+    Attributes:
+      params: as given, trained.
+      opt_state: state of the optimizer.
+      step: steps done.
+      history: "loss" and the metrics at every step from the first, numpy arrays `[step]`.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    step: Any
+    history: dict[str, Any]
+
+
+def fit(
+    key: Key[Array, ""],
+    loss: Loss,
+    params: PyTree,
+    data: PyTree,
+    *,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    chunk: int = 100,
+    batch_size: int | None = None,
+    folder: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Minimise a loss by `steps` steps of an optimizer, from where `folder` has got to.
+
+    A chunk of steps is one compiled `lax.scan`, and a shorter last chunk a second one; on a CPU
+    a step is one compiled call. What is compiled is kept for calls with the same `loss` and
+    `optimizer` objects.
+
+    With `folder`, parameters, optimizer state and history are saved after every chunk, in the
+    background and whole or not at all; the last two checkpoints stay. A call with the same
+    arguments goes on from the newest one and ends with the same bits (on one kind of machine)
+    as an unbroken run; more `steps` than before train on. A damaged checkpoint is left out
+    with a warning for the one before. On SIGTERM in the main thread the chunk is finished and
+    saved, and then the process ends as it would have.
+
+    Args:
+      key: step i gets `jax.random.fold_in(key, i)`.
+      loss: pure function of parameters, data (or the batch) and the key of the step, to the
+        scalar loss and a dict of scalar metrics. Its arrays come as arguments: an array it
+        captures is a constant that XLA may spend minutes on.
+      params: pytree of arrays; not consumed.
+      data: pytree of arrays, handed to the loss whole unless `batch_size` is given.
+      optimizer: of optax.
+      steps: number to reach, those of earlier calls included.
+      chunk: steps between checkpoints.
+      batch_size: hand the loss this many rows of every array of `data`, then `[rows, ...]`,
+        chosen by `batch_indices`.
+      folder: of the checkpoints of this run alone.
+      progress: called after every chunk with the steps done, the last loss and the steps a
+        second of that chunk (the first one compiles), such as what `progress_bar` yields.
+
+    Raises:
+      ValueError: a number is below 1, the loss does not return a scalar and a dict of scalars,
+        rows of `data` disagree or are fewer than `batch_size`, or `folder` holds a run with
+        another key, optimizer state, shapes, batch size or metrics, one that is beyond `steps`,
+        or no checkpoint that can be read. Values of `data` and of the optimizer's settings
+        are not compared.
+      FloatingPointError: the loss or the parameters are not finite; the message names the
+        step, and the checkpoints before it stay.
+    """
+    _check_numbers(steps=steps, chunk=chunk, batch_size=batch_size)
+    own = lambda tree: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+    state = own((params, optimizer.init(params)))
+    metrics = _check_loss(loss, key, state[0], data, batch_size)
+    settings = {
+        "key": {"": str(jax.random.key_data(key).tolist())},
+        "batch_size": {"": str(batch_size)},
+        "metrics": {name: "" for name in metrics},
+        "params": _describe(state[0]),
+        "optimizer": _describe(state[1]),
+        "data": _describe(data),
+    }
+    step, parts = 0, []
+    with _sigterm_after(folder is not None) as stop_asked, checkpoints.manager(folder) as manager:
+        if manager is not None:
+            state, step, parts = checkpoints.restore(manager, settings, state)
+        if step > steps:
+            raise ValueError(f"steps={steps}: {folder} holds a run that has done {step}")
+        while step < steps and not stop_asked():
+            began, end = time.perf_counter(), min(steps, step - step % chunk + chunk)
+            state, part, finite = _run_chunk(
+                state,
+                key,
+                data,
+                step,
+                loss=loss,
+                optimizer=optimizer,
+                batch_size=batch_size,
+                length=end - step,
+            )
+            _check_finite(part["loss"], bool(finite), step, folder)
+            rate = (end - step) / (time.perf_counter() - began)
+            step = end
+            parts.append(part)
+            if manager is not None:
+                checkpoints.save(manager, settings, state, step, _join(parts))
+            if progress is not None:
+                progress(step, float(part["loss"][-1]), rate)
+    if step < steps:
+        # A handler of the caller's own took the signal and returned.
+        raise SystemExit(128 + signal.SIGTERM)
+    params, opt_state = state
+    return Trained(params, opt_state, step, _join(parts))
+
+
+def batch_indices(
+    key: Key[Array, ""], step: Int[ArrayLike, ""], rows: int, batch_size: int
+) -> Int[Array, " batch"]:
+    """Return the rows of one batch, drawn without replacement from epoch to epoch.
+
+    Each epoch is a new permutation of all rows, and the batches are cut from the epochs laid
+    end to end: every row comes exactly once an epoch, none is dropped or repeated to fill a
+    batch. Where `batch_size` does not divide `rows`, a batch may hold the end of one epoch and
+    the start of the next, and then may hold a row twice.
+
+    Args:
+      key: the same for all steps.
+      step: number of the batch, from 0; may be traced.
+      rows: number of rows.
+      batch_size: rows in a batch, at most `rows`.
+
+    Returns:
+      Row numbers `[batch]`, int32.
+
+    Raises:
+      ValueError: `batch_size` is not in 1 to `rows`, or their product is 2^32 or more.
+    """
+    if not 1 <= batch_size <= rows:
+        raise ValueError(f"batch_size={batch_size}: accepted is 1 to rows={rows}")
+    if rows * batch_size >= 2**32:
+        raise ValueError(f"rows={rows}, batch_size={batch_size}: their product must be below 2^32")
+    # Batch `step` starts at place step * batch_size, which itself could overflow.
+    step, rows_, size = (jnp.asarray(n).astype(jnp.uint32) for n in (step, rows, batch_size))
+    within = step % rows_ * size
+    epoch, start = step // rows_ * size + within // rows_, within % rows_
+    order = lambda epoch: jax.random.permutation(
+        jax.random.fold_in(key, epoch), jnp.arange(rows, dtype=jnp.int32)
+    )
+    first = order(epoch)
+    crosses = start > jnp.uint32(rows - batch_size)
+    second = lax.cond(crosses, lambda: order(epoch + jnp.uint32(1)), lambda: first)
+    place = start.astype(jnp.int32) + jnp.arange(batch_size, dtype=jnp.int32)
+    inside = place < rows
+    place = jnp.where(inside, place, place - rows)
+    return jnp.where(inside, first[place], second[place])
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, steps: int) -> Iterator[Progress]:
+    """Show a bar with loss and rate in the terminal; yields the `progress` of `fit`.
+
+    Args:
+      title: text before the bar.
+      steps: number the bar ends at.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    text = TextColumn("loss {task.fields[loss]:.4g}  {task.fields[rate]:.3g} steps/s")
+    columns = "{task.description}", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn()
+    with Progress(*columns) as bar:
+        task = bar.add_task(title, total=steps, loss=float("nan"), rate=0.0)
+        yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
+
+
+def _run_chunk(state, key, data, start, *, length, **settings):
+    """Return the state after `length` steps, their history, and whether all is finite."""
+    # XLA's CPU backend runs a convolution in the body of a loop up to eighty times slower than
+    # outside of one (jax issue 12868), so that there every step is a call of its own.
+    alone = jax.default_backend() == "cpu"
+    finite, parts = True, []
+    for first in range(0, length, 1 if alone else length):
+        count = 1 if alone else length
+        place = jnp.asarray(start + first, jnp.int32)
+        state, part, finite = _run_steps(state, key, data, place, length=count, **settings)
+        parts.append(part)
+    return state, jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts), finite
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("loss", "optimizer", "batch_size", "length"),
+    donate_argnames="state",
+)
+def _run_steps(state, key, data, start, *, loss, optimizer, batch_size, length):
+    def one_step(state, i):
+        params, opt_state = state
+        batch = _batch(key, i, data, batch_size)
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, metrics), slope = gradient(params, batch, jax.random.fold_in(key, i))
+        # Optimizers of optax are not written for strict promotion, which the loss may be under.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(slope, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), {"loss": value, **metrics}
+
+    if length == 1:
+        state, history = one_step(state, start)
+        history = jax.tree.map(lambda value: value[None], history)
+    else:
+        numbers = start + jnp.arange(length, dtype=start.dtype)
+        state, history = lax.scan(one_step, state, numbers)
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state[0])]
+    return state, history, jnp.all(jnp.stack(finite))
+
+
+def _batch(key, step, data, batch_size):
+    if batch_size is None:
+        return data
+    rows = jax.tree.leaves(data)[0].shape[0]
+    index = batch_indices(jax.random.fold_in(key, _ORDER), step, rows, batch_size)
+    return jax.tree.map(lambda leaf: leaf[index], data)
+
+
+def _join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name}={number}: accepted is 1 or more")
+
+
+def _check_loss(loss, key, params, data, batch_size) -> list[str]:
+    """Return the names of the metrics."""
+    if batch_size is not None:
+        counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(data)}
+        if len(counts) != 1 or min(counts) < batch_size:
+            raise ValueError(f"batch_size={batch_size}: arrays of data have {sorted(counts)} rows")
+    call = lambda params, data: loss(params, _batch(key, 0, data, batch_size), key)
+    result = jax.eval_shape(call, params, data)
+    scalar = lambda x: hasattr(x, "shape") and x.shape == ()
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise ValueError(f"loss: returns {result}; accepted is (scalar, dict of scalars)")
+    for name, value in {**result[1], "the loss": result[0]}.items():
+        if not scalar(value):
+            raise ValueError(f"loss: {name} is {value}; accepted are scalars")
+    if "loss" in result[1]:
+        raise ValueError("loss: a metric is called 'loss', which is the name of the loss itself")
+    return sorted(result[1])
+
+
+def _check_finite(losses, finite: bool, start: int, folder) -> None:
+    wrong = ~np.isfinite(losses)
+    kept = f"; {folder} holds the run up to step {start}" if folder is not None and start else ""
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise FloatingPointError(f"loss is {losses[i]} at step {start + i}{kept}")
+    if not finite:
+        last = start + len(losses) - 1
+        raise FloatingPointError(f"parameters are not finite after step {last}{kept}")
+
+
+def _describe(tree: PyTree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+@contextlib.contextmanager
+def _sigterm_after(wanted: bool):
+    """Hold SIGTERM back until the end; yields a function that tells whether it came."""
+    previous = signal.getsignal(signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread()
+    if not (wanted and main) or previous in (signal.SIG_IGN, None):
+        yield lambda: False
+        return
+    came = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if came.is_set():
+            signal.raise_signal(signal.SIGTERM)

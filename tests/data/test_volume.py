@@ -1,0 +1,118 @@
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxml.data import DataError
+from jaxml.data.volume import Volume, load_volume, nifti_bytes, resample_to
+
+SHAPE = (7, 8, 9)
+# Left-posterior-superior axes, voxels of 2, 3 and 4 mm, somewhere in the scanner.
+LPS = np.array([[-2.0, 0, 0, 40], [0, -3, 0, 30], [0, 0, 4, -20], [0, 0, 0, 1]])
+
+
+def world(affine, shape):
+    """Return the world position `[*volume, 3]` of every voxel."""
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    return index @ affine[:3, :3].T + affine[:3, 3]
+
+
+def ramp(affine, shape):
+    """Return a volume that is linear in world positions, and so known on any grid."""
+    return world(affine, shape) @ np.array([0.5, -0.25, 0.125]) + 3
+
+
+def save(path, data, affine):
+    nibabel.save(nibabel.Nifti1Image(np.asarray(data, np.float32), affine), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
+def test_nifti_is_turned_to_ras_and_every_voxel_stays_in_place(tmp_path, name):
+    volume = load_volume(save(tmp_path / name, ramp(LPS, SHAPE), LPS))
+    assert "".join(nibabel.aff2axcodes(volume.affine)) == "RAS"
+    assert "LPS" in volume.note
+    assert volume.data.dtype == np.float32
+    np.testing.assert_allclose(volume.data, ramp(volume.affine, SHAPE), rtol=1e-6)
+    np.testing.assert_allclose(volume.spacing, (2, 3, 4))
+
+
+def test_resampling_keeps_world_positions(tmp_path):
+    volume = load_volume(save(tmp_path / "a.nii", ramp(LPS, SHAPE), LPS))
+    inside = np.diag([1.0, 1.5, 2.0, 1.0])
+    inside[:3, 3] = volume.affine[:3, 3] + 1
+    grid = Volume(np.zeros((8, 9, 10), np.float32), inside)
+    found = resample_to(volume, grid)
+    np.testing.assert_allclose(found.data, ramp(inside, (8, 9, 10)), rtol=1e-5)
+    assert "resampled" in found.note and "8 x 9 x 10" in found.note
+    assert resample_to(volume, volume) is volume
+
+
+def test_resampling_without_an_affine_needs_one_shape():
+    volume, other = (Volume(np.zeros(s, np.float32), None) for s in ((5, 6), (5, 7)))
+    assert resample_to(volume, volume) is volume
+    with pytest.raises(DataError, match="without affines"):
+        resample_to(volume, other)
+    with pytest.raises(DataError, match="axes"):
+        resample_to(volume, Volume(np.zeros(SHAPE, np.float32), None))
+
+
+def test_arrays_and_pictures(tmp_path):
+    image = np.arange(20, dtype=np.uint8).reshape(4, 5) * 10
+    np.save(tmp_path / "a.npy", image)
+    np.savez(tmp_path / "b.npz", image)
+    np.savez(tmp_path / "c.npz", vol=image, seg=image)
+    Image.fromarray(image).save(tmp_path / "d.png")
+    Image.fromarray(np.stack([image] * 3, axis=-1)).save(tmp_path / "e.png")
+    for name in ("a.npy", "b.npz", "c.npz", "d.png", "e.png"):
+        volume = load_volume(tmp_path / name)
+        np.testing.assert_array_equal(volume.data, image)
+        assert volume.affine is None and volume.spacing == (1.0, 1.0)
+
+
+def test_fields_are_written_as_vectors(tmp_path):
+    field = np.random.default_rng(0).normal(size=(*SHAPE, 3)).astype(np.float32)
+    (tmp_path / "u.nii.gz").write_bytes(nifti_bytes(field, LPS))
+    image = nibabel.load(tmp_path / "u.nii.gz")
+    assert image.header.get_intent()[0] == "vector"
+    assert image.shape == (*SHAPE[:3], 1, 3)
+    np.testing.assert_array_equal(np.asarray(image.dataobj)[:, :, :, 0], field)
+    np.testing.assert_allclose(image.affine, LPS)
+
+
+def write_bad(folder):
+    whole = save(folder / "whole.nii.gz", np.random.default_rng(0).normal(size=SHAPE), LPS)
+    (folder / "cut.nii.gz").write_bytes(whole.read_bytes()[:300])
+    (folder / "text.nii").write_text("no volume")
+    save(folder / "nan.nii", np.full(SHAPE, np.nan), LPS)
+    save(folder / "series.nii", np.zeros((*SHAPE, 2)), LPS)
+    np.savez(folder / "two.npz", a=np.zeros((4, 4)), b=np.zeros((4, 4)))
+    np.save(folder / "thin.npy", np.zeros((2, 9)))
+    np.save(folder / "complex.npy", np.zeros((4, 4), complex))
+    (folder / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n none")
+    (folder / "picture.jpg").write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.nii", "no such file"),
+        ("cut.nii.gz", "not readable as NIfTI"),
+        ("text.nii", "not readable as NIfTI"),
+        ("nan.nii", "NaN"),
+        ("series.nii", "shape"),
+        ("two.npz", "arrays a, b"),
+        ("thin.npy", "3 voxels or more"),
+        ("complex.npy", "real numbers"),
+        ("broken.npz", "not readable by numpy"),
+        ("broken.png", "not readable as png"),
+        ("picture.jpg", "unknown suffix"),
+        ("", "not a file"),
+    ],
+)
+def test_bad_file_is_named(tmp_path, name, message):
+    write_bad(tmp_path)
+    with pytest.raises(DataError, match=message) as raised:
+        load_volume(tmp_path / name)
+    assert str(tmp_path / name) in str(raised.value)
