@@ -135,9 +135,8 @@ def _layer_table(shape: Shape, settings: Settings) -> Iterator[str]:
                 first[call] = f"{contenders[call]()[0]:.1f}"
         times, values = _interleave(contenders, settings)
     peaks = {call: _peak(call, u) for call in calls}
-    yield (
-        f"\n## {' x '.join(map(str, shape))}, {folds:,} folds ({100 * folds / u[..., 0].size:.2f}%)\n"
-    )
+    size = " x ".join(map(str, shape))
+    yield f"\n## {size}, {folds:,} folds ({100 * folds / u[..., 0].size:.2f}%)\n"
     yield (
         "| | ms | median | runs | PyTorch / this | peak, MB | of PyTorch's | difference | "
         "first call, s |"

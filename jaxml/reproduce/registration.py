@@ -85,7 +85,8 @@ def _two_images(pair: BrainPair, seed: int) -> BrainPair:
     if pair.two_subjects:
         return pair
     shape = pair.b.shape
-    coarse = jax.random.normal(jax.random.key(seed), (*(max(4, n // 16) for n in shape), 3))
+    size = (*(max(4, n // 16) for n in shape), 3)
+    coarse = jax.random.normal(jax.random.key(seed), size, jnp.float32)
     u = 3.5 * jax.image.resize(coarse, (*shape, 3), "cubic")
     warp = lambda image, order: np.asarray(registration.warp(jnp.asarray(image), u, order=order))
     labels = warp(pair.b_labels.astype(np.float32), 0).astype(np.int32)
@@ -97,7 +98,7 @@ def _registered(pair: BrainPair, steps: int) -> Arrays:
     """Return the measures of `register` without and with each projection."""
     a, b = jnp.asarray(pair.a), jnp.asarray(pair.b)
     measure = functools.partial(_measure, pair.a_labels, pair.b_labels, pair.labels, a, b)
-    rows = {"before": measure(jnp.zeros((*a.shape, 3)), seconds=0.0)}
+    rows = {"before": measure(jnp.zeros((*a.shape, 3), a.dtype), seconds=0.0)}
     free, seconds = _timed(lambda: registration.register(a, b, steps=steps).displacement)
     rows["register"] = measure(free, seconds=seconds)
     layered, seconds = _timed(lambda: _layer(free))
@@ -135,7 +136,7 @@ def _after_voxelmorph(pair: BrainPair, weights) -> Arrays:
     # The published direction of these weights: a is moved onto b.
     fixed, moving = jnp.asarray(pair.b), jnp.asarray(pair.a)
     measure = functools.partial(_measure, pair.b_labels, pair.a_labels, pair.labels, fixed, moving)
-    rows = {"before": measure(jnp.zeros((*fixed.shape, 3)), seconds=0.0)}
+    rows = {"before": measure(jnp.zeros((*fixed.shape, 3), fixed.dtype), seconds=0.0)}
     params = load_voxelmorph(weights)
     u, seconds = _timed(lambda: jax.jit(UNet().apply)(params, fixed, moving))
     rows["VoxelMorph"] = measure(u, seconds=seconds)
