@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
@@ -21,8 +22,6 @@ Projection = Literal["layer", "fold_free"]
 
 # The coarsest image keeps this many voxels along its shortest axis, unless `levels` is given.
 _COARSEST = 16
-# Adam: decay of the mean gradient and of its mean square, and the floor of its root.
-_MEAN, _SQUARE, _FLOOR = 0.9, 0.999, 1e-8
 
 
 @functools.partial(
@@ -137,27 +136,23 @@ def _level(
             planes = _planes(reconstruction.displacement)
         return similarity(fixed, sample(moving, planes)) + regularity * _roughness(planes) + penalty
 
-    def step(state, i):
-        planes, mean, square = state
-        loss, gradient = jax.value_and_grad(loss_of)(planes)
-        # Adam on a variable whose smoothed copy is added to the field: the smoothing is
-        # self-adjoint, so that it takes the gradient to the variable and the step back.
-        gradient = jax.tree.map(_smooth, gradient)
-        mean = jax.tree.map(lambda m, g: _MEAN * m + (1 - _MEAN) * g, mean, gradient)
-        square = jax.tree.map(lambda s, g: _SQUARE * s + (1 - _SQUARE) * g * g, square, gradient)
-        length = rate * (1 + jnp.cos(jnp.pi * i / steps)) / 2
-        mean_bias, square_bias = 1 - _MEAN ** (i + 1), 1 - _SQUARE ** (i + 1)
-        change = jax.tree.map(
-            lambda m, s: -length * (m / mean_bias) / (jnp.sqrt(s / square_bias) + _FLOOR),
-            mean,
-            square,
-        )
-        planes = jax.tree.map(lambda p, c: p + _smooth(c), planes, change)
-        return (planes, mean, square), loss
+    adam = optax.scale_by_adam()
 
-    zero = jax.tree.map(jnp.zeros_like, start)
+    def step(state, i):
+        planes, moments = state
+        loss, gradient = jax.value_and_grad(loss_of)(planes)
+        # The variable is the field before a smoothing. That is self-adjoint: it takes the
+        # gradient to the variable, and the step of the variable back to the field.
+        gradient = jax.tree.map(_smooth, gradient)
+        # optax is not written for strict promotion, which the caller may have switched on.
+        with jax.numpy_dtype_promotion("standard"):
+            direction, moments = adam.update(gradient, moments)
+        length = rate * (1 + jnp.cos(jnp.pi * i / steps)) / 2
+        planes = jax.tree.map(lambda p, d: p - length * _smooth(d), planes, direction)
+        return (planes, moments), loss
+
     times = jnp.arange(steps, dtype=fixed.dtype)
-    (planes, _, _), losses = jax.lax.scan(step, (start, zero, zero), times)
+    (planes, _), losses = jax.lax.scan(step, (start, adam.init(start)), times)
     if projection == "fold_free":
         planes = _planes(fold_free(jnp.stack(planes, axis=-1)).displacement)
     return planes, losses
