@@ -13,3 +13,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 def unchecked(monkeypatch):
     """Call as a user does, without beartype in front: the library's own errors are seen."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+@pytest.fixture(autouse=True)
+def _no_compilation_cache(monkeypatch):
+    """The command line's cache is a setting of the process, and would reach all later tests."""
+    monkeypatch.setattr("jaxml.cli._use_compilation_cache", lambda: None)

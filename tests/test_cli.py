@@ -10,11 +10,6 @@ import soundfile
 from jaxml.cli import main
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def _noise(samples=2048, seed=0):
     return np.random.default_rng(seed).normal(size=samples)
 

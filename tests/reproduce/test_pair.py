@@ -4,16 +4,10 @@ import json
 
 import nibabel
 import numpy as np
-import pytest
 from PIL import Image
 
 from jaxml.cli import main
 from jaxml.data import load_volume
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def blob(shape, centre, radius):
