@@ -22,6 +22,10 @@ Projection = Literal["layer", "fold_free"]
 
 # The coarsest image keeps this many voxels along its shortest axis, unless `levels` is given.
 _COARSEST = 16
+# Steps a level by default, and the number of levels, coarse first, that take all of them: on
+# real brains of 1 mm, 100 steps on the finest level folded 2.5% of the voxels, which cost the
+# projection .04 of the overlap of labels; 10 steps reach the same overlap with a third of them.
+_STEPS, _LONG_LEVELS = 100, 3
 
 
 @functools.partial(
@@ -51,7 +55,7 @@ def register(
     moving: Float[Array, "*volume"],
     *,
     levels: int | None = None,
-    steps: int | tuple[int, ...] = 100,
+    steps: int | tuple[int, ...] | None = None,
     similarity: Similarity = ncc,
     regularity: float = 0.5,
     learning_rate: float = 0.1,
@@ -74,7 +78,9 @@ def register(
       fixed: image `[H, W]` or `[D, H, W]`, intensities of about 0 to 1.
       moving: image of the same shape, aligned by an affine map.
       levels: number of resolutions; as many as leave 16 voxels or more an axis by default.
-      steps: steps a level, or one number for each level, coarse first.
+      steps: steps a level, or one number for each level, coarse first. By default 100 on the
+        three coarsest levels and 10 on finer ones: fields are rough and hard to unfold where
+        voxels much smaller than the structures are fitted for long.
       similarity: loss of (fixed, moved) to be minimised.
       regularity: weight of the roughness of the field; smaller fits closer and folds more.
       learning_rate: length of the first steps of each level in voxels of that level.
@@ -89,9 +95,7 @@ def register(
     """
     _check_images(fixed, moving)
     levels = _check_levels(fixed.shape, levels)
-    counts = (steps,) * levels if isinstance(steps, int) else tuple(steps)
-    if len(counts) != levels or min(counts) < 1:
-        raise ValueError(f"steps={steps}: accepted are numbers from 1, for {levels} levels")
+    counts = _check_steps(steps, levels)
     if projection not in (None, *get_args(Projection)):
         accepted = ", ".join(get_args(Projection))
         raise ValueError(f"projection={projection!r}: accepted are None, {accepted}")
@@ -231,3 +235,13 @@ def _check_levels(shape: tuple[int, ...], levels: int | None) -> int:
     if not 1 <= levels <= most(4):
         raise ValueError(f"levels={levels}: accepted is 1 to {most(4)} for shape {shape}")
     return levels
+
+
+def _check_steps(steps: int | tuple[int, ...] | None, levels: int) -> tuple[int, ...]:
+    """Number of steps of each level, coarse first."""
+    if steps is None:
+        return tuple(_STEPS if level < _LONG_LEVELS else _STEPS // 10 for level in range(levels))
+    counts = (steps,) * levels if isinstance(steps, int) else tuple(steps)
+    if len(counts) != levels or min(counts) < 1:
+        raise ValueError(f"steps={steps}: accepted are numbers from 1, for {levels} levels")
+    return counts
