@@ -75,7 +75,7 @@ def _geometric_moments(f2, valid, scale_of_tile, scales, q, step):
     multiples = np.round(np.asarray(q) / step).astype(int)
     signs = (-1, 1)
     reference = jnp.stack([_extreme(f2, valid, scale_of_tile, scales, s) for s in signs])
-    powers = int(np.abs(multiples).max())
+    powers = max(1, int(np.abs(multiples).max()))
     slope = jnp.asarray(signs, f2.dtype)[:, None, None] * (step / 2)
 
     def power_sums(f2, valid, reference):
@@ -91,23 +91,26 @@ def _geometric_moments(f2, valid, scale_of_tile, scales, q, step):
             return power, (_row_sums(power), _row_sums(power * delta))
 
         start = jnp.broadcast_to(valid, delta.shape).astype(f2.dtype)
-        firsts = (_row_sums(start), _row_sums(delta))
-        _, rest = lax.scan(raise_power, start, None, length=powers)
-        return [jnp.concatenate([f[None], r]) for f, r in zip(firsts, rest, strict=True)]
+        _, (total, weighted) = lax.scan(raise_power, start, None, length=powers)
+        return _row_sums(start), _row_sums(delta), total, weighted
 
-    total, weighted = (
+    # Power 0 stays apart: whoever wants ln F alone then needs no other weighted sum, and the
+    # compiler leaves them out.
+    count, weighted_0, total, weighted = (
         _by_scale(sums, scale_of_tile, scales)
         for sums in _in_chunks(power_sums, f2, valid, reference[:, scale_of_tile])
     )
-    log_mean = jnp.log(_filled(total) / _filled(total[0]))
+    half_reference = jnp.log(reference) / 2
+    log_mean = jnp.log(_filled(total) / _filled(count))
     tilt = weighted / _filled(total) / 2
+    mean_log = (half_reference + weighted_0 / _filled(count) / 2)[0]
 
-    side, power = (multiples > 0).astype(int), np.abs(multiples)
-    half_reference = jnp.log(reference)[side] / 2
-    a = half_reference + tilt[power, side]
+    side, power = (multiples > 0).astype(int), np.maximum(np.abs(multiples) - 1, 0)
+    at_zero = (multiples == 0)[:, None]
     order = jnp.asarray(np.where(multiples == 0, 1, q), f2.dtype)[:, None]
-    log_f = half_reference + log_mean[power, side] / order
-    return jnp.where((multiples == 0)[:, None], a, log_f), a
+    log_f = half_reference[side] + log_mean[power, side] / order
+    a = half_reference[side] + tilt[power, side]
+    return jnp.where(at_zero, mean_log, log_f), jnp.where(at_zero, mean_log, a)
 
 
 def _exponential_moments(f2, valid, scale_of_tile, scales, order):
