@@ -15,6 +15,13 @@ def unchecked(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _free_compiled_programs():
+    """Each compiled program maps memory; a suite of them exceeds what a process may map."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _no_compilation_cache(monkeypatch):
     """The command line's cache is a setting of the process, and would reach all later tests."""
