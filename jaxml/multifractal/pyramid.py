@@ -24,7 +24,8 @@ from jaxtyping import Array, Float
 
 
 def pyramid_products(
-    rows: Sequence[tuple[Float[Array, "channel _"], int]],
+    series: Float[Array, "direction channel time"],
+    bases: Sequence[int],
     octaves: int,
     order: int,
     pairs: Sequence[tuple[int, int]],
@@ -32,33 +33,38 @@ def pyramid_products(
     """Return sum(residual_i * residual_j) of every segment, one array an octave.
 
     Args:
-      rows: series `[channel, time]` (one direction of time) and base b of each row.
-      octaves: the scales of a row are b 2**k for k = 0..octaves.
+      series: `[direction, channel, time]`; the directions of time are analysed apart.
+      bases: b of each family of scales b 2**k, k = 0..octaves.
+      octaves: number of doublings.
       order: degree m of the polynomial trend of the profile.
       pairs: channels (i, j) whose residuals are multiplied; (i, i) is the energy.
 
     Returns:
-      For k = 0..octaves the products at scales b 2**k, `[pair, row, 2**(octaves-k), blocks]`;
-      the segments' places in time are `segment_index(octaves - k, blocks)`. Segments that are
-      not whole, beyond the end of a series, hold anything.
+      For k = 0..octaves the products at scales b 2**k, `[pair, row, 2**(octaves-k), blocks]`,
+      a row for every direction of the first base, then of the next; the segments' places in
+      time are `segment_index(octaves - k, blocks)`. Segments that are not whole, beyond the
+      end of a series, hold anything.
 
     Source: fluctuation function of Kantelhardt et al. 2002 (Physica A 316:87), steps 1-3.
     """
-    longest = max(-(-(x.shape[-1] // base) // (1 << octaves)) for x, base in rows)
-    states = [_base_state(x, base, longest << octaves, order, pairs) for x, base in rows]
+    longest = max(-(-(series.shape[-1] // base) // (1 << octaves)) for base in bases)
+    states = [_base_state(series, base, longest << octaves, order, pairs) for base in bases]
     # Blocks stand in bit-reversed order, so that the two halves of every merge are contiguous
     # reads; neighbours in time would be strided ones.
     index = segment_index(octaves, longest)
     c, product, total = (
-        jnp.stack(parts, axis=-2)[..., index] for parts in zip(*states, strict=True)
+        jnp.concatenate(parts, axis=-2)[..., index] for parts in zip(*states, strict=True)
     )
     levels = [product]
+    rows = np.repeat(bases, len(series))
     for k in range(octaves):
-        lengths = [base << k for _, base in rows]
+        lengths = [int(base) << k for base in rows]
         constants = np.stack([_merge_matrix(length, order) for length in lengths], axis=-1)
         merge = jnp.asarray(constants, product.dtype)[..., None, None]
         root = jnp.asarray(np.sqrt(lengths), product.dtype)[:, None, None]
-        c, product, total = _merge(c, product, total, merge, root, order, pairs)
+        merged = _merge(c, product, total, merge, root, order, pairs)
+        # Else compilers work out a level anew for each of its uses.
+        c, product, total = lax.optimization_barrier(merged)
         levels.append(product)
     return levels
 
@@ -71,22 +77,23 @@ def segment_index(octaves: int, blocks: int) -> np.ndarray:
     return reversed_bits[:, None] + (np.arange(blocks) << octaves)
 
 
-def _base_state(x, base, count, order, pairs):
-    """Return c [m+1, channel, count], products [pair, count] and sums [channel, count]."""
-    whole = x.shape[-1] // base
-    blocks = x[:, : whole * base].reshape(-1, whole, base)
-    matrix = jnp.asarray(_base_matrix(base, order), x.dtype)
+def _base_state(series, base, count, order, pairs):
+    """Return c [m+1, channel, direction, count], products [pair, direction, count] and sums
+    [channel, direction, count] of the blocks of `base` samples.
+    """
+    whole = series.shape[-1] // base
+    blocks = series[..., : whole * base].reshape(*series.shape[:-1], whole, base)
+    matrix = _base_matrix(base, order)
     # HIGHEST: the tensor cores' short mantissas would spoil the small residuals.
     multiply = functools.partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-    fit = multiply(blocks, matrix)
-    # Sums as products: compilers add the numbers of a row one by one.
-    residual = np.ones(matrix.shape[1])
-    residual[[*range(order + 1), -1]] = 0
-    residual = jnp.asarray(residual, x.dtype)
-    product = jnp.stack([multiply(fit[i] * fit[j], residual) for i, j in pairs])
-    state = jnp.moveaxis(fit[..., : order + 1], -1, 0), product, fit[..., -1]
+    # Two products: what is kept as it is, and what is squared and summed at once.
+    kept = [*range(order + 1), -1]
+    fit = multiply(blocks, jnp.asarray(matrix[:, kept], series.dtype))
+    residual = multiply(blocks, jnp.asarray(matrix[:, order + 1 : -1], series.dtype))
+    product = jnp.stack([jnp.sum(residual[:, i] * residual[:, j], axis=-1) for i, j in pairs])
+    fit = jnp.transpose(fit, (3, 1, 0, 2))
     pad = lambda a: jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, count - whole)])
-    return tuple(pad(a) for a in state)
+    return pad(fit[: order + 1]), pad(product), pad(fit[-1])
 
 
 def _merge(c, product, total, merge, root, order, pairs):

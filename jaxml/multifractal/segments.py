@@ -58,10 +58,11 @@ def segment_products(
     row_scales = [[s] * len(directions) for s in direct]
     if doublings:
         octaves = max(max(ks) for ks in doublings.values())
-        rows = [(direction, base) for base in doublings for direction in directions]
-        for k, level in enumerate(pyramid_products(rows, octaves, order, pairs)):
-            asked = [k in doublings[base] for _, base in rows]
-            sizes = [base << k for _, base in rows]
+        rows = [base for base in doublings for _ in directions]
+        both = jnp.stack(directions)
+        for k, level in enumerate(pyramid_products(both, [*doublings], octaves, order, pairs)):
+            asked = [k in doublings[base] for base in rows]
+            sizes = [base << k for base in rows]
             if any(asked):
                 sizes = np.asarray(sizes)[asked]
                 level = level if all(asked) else level[:, np.flatnonzero(asked)]

@@ -23,19 +23,21 @@ def test_products_of_every_octave_equal_explicit_residuals(order):
 
     @jax.jit
     def products(series):
-        return pyramid_products([(series, b) for b in bases], octaves, order, pairs)
+        return pyramid_products(series, bases, octaves, order, pairs)
 
-    for k, level in enumerate(products(jnp.asarray(series))):
-        assert level.shape[:2] == (len(pairs), len(bases))
+    both = np.stack([series, series[:, ::-1]])
+    for k, level in enumerate(products(jnp.asarray(both))):
+        assert level.shape[:2] == (len(pairs), 2 * len(bases))
         index = segment_index(octaves - k, level.shape[-1])
         for row, base in enumerate(bases):
             s = base << k
             count = series.shape[1] // s
             found = np.zeros((len(pairs), index.size))
-            found[:, index.ravel()] = level[:, row].reshape(len(pairs), -1)
-            left = [reference.residuals(x, s, order)[:count] for x in series]
-            expected = [(left[i] * left[j]).sum(axis=1) for i, j in pairs]
-            np.testing.assert_allclose(found[:, :count], expected, rtol=1e-11, atol=1e-11)
+            for direction, channels in enumerate(both):
+                found[:, index.ravel()] = level[:, 2 * row + direction].reshape(len(pairs), -1)
+                left = [reference.residuals(x, s, order)[:count] for x in channels]
+                expected = [(left[i] * left[j]).sum(axis=1) for i, j in pairs]
+                np.testing.assert_allclose(found[:, :count], expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("octaves", [0, 1, 2, 5])
@@ -65,7 +67,7 @@ def test_merge_matrix_maps_polynomials_of_halves_to_those_of_the_whole(length, o
 
 def test_float32_error_does_not_grow_with_the_scale():
     x = np.random.default_rng(0).normal(size=2**17).astype(np.float32)
-    run = jax.jit(lambda x: pyramid_products([(x[None], 16)], 13, 1, [(0, 0)]))
+    run = jax.jit(lambda x: pyramid_products(x[None, None], [16], 13, 1, [(0, 0)]))
     for k, level in enumerate(run(jnp.asarray(x))):
         count = level.shape[-2] * level.shape[-1]
         expected = (reference.residuals(x, 16 << k, 1)[:count] ** 2).sum(axis=1)
