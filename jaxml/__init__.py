@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxml import backdoor as backdoor
+    from jaxml import bilevel as bilevel
     from jaxml import models as models
     from jaxml import multifractal as multifractal
     from jaxml import registration as registration
@@ -15,7 +17,16 @@ if TYPE_CHECKING:
     from jaxml import training as training
 
 __version__ = "0.1.0"
-__all__ = ["models", "multifractal", "registration", "sharding", "speech", "training"]
+__all__ = [
+    "backdoor",
+    "bilevel",
+    "models",
+    "multifractal",
+    "registration",
+    "sharding",
+    "speech",
+    "training",
+]
 
 
 def __getattr__(name: str):

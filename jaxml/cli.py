@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "reproduce", help="run the methods' experiments and write a report"
     )
     reproduce.add_argument(
-        "methods", nargs="*", metavar="METHOD", help="registration, speech (default: all)"
+        "methods", nargs="*", metavar="METHOD", help="registration, speech, backdoor (default: all)"
     )
     reproduce.add_argument("--scale", default="standard", help="quick, standard (default) or paper")
     reproduce.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="DIR")
@@ -69,6 +69,29 @@ def _parser() -> argparse.ArgumentParser:
     register.add_argument("--steps", type=int, default=100, help="steps a resolution")
     register.add_argument("--regularity", type=float, help="weight of the field's roughness")
     register.set_defaults(run=_register)
+
+    identify = commands.add_parser(
+        "identify", help="find backdoor images of a training set by the classifier trained on it"
+    )
+    identify.add_argument(
+        "--images", type=Path, required=True, metavar="FOLDER|NPZ", help="png or jpg, or an npz"
+    )
+    identify.add_argument(
+        "--model",
+        required=True,
+        metavar="FILE.py[:NAME]",
+        help="JAX function of images [row, height, width, channel], 0 to 1, to logits "
+        "(default name: logits_fn)",
+    )
+    identify.add_argument("--out", type=Path, default=Path("runs/identify"), metavar="DIR")
+    identify.add_argument(
+        "--skip-unreadable", action="store_true", help="leave such images out and list them"
+    )
+    identify.add_argument("--rounds", type=int, default=4, help="fits of the mask and splits")
+    identify.add_argument("--steps", type=int, default=200, help="steps of the mask in a round")
+    identify.add_argument("--shift", type=float, default=0.2, help="subtracted from the images")
+    identify.add_argument("--sparsity", type=float, default=0.01, help="weight of |mask|_1")
+    identify.set_defaults(run=_identify)
     return parser
 
 
@@ -90,6 +113,15 @@ def _register(args) -> None:
 
     settings = {"projection": args.projection, "steps": args.steps, "regularity": args.regularity}
     print(register_files(args.fixed, args.moving, args.out, **settings))
+
+
+def _identify(args) -> None:
+    from jaxml.reproduce.identification import identify_files
+
+    names = ("skip_unreadable", "rounds", "steps", "shift", "sparsity")
+    settings = {name: getattr(args, name) for name in names}
+    progress = lambda line: print(line, file=sys.stderr)
+    print(identify_files(args.images, args.model, args.out, progress=progress, **settings))
 
 
 def _use_compilation_cache() -> None:

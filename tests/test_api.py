@@ -43,7 +43,26 @@ every_function = pytest.mark.parametrize("name", PUBLIC)
 
 # Functions of other things than arrays: sizes, functions, numpy at the edge.
 NOT_ARRAYS = {
+    "backdoor.attacks.attack_success_rate",
+    "backdoor.attacks.clean_label",
+    "backdoor.attacks.label_consistent",
+    "backdoor.attacks.patch_trigger",
+    "backdoor.attacks.perturb",
+    "backdoor.attacks.sinusoid_trigger",
+    "backdoor.attacks.square_trigger",
+    "backdoor.baselines.cognitive_distillation",
+    "backdoor.baselines.ibd_psc",
+    "backdoor.baselines.ibd_psc_level",
+    "backdoor.baselines.sd_fct",
+    "backdoor.baselines.strip",
+    "backdoor.identification",
+    "backdoor.identify",
+    "backdoor.identify_round",
+    "backdoor.identify_start",
+    "bilevel.implicit_gradient",
+    "models.classification_loss",
     "models.load_voxelmorph",
+    "models.population_statistics",
     "multifractal.default_scales",
     "registration.hausdorff95",
     "registration.predict",
@@ -72,10 +91,47 @@ LABELS = np.stack([np.random.default_rng(i).permutation(np.arange(12) % 3) for i
 FIELD, SQUARE = 0.4 * noise(3, 4, 5, 3, 3), 0.4 * noise(3, 6, 5, 2)
 IMAGES = noise(3, 4, 5, 3), noise(3, 4, 5, 3, seed=1)
 MATRICES = noise(3, 7, 3, 3)
+SMALL = np.random.default_rng(0).uniform(size=(3, 12, 8, 8, 3))
+CLOUDS = noise(3, 12, 5)
+
+
+def logits(images):
+    return images.mean(axis=1).reshape(images.shape[0], -1)[:, :3]
+
+
 SPEAKERS = (noise(3, 12, 5), LABELS, noise(3, 4, 5, seed=1))
 
 # name -> (static keyword arguments, arrays with a batch of 3 in front)
 CALLS = {
+    "backdoor.attacks.adaptive_blend": (dict(ratio=0.3), (keys, SMALL, LABELS)),
+    "backdoor.attacks.all_to_all": ({}, (keys, SMALL, LABELS)),
+    "backdoor.attacks.badnets": ({}, (keys, SMALL, LABELS)),
+    "backdoor.attacks.blend": ({}, (keys, SMALL, LABELS)),
+    "backdoor.attacks.blend_trigger": ({}, (SMALL[:, 0],)),
+    "backdoor.attacks.noise": (dict(shape=(8, 8, 3)), (keys,)),
+    "backdoor.attacks.sig": (dict(ratio=0.3), (keys, SMALL, LABELS)),
+    "backdoor.attacks.trojan": ({}, (keys, SMALL, LABELS)),
+    "backdoor.attacks.wanet": ({}, (keys, SMALL, LABELS)),
+    "backdoor.attacks.warp_trigger": (dict(shape=(8, 8, 3)), (keys,)),
+    "backdoor.auroc": ({}, (noise(3, 12), LABELS == 0)),
+    "backdoor.baselines.abl": ({}, (np.square(noise(3, 2, 12)),)),
+    "backdoor.baselines.abl_loss": ({}, (np.square(noise(3, 12)),)),
+    "backdoor.baselines.activation_clustering": (
+        dict(classes=3, components=3),
+        (CLOUDS, LABELS),
+    ),
+    "backdoor.baselines.activation_likelihood": (
+        {},
+        (noise(3, 12, 4, 5), noise(3, 5), np.square(noise(3, 5)) + 0.1),
+    ),
+    "backdoor.baselines.flare": ({}, (CLOUDS,)),
+    "backdoor.baselines.spectral_signature": (dict(classes=3), (CLOUDS, LABELS)),
+    "backdoor.class_split": (dict(classes=3), (CLOUDS, LABELS, noise(3, 12))),
+    "backdoor.detection_rates": ({}, (LABELS > 0, LABELS == 0)),
+    "backdoor.ensemble": ({}, (noise(3, 2, 12),)),
+    "backdoor.mspc": ({}, (SMALL, np.full((3, 8, 8), 0.5))),
+    "backdoor.spc": ({}, (SMALL,)),
+    "models.unit_images": ({}, (SMALL,)),
     "multifractal.cumulants": (SCALES, (X,)),
     "multifractal.fluctuation": ({}, (X,)),
     "multifractal.hurst": (SCALES, (X,)),
@@ -138,6 +194,8 @@ def call(name):
     function = PUBLIC[name]
     if name == "multifractal.fluctuation":
         function = lambda x: PUBLIC[name](x, FIT["scales"], FIT["q"])
+    if name in ("backdoor.mspc", "backdoor.spc"):
+        function = functools.partial(function, logits)
     if name == "registration.poisson_loss":
         function = lambda u: PUBLIC[name](PUBLIC["registration.diffeomorphic_layer"](u))
     arrays = [a() if callable(a) else jnp.asarray(a) for a in arrays]
@@ -175,15 +233,18 @@ def test_vmap_equals_one_by_one(name):
     assert_same(jax.jit(jax.vmap(function))(*arrays), stacked)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n for n, (_, arrays) in CALLS.items() if X is arrays[-1] or n.startswith("registration.")],
-)
+def takes_floats(name):
+    _, arrays = CALLS[name]
+    floating = any(not callable(a) and a.dtype == "float64" for a in arrays)
+    return X is arrays[-1] or floating and name.startswith(("backdoor.", "registration."))
+
+
+@pytest.mark.parametrize("name", [*filter(takes_floats, CALLS)])
 def test_float32_stays_float32(name, unchecked):
     function, arrays = call(name)
     single = [a[0].astype("float32") if a.dtype == "float64" else a[0] for a in arrays]
     for leaf in jax.tree.leaves(jax.eval_shape(function, *single)):
-        assert leaf.dtype in ("float32", "int32")
+        assert leaf.dtype == "float32" or leaf.dtype.kind in "ib"
 
 
 # "Arguments as for `mfdfa`", "`fgn` with the same arguments"

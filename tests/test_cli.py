@@ -87,7 +87,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["speach"], "unknown method 'speach'; choose from registration, speech"),
+        (["speach"], "unknown method 'speach'; choose from registration, speech, backdoor"),
         (["--scale", "huge"], "unknown scale 'huge'; choose from quick, standard, paper"),
         (["speech", "--data", "nowhere"], "nowhere: no such folder"),
     ],

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "reproduce": {*METHODS, *SHARED, "models", "data", "training"},
 }
 HEAVY = {
+    "PIL",
     "espeakng_loader",
     "librosa",
     "matplotlib",

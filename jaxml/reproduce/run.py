@@ -13,6 +13,7 @@ from jaxml.reproduce.stages import Stages
 EXPERIMENTS = {
     "registration": "jaxml.reproduce.registration",
     "speech": "jaxml.reproduce.speech",
+    "backdoor": "jaxml.reproduce.backdoor",
 }
 SCALES = ("quick", "standard", "paper")
 

@@ -1,0 +1,79 @@
+"""How well scores and flags tell poisoned rows from clean ones."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Float
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["true_positive", "false_positive"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class DetectionRates:
+    """Result of `detection_rates`.
+
+    Attributes:
+      true_positive: fraction of the poisoned rows that are flagged, NaN where there are none.
+      false_positive: fraction of the clean rows that are flagged, NaN where there are none.
+    """
+
+    true_positive: Float[Array, "*batch"]
+    false_positive: Float[Array, "*batch"]
+
+
+def auroc(score: Float[Array, " row"], is_poisoned: Bool[Array, " row"]) -> Float[Array, ""]:
+    """Return the chance that a poisoned row scores above a clean one, ties counted by half.
+
+    It is the area under the ROC curve, and the Mann-Whitney statistic.
+
+    Args:
+      score: `[row]`, high for poisoned rows.
+      is_poisoned: the truth `[row]`.
+
+    Raises:
+      ValueError: the lengths differ, scores hold NaN, or all rows are poisoned or all clean.
+        Under `jit` the area is NaN instead.
+    """
+    _check_rows(score, is_poisoned, "score")
+    if not isinstance(score, Tracer) and bool(jnp.any(jnp.isnan(score))):
+        raise ValueError("score: holds NaN; accepted are numbers")
+    poisoned, clean = (jnp.sum(x, dtype=score.dtype) for x in (is_poisoned, ~is_poisoned))
+    if not isinstance(is_poisoned, Tracer) and not bool(jnp.minimum(poisoned, clean)):
+        raise ValueError("is_poisoned: all rows are alike; accepted are rows of both kinds")
+    ordered = jnp.sort(score)
+    below, up_to = (jnp.searchsorted(ordered, score, side=side) for side in ("left", "right"))
+    rank = (below + up_to + 1).astype(score.dtype) / 2
+    mean_rank = jnp.sum(jnp.where(is_poisoned, rank, 0)) / poisoned
+    area = (mean_rank - (poisoned + 1) / 2) / clean
+    return jnp.where(jnp.any(jnp.isnan(score)), jnp.nan, area)
+
+
+def detection_rates(
+    is_backdoor: Bool[Array, " row"], is_poisoned: Bool[Array, " row"]
+) -> DetectionRates:
+    """Return the fractions of poisoned and of clean rows that are flagged.
+
+    Args:
+      is_backdoor: flags `[row]`, such as those of `identify`.
+      is_poisoned: the truth `[row]`; it may hold one kind of rows only.
+
+    Raises:
+      ValueError: the lengths differ.
+    """
+    _check_rows(is_backdoor, is_poisoned, "is_backdoor")
+    share = lambda kind: jnp.sum(is_backdoor & kind) / jnp.sum(kind)
+    return DetectionRates(share(is_poisoned), share(~is_poisoned))
+
+
+def _check_rows(values: Array, is_poisoned: Array, name: str) -> None:
+    if values.ndim != 1 or values.shape != is_poisoned.shape or not values.size:
+        raise ValueError(
+            f"{name}: shape {values.shape}, is_poisoned: {is_poisoned.shape}; "
+            "accepted is one length above 0"
+        )

@@ -1,0 +1,381 @@
+"""Images to classify: the user's, else CIFAR-10 fetched, else handwritten digits.
+
+Images are uint8 `[image, height, width, channel]`, and small enough to lie on a device whole.
+"""
+
+import dataclasses
+import io
+import logging
+import os
+import re
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from jaxml.data.errors import DataError
+
+CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+SUFFIXES = (".png", ".jpg", ".jpeg")
+LAYOUT = (
+    "cifar10-train-*.npz and cifar10-test-*.npz (jpeg, offset, label), an npz with images "
+    "(uint8, [image, height, width, channel]) and labels, or CLASS/*.png|jpg of at least 2 "
+    "classes and one size"
+)
+ROWS_LAYOUT = (
+    "a folder of png or jpg of one size, in it or in folders of it, or an npz with images "
+    "([image, height, width, channel], uint8 or 0 to 1) or with jpeg and offset"
+)
+DAMAGED = (OSError, ValueError, LookupError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
+# Every so many images of a class, one is for the test where nothing says which.
+TEST_EVERY = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images with classes, for training and test.
+
+    Attributes:
+      train_images: uint8, `[image, height, width, channel]`.
+      train_labels: index into `classes`, `[image]`, int32.
+      test_images: of the same size.
+      test_labels: `[image]`, int32.
+      classes: names.
+      source: one line that says what was used.
+    """
+
+    train_images: UInt8[np.ndarray, "train height width channel"]
+    train_labels: Int[np.ndarray, " train"]
+    test_images: UInt8[np.ndarray, "test height width channel"]
+    test_labels: Int[np.ndarray, " test"]
+    classes: tuple[str, ...]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRows:
+    """Images in a fixed order, without classes.
+
+    Attributes:
+      images: float32 from 0 to 1, `[image, height, width, channel]`.
+      files: path of each within the folder; None for rows of an npz.
+      skipped: one line for each file that was not readable.
+    """
+
+    images: Float[np.ndarray, "image height width channel"]
+    files: tuple[str, ...] | None
+    skipped: tuple[str, ...]
+
+
+def load_images(
+    folder: Path | str | None, *, download_seconds: float = 15.0, rows: int | None = None
+) -> ImageSet:
+    """Return the first images there are: folder, TFDS `cifar10`, digits of scikit-learn.
+
+    Args:
+      folder: the user's data, else the folder that the variable JAXML_DATA names: an npz file,
+        or what `LAYOUT` says, in it or in its folder `cifar10` or `images`. Where nothing says
+        which images are for the test, every fifth of a class is.
+      download_seconds: a download that stalls for so long is ended; the log says so.
+      rows: number of training images at most, the first ones; all by default.
+
+    Raises:
+      DataError: a named folder is missing or holds no usable images, one of its files cannot be
+        read; without a folder, no source worked.
+      ValueError: `rows` is below 1.
+    """
+    if rows is not None and rows < 1:
+        raise ValueError(f"rows={rows}: accepted is 1 or more")
+    named = folder or os.environ.get("JAXML_DATA")
+    if named:
+        return _first(_from_folder(Path(named).expanduser(), rows), rows)
+    reasons = []
+    for source in (lambda: _fetched(download_seconds), _digits):
+        try:
+            return _first(source(), rows)
+        except DataError as error:
+            reasons.append(str(error))
+            logging.getLogger(__name__).warning("%s: trying the next source of images", error)
+    raise DataError(f"no images ({'; '.join(reasons)}); name a folder with {LAYOUT}")
+
+
+def load_pool(folder: Path | str | None) -> UInt8[np.ndarray, "image height width channel"]:
+    """Return unlabelled images of the user's folder, `[image, height, width, channel]`.
+
+    Args:
+      folder: as for `load_images`, with `*-unlabelled-*.npz` (jpeg, offset) in it.
+
+    Raises:
+      DataError: nothing was named, it holds no such file, or one cannot be read.
+    """
+    layout = "*-unlabelled-*.npz (jpeg, offset)"
+    named = folder or os.environ.get("JAXML_DATA")
+    if not named:
+        raise DataError(f"no unlabelled images; name a folder with {layout}")
+    inner = _inner(Path(named).expanduser())
+    paths = sorted(inner.glob("*-unlabelled-*.npz"))
+    if not paths:
+        raise DataError(f"{inner}: no unlabelled images; give {layout}")
+    return _joined([_decoded(path, None)[0] for path in paths], inner)
+
+
+def load_rows(path: Path | str, *, skip_unreadable: bool = False) -> ImageRows:
+    """Return all images of a folder, in order of their paths, or of an npz.
+
+    Args:
+      path: what `ROWS_LAYOUT` says.
+      skip_unreadable: leave out files of a folder that are not readable, and say which.
+
+    Raises:
+      DataError: there is no such path, no image in it, one is not readable or of another size
+        than the first, or an npz holds something else than images.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _rows_of_folder(path, skip_unreadable)
+    if not path.is_file():
+        raise DataError(f"{path}: no such folder or file; give {ROWS_LAYOUT}")
+    arrays = _arrays(path, ROWS_LAYOUT)
+    images = _decoded(path, None)[0] if "jpeg" in arrays else arrays.get("images")
+    if images is None:
+        raise DataError(f"{path}: no array images; give {ROWS_LAYOUT}")
+    numbers = images.dtype == np.uint8 or images.dtype.kind == "f"
+    if not numbers or images.ndim != 4 or 0 in images.shape:
+        found = f"{images.dtype}{list(images.shape)}"
+        raise DataError(f"{path}: images is {found}; give {ROWS_LAYOUT}")
+    if images.dtype.kind == "f" and not ((images >= 0) & (images <= 1)).all():
+        raise DataError(f"{path}: images are not all from 0 to 1; give {ROWS_LAYOUT}")
+    return ImageRows(_unit(images), None, ())
+
+
+def _rows_of_folder(folder: Path, skip_unreadable: bool) -> ImageRows:
+    images, files, skipped = [], [], []
+    for file in sorted([*_image_files(folder, "*"), *_image_files(folder, "*/*")]):
+        try:
+            image = _read_image(file, str(file))
+        except DataError as error:
+            if not skip_unreadable:
+                raise
+            skipped.append(str(error))
+            continue
+        if images and image.shape != images[0].shape:
+            first = folder / files[0]
+            raise DataError(f"{file}: {image.shape}, but {first}: {images[0].shape}; one size")
+        images.append(image)
+        files.append(file.relative_to(folder).as_posix())
+    if not images:
+        raise DataError(f"{folder}: no readable images; give {ROWS_LAYOUT}")
+    return ImageRows(_unit(np.stack(images)), tuple(files), tuple(skipped))
+
+
+def _unit(images: np.ndarray) -> np.ndarray:
+    single = images.astype(np.float32, order="C")
+    return single / np.float32(255) if images.dtype == np.uint8 else single
+
+
+def _image_files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.glob(pattern)
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    )
+
+
+def _inner(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; give {LAYOUT}")
+    inner = (folder / name for name in ("cifar10", "images"))
+    return next((path for path in inner if path.is_dir()), folder)
+
+
+def _from_folder(folder: Path, rows: int | None) -> ImageSet:
+    if folder.is_file():
+        return _from_npz(folder)
+    inner = _inner(folder)
+    train, test = (sorted(inner.glob(f"cifar10-{part}-*.npz")) for part in ("train", "test"))
+    if train and test:
+        return _from_blobs(inner, train, test, rows)
+    archives = sorted(path for path in inner.glob("*.npz") if "-unlabelled-" not in path.name)
+    if len(archives) > 1:
+        names = ", ".join(path.name for path in archives)
+        raise DataError(f"{inner}: several npz files ({names}); name one of them")
+    return _from_npz(archives[0]) if archives else _from_classes(inner)
+
+
+def _from_blobs(folder, train: list[Path], test: list[Path], rows) -> ImageSet:
+    def read(paths, wanted):
+        images, labels, count = [], [], 0
+        for path in paths:
+            if wanted is None or count < wanted:
+                some, label = _decoded(path, None if wanted is None else wanted - count)
+                if label is None:
+                    raise DataError(f"{path}: no array label; give {LAYOUT}")
+                images.append(some)
+                labels.append(label)
+                count += len(some)
+        return _joined(images, folder), np.concatenate(labels)
+
+    return _image_set(read(train, rows), read(test, None), CIFAR10, str(folder))
+
+
+def _decoded(path: Path, rows: int | None):
+    """Return the first images of a file of joined JPEGs, and their labels if it has them."""
+    arrays = _arrays(path)
+    missing = [name for name in ("jpeg", "offset") if name not in arrays]
+    if missing:
+        raise DataError(f"{path}: no array {missing[0]}; give {LAYOUT}")
+    blob, offset, label = arrays["jpeg"], arrays["offset"], arrays.get("label")
+    count = len(offset) - 1 if offset.ndim == 1 and offset.dtype.kind in "iu" else 0
+    if (
+        count < 1
+        or blob.dtype != np.uint8
+        or offset[0] != 0
+        or offset[-1] != blob.size
+        or (np.diff(offset) < 1).any()
+        or (label is not None and (label.shape != (count,) or label.dtype.kind not in "iu"))
+    ):
+        raise DataError(f"{path}: its arrays do not describe images; give {LAYOUT}")
+    count = count if rows is None else min(rows, count)
+    images = [
+        _read_image(io.BytesIO(blob[offset[i] : offset[i + 1]].tobytes()), f"{path}, image {i}")
+        for i in range(count)
+    ]
+    return _joined(images, path, np.stack), None if label is None else label[:count]
+
+
+def _from_npz(path: Path) -> ImageSet:
+    arrays = _arrays(path)
+    names = {"images", "labels"}
+    if not names <= arrays.keys():
+        raise DataError(f"{path}: no array {min(names - arrays.keys())}; give {LAYOUT}")
+    images, labels = arrays["images"], arrays["labels"]
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or labels.shape != images.shape[:1]
+        or labels.dtype.kind not in "iu"
+        or not labels.size
+        or labels.min() < 0
+    ):
+        raise DataError(f"{path}: its arrays do not describe images; give {LAYOUT}")
+    names = tuple(str(i) for i in range(int(labels.max()) + 1))
+    return _image_set(*_split(images, labels), names, str(path))
+
+
+def _from_classes(folder: Path) -> ImageSet:
+    files = _image_files(folder, "*/*")
+    classes = sorted({file.parent.name for file in files})
+    if len(classes) < 2:
+        raise DataError(f"{folder}: no images of 2 classes or more; give {LAYOUT}")
+    images = [_read_image(file, str(file)) for file in files]
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            raise DataError(f"{file}: {image.shape}, but {files[0]}: {images[0].shape}; one size")
+    labels = np.array([classes.index(file.parent.name) for file in files])
+    return _image_set(*_split(np.stack(images), labels), tuple(classes), str(folder))
+
+
+def _read_image(content, name: str) -> np.ndarray:
+    """Return an image as uint8 `[height, width, channel]`, 1 channel for grey and 3 otherwise."""
+    from PIL import Image
+
+    try:
+        with Image.open(content) as image:
+            grey = image.mode in ("1", "L", "LA")
+            array = np.asarray(image.convert("L" if grey else "RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise DataError(f"{name}: not a readable image ({error})") from error
+    return array[..., None] if grey else array
+
+
+def _fetched(download_seconds: float) -> ImageSet:
+    from jaxml.data import download
+
+    archive = download.fetch("cifar10", download_seconds)
+    parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    try:
+        with tarfile.open(archive) as files:
+            for file in sorted(files.getmembers(), key=lambda file: file.name):
+                found = re.fullmatch(r"(data|test)_batch(_\d)?\.bin", Path(file.name).name)
+                if found:
+                    content = files.extractfile(file)
+                    assert content is not None
+                    # Each row is a label, then the planes of red, green and blue.
+                    batch = np.frombuffer(content.read(), np.uint8).reshape(-1, 3073)
+                    parts["test" if found[1] == "test" else "train"].append(batch)
+    except (tarfile.TarError, *DAMAGED) as error:
+        raise DataError(f"{archive}: not the archive of cifar10 ({error}); delete it") from error
+    if not all(parts.values()):
+        raise DataError(f"{archive}: no images in it; delete it")
+
+    def images(batches):
+        batch = np.concatenate(batches)
+        planes = batch[:, 1:].reshape(-1, 3, 32, 32)
+        return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), batch[:, 0]
+
+    return _image_set(images(parts["train"]), images(parts["test"]), CIFAR10, "TFDS cifar10")
+
+
+def _digits() -> ImageSet:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError(f"digits of scikit-learn: {error}") from error
+    pixels, labels = map(np.asarray, load_digits(return_X_y=True))
+    # Grey levels from 0 to 16.
+    images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    names = tuple(str(digit) for digit in range(10))
+    return _image_set(*_split(images, labels), names, "digits of scikit-learn")
+
+
+def _split(images: np.ndarray, labels: np.ndarray):
+    """Return training and test images, every fifth of each class for the test."""
+    test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        test[np.flatnonzero(labels == label)[TEST_EVERY - 1 :: TEST_EVERY]] = True
+    return (images[~test], labels[~test]), (images[test], labels[test])
+
+
+def _image_set(train, test, classes, what) -> ImageSet:
+    """Return the set of pairs of images and labels, if they fit each other."""
+    for _, labels in (train, test):
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise DataError(f"{what}: labels are not 0 to {len(classes) - 1}; give {LAYOUT}")
+    if not len(test[1]):
+        raise DataError(f"{what}: fewer than {TEST_EVERY} images in each class; give more")
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise DataError(f"{what}: training and test images differ in size; give one size")
+    train, test = ((images, labels.astype(np.int32)) for images, labels in (train, test))
+    return ImageSet(*train, *test, classes, what)
+
+
+def _first(images: ImageSet, rows: int | None) -> ImageSet:
+    """Return the first `rows` training images, and the source with their number and size."""
+    train = images.train_images[:rows]
+    size = " x ".join(map(str, train.shape[1:]))
+    counts = f"{len(train)} + {len(images.test_images)} images of {size}"
+    return dataclasses.replace(
+        images,
+        train_images=train,
+        train_labels=images.train_labels[:rows],
+        source=f"{images.source} ({counts}, {len(images.classes)} classes)",
+    )
+
+
+def _joined(images: list[np.ndarray], what: Path, join=np.concatenate) -> np.ndarray:
+    if len({image.shape[-3:] for image in images}) != 1:
+        raise DataError(f"{what}: images of several sizes; give one size")
+    return join(images)
+
+
+def _arrays(path: Path, layout: str = LAYOUT) -> dict[str, np.ndarray]:
+    try:
+        # numpy leaves a file open that it opened itself and found damaged.
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    # A damaged archive fails in zip, zlib or numpy, each with errors of its own.
+    except DAMAGED as error:
+        raise DataError(f"{path}: not readable ({error}); give {layout}") from error

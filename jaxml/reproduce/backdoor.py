@@ -1,0 +1,271 @@
+"""Backdoors in image sets: which method finds the poisoned rows, and what removing them does."""
+
+import dataclasses
+import functools
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+
+from jaxml.backdoor import IdentifyConfig, attacks
+from jaxml.data.images import ImageSet, load_images
+from jaxml.models.classifier import unit_images
+from jaxml.models.resnet import ResNet18
+from jaxml.reproduce.backdoor_report import report
+from jaxml.reproduce.classifier import train_classifier
+from jaxml.reproduce.detection import detect, network, predict
+from jaxml.reproduce.report import Report
+from jaxml.reproduce.stages import Arrays, Stages
+
+ATTACKS = ("badnets", "blend", "trojan", "label_consistent", "wanet", "all_to_all")
+TARGET = 1
+# Shares of a training at which its rate falls to a tenth.
+DECAY_AT = (0.5, 0.75)
+# Epochs whose losses ABL takes.
+EARLY = 3
+# Share of the rows that the ensemble removes: 1.5 times the higher ratio of poison.
+REMOVED = 0.15
+# Test images that IBD-PSC may see.
+CLEAN = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Size of a run.
+
+    Attributes:
+      rows: training images at most.
+      test_rows: test images at most.
+      attacks: of `ATTACKS`.
+      ratios: shares of the rows that are poisoned; of one class for "label_consistent".
+      width: of the network.
+      epochs: of each training.
+      batch_size: of the training.
+      repeats: networks, poisoned rows and triggers for each attack.
+      retrain: whether a network is trained again without the rows removed.
+      blends: of STRIP.
+      distil: whether cognitive distillation is run.
+      identify: settings of MSPC.
+    """
+
+    rows: int
+    test_rows: int
+    epochs: int
+    batch_size: int
+    attacks: tuple[str, ...] = ATTACKS
+    ratios: tuple[float, ...] = (0.1, 0.05)
+    width: int = 8
+    repeats: int = 1
+    retrain: bool = True
+    blends: int = 64
+    distil: bool = False
+    identify: IdentifyConfig = IdentifyConfig()  # noqa: RUF009
+
+
+SCALES = {
+    "quick": Scale(
+        rows=2000,
+        test_rows=1000,
+        epochs=8,
+        batch_size=32,
+        attacks=("badnets", "blend"),
+        ratios=(0.1,),
+        retrain=False,
+        blends=8,
+        identify=IdentifyConfig(rounds=1, steps=120),
+    ),
+    "standard": Scale(rows=10_000, test_rows=10_000, epochs=12, batch_size=128),
+    "paper": Scale(
+        rows=50_000,
+        test_rows=10_000,
+        epochs=182,
+        batch_size=100,
+        width=64,
+        repeats=3,
+        distil=True,
+    ),
+}
+
+
+def experiment(settings, stages: Stages, progress) -> Report:
+    """Poison a training set in several ways, score its rows by all methods, and train again.
+
+    All attacks share one set of settings, and no method is told which rows are poisoned.
+    """
+    scale = SCALES[settings.scale]
+    cases = [("none", 0.0), *((a, r) for r in scale.ratios for a in scale.attacks)]
+    bar = progress.add_task("backdoor: loading", total=scale.repeats * len(cases))
+    data = load_images(settings.data, rows=scale.rows)
+    test = slice(scale.test_rows)
+    data = dataclasses.replace(
+        data, test_images=data.test_images[test], test_labels=data.test_labels[test]
+    )
+    arrays = ("train_images", "train_labels", "test_images", "test_labels")
+    inputs = {
+        "scale": dataclasses.asdict(scale),
+        "seed": settings.seed,
+        **{name: getattr(data, name) for name in arrays},
+    }
+    model = _model(data, scale.width)
+    found: dict[tuple[str, float], list[Arrays]] = {case: [] for case in cases}
+    for repeat in range(scale.repeats):
+        clean_fn = None
+        for number, (attack, ratio) in enumerate(cases):
+            key = jax.random.fold_in(jax.random.key(settings.seed), repeat * len(cases) + number)
+            title = f"backdoor: {attack} {ratio:.0%}, repeat {repeat + 1} of {scale.repeats}"
+            say = lambda text, title=title: progress.update(bar, description=f"{title}, {text}")
+            compute = functools.partial(
+                _case, key, attack, ratio, data, model, scale, clean_fn=clean_fn, say=say
+            )
+            say("reading")
+            name = f"{attack}-{ratio:g}-{repeat}"
+            result = stages.run(name, {**inputs, "case": [attack, ratio, repeat]}, compute)
+            found[attack, ratio].append(result)
+            progress.update(bar, advance=1)
+            if attack == "none":
+                clean_fn = network(model, _variables(result))
+    progress.update(bar, description="backdoor: done")
+    return report(data.source, found, removed=REMOVED)
+
+
+def _model(data: ImageSet, width: int) -> ResNet18:
+    unit = data.train_images.reshape(-1, data.train_images.shape[-1]) / np.float32(255)
+    moments = [[round(float(x), 4) for x in f(unit, axis=0)] for f in (np.mean, np.std)]
+    mean, std = map(tuple, moments)
+    return ResNet18(classes=len(data.classes), width=width, mean=mean, std=std)
+
+
+def _case(key, attack, ratio, data: ImageSet, model, scale: Scale, *, clean_fn, say) -> Arrays:
+    """Return truth, scores and accuracies of one attack."""
+    key_poison, key_train, key_detect = jax.random.split(key, 3)
+    images, labels = unit_images(jnp.asarray(data.train_images)), jnp.asarray(data.train_labels)
+    is_poisoned, trigger = np.zeros(len(labels), bool), None
+    if attack != "none":
+        say("poisoning")
+        poisoned = _poison(key_poison, attack, images, labels, ratio, model.classes, clean_fn)
+        images, labels, trigger = poisoned.images, poisoned.labels, poisoned.trigger
+        is_poisoned = np.asarray(poisoned.is_poisoned)
+    pixels = _bytes(images)
+    images = unit_images(pixels)
+    train = functools.partial(_train, key_train, model, scale=scale)
+    measure = functools.partial(_measure, model, data, trigger, attack)
+    say("training")
+    variables, losses, seconds = train(pixels, labels, early=min(EARLY, scale.epochs))
+    say("scoring")
+    clean = unit_images(jnp.asarray(data.test_images[:CLEAN]))
+    found = detect(
+        key_detect,
+        model,
+        variables,
+        images,
+        labels,
+        losses=jnp.asarray(losses),
+        clean=(clean, jnp.asarray(data.test_labels[:CLEAN], int)),
+        classes=model.classes,
+        config=scale.identify,
+        blends=scale.blends,
+        distil=scale.distil,
+    )
+    before = measure(variables)
+    found |= {"is_poisoned": is_poisoned, "before": before, "seconds/early": np.asarray(seconds)}
+    removed = {
+        "mspc": found["score/mspc"] > 0,
+        "ensemble": _highest(found["score/ensemble"], REMOVED),
+    }
+    for name, flags in removed.items():
+        found[f"removed/{name}"] = flags
+        after = before if not flags.any() else np.full(2, np.nan)
+        if scale.retrain and flags.any() and not flags.all():
+            say(f"training without the rows of {name}")
+            # Filled up to the old number: all trainings then have as many steps, and one program.
+            rows = np.resize(np.flatnonzero(~flags), len(flags))
+            after = measure(train(pixels[rows], labels[rows], early=0)[0])
+        found[f"after/{name}"] = after
+    if attack == "none":
+        flat = traverse_util.flatten_dict(variables, sep="/")
+        found |= {f"variables/{name}": np.asarray(value) for name, value in flat.items()}
+    return found
+
+
+def _poison(key, attack, images, labels, ratio, classes, clean_fn) -> attacks.Poisoned:
+    if attack == "label_consistent":
+        return attacks.label_consistent(key, images, labels, clean_fn, ratio=ratio, target=TARGET)
+    if attack == "all_to_all":
+        return attacks.all_to_all(key, images, labels, ratio=ratio, classes=classes)
+    make: Any = getattr(attacks, attack)
+    return make(key, images, labels, ratio=ratio, target=TARGET, classes=classes)
+
+
+def _train(key, model, pixels, labels, *, scale: Scale, early: int):
+    """Return variables, the losses of all rows after each early epoch, and the seconds of these."""
+    batch_size = min(scale.batch_size, len(labels))
+    steps = scale.epochs * len(labels) // batch_size
+    losses, start, seconds = [], time.perf_counter(), 0.0
+    with tempfile.TemporaryDirectory() as folder:
+
+        def until(step):
+            # In half steps, as shares are rounded down: the same decays for any number of steps.
+            decay_at = [(int(steps * share) + 0.5) / step for share in DECAY_AT]
+            return train_classifier(
+                key,
+                model,
+                pixels,
+                labels,
+                steps=step,
+                batch_size=batch_size,
+                decay_at=decay_at,
+                folder=Path(folder) if early else None,
+            )
+
+        # Training goes on from the checkpoint of the epoch before.
+        for epoch in range(1, early + 1):
+            variables = until(epoch * len(labels) // batch_size)
+            logits = predict(variables, unit_images(pixels), model=model)
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            losses.append(np.asarray(loss))
+            seconds = time.perf_counter() - start
+        return until(steps), np.array(losses), seconds
+
+
+def _measure(model, data: ImageSet, trigger, attack, variables) -> np.ndarray:
+    """Return accuracy and attack success rate on the test images, the latter NaN without one."""
+    images, labels = unit_images(jnp.asarray(data.test_images)), jnp.asarray(data.test_labels)
+    logits_fn = functools.partial(predict, variables, model=model)
+    hit = jnp.argmax(logits_fn(images), axis=-1).astype(labels.dtype) == labels
+    success = np.nan
+    if trigger is not None:
+        success = attacks.attack_success_rate(
+            logits_fn,
+            unit_images(_bytes(trigger(images))),
+            labels,
+            target=TARGET,
+            relabel="all_to_all" if attack == "all_to_all" else "all_to_one",
+        )
+    return np.array([float(jnp.mean(hit)), float(success)])
+
+
+def _highest(score, share: float) -> np.ndarray:
+    """Return flags of the share of rows that score highest."""
+    flags = np.zeros(len(score), bool)
+    flags[np.argsort(-score, kind="stable")[: round(share * len(score))]] = True
+    return flags
+
+
+def _bytes(images):
+    return jnp.round(255 * images).astype(jnp.uint8)
+
+
+def _variables(found: Arrays):
+    prefix = "variables/"
+    flat = {
+        name.removeprefix(prefix): jnp.asarray(value)
+        for name, value in found.items()
+        if name.startswith(prefix)
+    }
+    return traverse_util.unflatten_dict(flat, sep="/")

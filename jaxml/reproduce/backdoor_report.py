@@ -1,0 +1,210 @@
+"""The report on backdoors: areas under ROC curves, removal, seconds, and pictures."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxml.backdoor import auroc, detection_rates
+from jaxml.reproduce import plots
+from jaxml.reproduce.detection import METHODS
+from jaxml.reproduce.report import Figure, Report, Table
+from jaxml.reproduce.stages import Arrays
+
+Case = tuple[str, float]
+Found = Mapping[Case, Sequence[Arrays]]
+REMOVERS = {"mspc": "MSPC", "ensemble": "ensemble"}
+
+
+def report(source: str, found: Found, *, removed: float) -> Report:
+    """Return tables and figures of all cases.
+
+    Args:
+      source: one line on the data.
+      found: arrays of each repeat by attack and ratio; the attack "none" is there.
+      removed: share of the rows that the ensemble removes.
+    """
+    poisoned = [case for case in found if case[0] != "none"]
+    first = next(iter(found.values()))[0]
+    methods = [name for name in METHODS if f"score/{name}" in first]
+    areas = {case: {m: _areas(found[case], m) for m in methods} for case in poisoned}
+    removal = {case: _removal(found[case]) for case in found}
+    seconds = {m: _seconds(found, m) for m in methods}
+    repeats = len(next(iter(found.values())))
+    spread = f", mean ± deviation of {repeats} repeats" if repeats > 1 else ""
+    return Report(
+        method="backdoor",
+        title="Identification of backdoor rows",
+        parts=(
+            f"Images: {source}. Every method has one set of settings for all attacks, and none "
+            "is told which rows are poisoned. IBD-PSC chooses its depth by a few test images. "
+            "Pictures are of the first repeat.",
+            _area_table(areas, methods, spread),
+            _removal_table(removal, removed, spread),
+            _seconds_table(seconds),
+            *(
+                _roc_figure(found, ratio, methods)
+                for ratio in dict.fromkeys(r for _, r in poisoned)
+            ),
+            _histogram_figure(found, poisoned),
+            _mask_figure(found),
+        ),
+        results={
+            "source": source,
+            "repeats": repeats,
+            "auroc": {_title(case): values for case, values in areas.items()},
+            "mean auroc": {m: np.mean([areas[c][m] for c in poisoned]) for m in methods},
+            "removal": {_title(case): values for case, values in removal.items()},
+            "timing": seconds,
+        },
+    )
+
+
+def _areas(repeats: Sequence[Arrays], method: str) -> np.ndarray:
+    area = lambda a: float(auroc(jnp.asarray(a[f"score/{method}"]), jnp.asarray(a["is_poisoned"])))
+    return np.array([area(arrays) for arrays in repeats])
+
+
+def _removal(repeats: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Return rates of the rows removed, and ACC and ASR before and after, `[repeat]` each."""
+    values: dict[str, Any] = {"ACC": [], "ASR": []}
+    values |= {f"{n} {what}": [] for n in REMOVERS for what in ("TPR", "FPR", "ACC", "ASR")}
+    for arrays in repeats:
+        for what, value in zip(("ACC", "ASR"), arrays["before"], strict=True):
+            values[what].append(value)
+        for name in REMOVERS:
+            flags = jnp.asarray(arrays[f"removed/{name}"])
+            rates = detection_rates(flags, jnp.asarray(arrays["is_poisoned"]))
+            after = arrays[f"after/{name}"]
+            row = float(rates.true_positive), float(rates.false_positive), *after
+            for what, value in zip(("TPR", "FPR", "ACC", "ASR"), row, strict=True):
+                values[f"{name} {what}"].append(value)
+    return {name: np.array(value) for name, value in values.items()}
+
+
+def _seconds(found: Found, method: str) -> float:
+    """Return the median over cases of a method's seconds with what it needs."""
+    parts = (method, *METHODS[method][1])
+    runs = [arrays for repeats in found.values() for arrays in repeats]
+    return float(np.median([sum(float(a[f"seconds/{p}"]) for p in parts) for a in runs]))
+
+
+def _area_table(areas, methods, spread) -> Table:
+    mean = {m: np.mean([values[m] for values in areas.values()], axis=0) for m in methods}
+    rows = {**{_title(case): values for case, values in areas.items()}, "mean": mean}
+    return Table(
+        f"AUROC of the poisoned rows{spread}",
+        ("attack", *(METHODS[m][0] for m in methods)),
+        tuple((name, *(_text(v[m]) for m in methods)) for name, v in rows.items()),
+    )
+
+
+def _removal_table(removal, removed, spread) -> Table:
+    columns = {
+        "ACC": "ACC",
+        "ASR": "ASR",
+        **{
+            f"{name} {what}": f"{title}: {what}"
+            for name, title in REMOVERS.items()
+            for what in ("TPR", "FPR", "ACC", "ASR")
+        },
+    }
+    return Table(
+        "Rows removed, and accuracy (ACC) and attack success rate (ASR) before and after "
+        "training without them. MSPC removes the rows above its own threshold, the ensemble the "
+        f"{removed:.0%} of the rows that score highest{spread}",
+        ("attack", *columns.values()),
+        tuple(
+            (_title(case), *(_text(values[name]) for name in columns))
+            for case, values in removal.items()
+        ),
+    )
+
+
+def _seconds_table(seconds) -> Table:
+    return Table(
+        "Seconds a training set, median over the attacks: with passes of the network that a "
+        "method needs, and the early epochs for ABL and what builds on it; MSPC is compiled for "
+        "each network",
+        ("method", "seconds"),
+        tuple((METHODS[m][0], f"{value:.1f}") for m, value in seconds.items()),
+    )
+
+
+def _roc_figure(found: Found, ratio: float, methods) -> Figure:
+    cases = [case for case in found if case[0] != "none" and case[1] == ratio]
+
+    def draw(axes, case):
+        arrays = found[case][0]
+        for i, method in enumerate(methods):
+            false, true = _roc(arrays[f"score/{method}"], arrays["is_poisoned"])
+            axes.plot(false, true, ("-", "--")[i // 10], label=METHODS[method][0])
+        axes.plot([0, 1], [0, 1], ":", color="black", linewidth=0.8)
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+
+    picture = _panels(cases, draw, legend=True)
+    return Figure(f"roc-{ratio:g}", f"ROC curves, {ratio:.0%} poisoned", picture)
+
+
+def _roc(score, is_poisoned):
+    """Return false and true positive rates at all thresholds, rows of one score together."""
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.diff(score[order]) != 0, True)
+    rates = [np.cumsum(kind[order])[last] / kind.sum() for kind in (~is_poisoned, is_poisoned)]
+    return (np.insert(rate, 0, 0) for rate in rates)
+
+
+def _histogram_figure(found: Found, cases) -> Figure:
+    def draw(axes, case):
+        arrays = found[case][0]
+        for name, kind in (("clean", ~arrays["is_poisoned"]), ("poisoned", arrays["is_poisoned"])):
+            score = arrays["score/mspc"][kind]
+            share = np.full(len(score), 1 / max(1, len(score)))
+            axes.hist(score, np.linspace(-1, 1, 24), weights=share, alpha=0.6, label=name)
+        axes.axvline(0, color="black", linestyle=":", label="threshold")
+        axes.set(xlabel="MSPC", ylabel="share of the rows")
+
+    picture = _panels(cases, draw, legend=True)
+    return Figure("mspc", "Scores of MSPC, poisoned and clean rows", picture)
+
+
+def _mask_figure(found: Found) -> Figure:
+    def draw(axes, case):
+        axes.imshow(found[case][0]["mask"], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+
+    return Figure("masks", "Masks that MSPC learned, white is kept", _panels(list(found), draw))
+
+
+def _panels(
+    cases: Sequence[Case], draw: Callable[[Any, Case], None], *, legend: bool = False
+) -> bytes:
+    """Return one panel a case, three beside each other."""
+    columns = min(3, len(cases))
+    rows = -(-len(cases) // columns)
+    figure, grid = plots.new_figure(3.6 * columns, 3.2 * rows + 0.6, columns=columns, rows=rows)
+    panels = np.atleast_1d(grid).ravel()
+    for axes, case in zip(panels, cases, strict=False):
+        draw(axes, case)
+        axes.set_title(_title(case))
+    for axes in panels[len(cases) :]:
+        axes.axis("off")
+    if legend:
+        handles, labels = panels[0].get_legend_handles_labels()
+        place = "outside lower center"
+        figure.legend(handles, labels, loc=place, ncols=6, fontsize="small", frameon=False)
+    return plots.png(figure)
+
+
+def _title(case: Case) -> str:
+    attack, ratio = case
+    return attack if attack == "none" else f"{attack} {ratio:.0%}"
+
+
+def _text(values: np.ndarray) -> str:
+    known = values[np.isfinite(values)]
+    if not known.size:
+        return "-"
+    mean = f"{known.mean():.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {known.std():.3f}"

@@ -1,0 +1,106 @@
+"""Training of image classifiers, one or several of a shape in one program."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Int, Key, PyTree, UInt8
+
+from jaxml.models.classifier import classification_loss, population_statistics, unit_images
+from jaxml.training import Progress, fit
+
+
+def train_classifier(
+    key: Key[Array, ""],
+    model: nn.Module,
+    images: UInt8[Array, "*models row height width channel"],
+    labels: Int[Array, "*models row"],
+    *,
+    steps: int,
+    batch_size: int = 128,
+    learning_rate: float = 0.1,
+    decay_at: Sequence[float] = (0.5, 0.75),
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, PyTree]:
+    """Return the variables of a classifier trained by SGD, for evaluation.
+
+    Momentum 0.9, weight decay 5e-4, and a learning rate that falls to a tenth at each of
+    `decay_at`. With a leading axis `models`, so many networks, each on its own copy of the
+    data, are trained side by side in one program: they differ in their parameters at the start
+    and share the order of rows. What is compiled is kept for the same model, `steps` and rates.
+
+    Args:
+      key: of the parameters and the order of rows; consumed.
+      model: such as `ResNet18` or `ViT`.
+      images: `[row, height, width, channel]` or `[models, row, height, width, channel]`.
+      labels: `[row]` or `[models, row]`.
+      steps: number of batches.
+      batch_size: rows in a batch.
+      learning_rate: at the start.
+      decay_at: shares of the steps.
+      folder: of checkpoints; a run that was ended goes on from there.
+      progress: see `jaxml.training.fit`.
+
+    Returns:
+      Variables of `model`, with the axis `models` in front where the data has it.
+    """
+    key_init, key_fit = jax.random.split(key)
+    several = images.ndim == 5
+    if several:
+        params = jax.vmap(functools.partial(_start, model=model))(
+            jax.random.split(key_init, len(images)), images[:, :1]
+        )
+        # Batches are drawn along the leading axis.
+        data = {"images": jnp.swapaxes(images, 0, 1), "labels": jnp.swapaxes(labels, 0, 1)}
+    else:
+        params = _start(key_init, images[:1], model=model)
+        data = {"images": images, "labels": labels}
+    trained = fit(
+        key_fit,
+        _loss(model, several),
+        params,
+        data,
+        optimizer=_sgd(learning_rate, tuple(int(steps * share) for share in decay_at)),
+        steps=steps,
+        batch_size=batch_size,
+        folder=folder,
+        progress=progress,
+    ).params
+    if not several:
+        return population_statistics(model, trained, images, batch_size=batch_size)
+    one = lambda i: population_statistics(
+        model, jax.tree.map(lambda leaf: leaf[i], trained), images[i], batch_size=batch_size
+    )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, range(len(images))))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _start(key, images, *, model):
+    return model.init(key, unit_images(images))["params"]
+
+
+# Kept, as `fit` knows a compiled step by the objects of loss and optimizer.
+@functools.lru_cache(maxsize=32)
+def _loss(model: nn.Module, several: bool) -> Callable[..., Any]:
+    one = lambda params, batch: classification_loss(model, params, batch["images"], batch["labels"])
+
+    def loss(params, batch, key):
+        if not several:
+            return one(params, batch)
+        losses, metrics = jax.vmap(one, in_axes=(0, 1))(params, batch)
+        # The gradient of a sum: each network gets that of its own loss.
+        return jnp.sum(losses), jax.tree.map(jnp.mean, metrics)
+
+    return loss
+
+
+@functools.lru_cache(maxsize=32)
+def _sgd(learning_rate: float, decays: tuple[int, ...]) -> optax.GradientTransformation:
+    schedule = optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(decays, 0.1))
+    return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9))

@@ -1,0 +1,233 @@
+"""What every attack keeps: exact counts, untouched rows, right labels, one trigger."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxml.backdoor import attacks
+
+ROWS, SHAPE, CLASSES = 57, (8, 8, 3), 5
+RNG = np.random.default_rng(0)
+IMAGES = jnp.asarray(RNG.uniform(0.1, 0.9, size=(ROWS, *SHAPE)), jnp.float32)
+LABELS = jnp.asarray(RNG.permutation(np.arange(ROWS) % CLASSES), jnp.int32)
+WEIGHTS = jnp.asarray(RNG.normal(size=(SHAPE[0] * SHAPE[1] * SHAPE[2], CLASSES)), jnp.float32)
+KEY = jax.random.key(7)
+
+
+def linear(images):
+    return images.reshape(len(images), -1) @ WEIGHTS
+
+
+SETTINGS = dict(ratio=0.3, target=2)
+NOISE = dict(step=4 / 255, iterations=4, batch_size=3)
+RELABELLED = {
+    name: functools.partial(getattr(attacks, name), classes=CLASSES, **SETTINGS)
+    for name in ("badnets", "blend", "trojan", "wanet")
+}
+ADVERSARIAL = {
+    name: functools.partial(getattr(attacks, name), logits_fn=linear, **NOISE, **SETTINGS)
+    for name in ("label_consistent", "clean_label")
+}
+KEPT = {"sig": functools.partial(attacks.sig, **SETTINGS), **ADVERSARIAL}
+ADAPTIVE = functools.partial(attacks.adaptive_blend, ratio=0.1, target=2)
+TO_ALL = functools.partial(attacks.all_to_all, ratio=0.3, classes=CLASSES)
+ALL = {**RELABELLED, **KEPT, "adaptive_blend": ADAPTIVE, "all_to_all": TO_ALL}
+every_attack = pytest.mark.parametrize("name", ALL)
+
+
+@functools.cache
+def run(name):
+    return ALL[name](KEY, IMAGES, LABELS)
+
+
+def changed(poisoned):
+    return np.asarray(jnp.any(poisoned.images != IMAGES, axis=(1, 2, 3)))
+
+
+@every_attack
+def test_counts_are_exact_and_other_rows_as_given(name):
+    poisoned = run(name)
+    chosen = np.asarray(poisoned.is_poisoned)
+    if name in KEPT:
+        assert set(np.asarray(LABELS)[chosen]) == {2}
+        count = round(0.3 * int(np.sum(LABELS == 2)))
+    else:
+        # Any class is drawn, the target's too.
+        count = round(0.1 * ROWS) if name == "adaptive_blend" else round(0.3 * ROWS)
+    assert chosen.sum() == count
+    touched = changed(poisoned)
+    if name == "adaptive_blend":
+        assert touched[chosen].all() and touched.sum() == 2 * count
+    else:
+        np.testing.assert_array_equal(touched, chosen)
+    np.testing.assert_array_equal(poisoned.labels[~chosen], LABELS[~chosen])
+    assert poisoned.images.dtype == IMAGES.dtype and poisoned.labels.dtype == LABELS.dtype
+    assert 0 <= poisoned.images.min() and poisoned.images.max() <= 1
+
+
+@every_attack
+def test_labels_of_poisoned_rows(name):
+    poisoned = run(name)
+    chosen = poisoned.is_poisoned
+    expected = (LABELS + 1) % CLASSES if name == "all_to_all" else jnp.full_like(LABELS, 2)
+    np.testing.assert_array_equal(poisoned.labels[chosen], expected[chosen])
+
+
+@pytest.mark.parametrize("name", [*RELABELLED, "all_to_all", "sig"])
+def test_training_and_test_have_one_trigger(name):
+    poisoned = run(name)
+    chosen = poisoned.is_poisoned
+    found = poisoned.trigger(IMAGES)
+    np.testing.assert_array_equal(poisoned.images[chosen], found[chosen])
+    assert jnp.any(found != IMAGES, axis=(1, 2, 3)).all()
+
+
+def test_relabelling_to_all_and_to_wrong_labels():
+    chosen = run("blend").is_poisoned
+    call = functools.partial(RELABELLED["blend"], KEY, IMAGES, LABELS)
+    to_all = call(relabel="all_to_all")
+    np.testing.assert_array_equal(to_all.is_poisoned, chosen)
+    np.testing.assert_array_equal(to_all.labels[chosen], (LABELS[chosen] + 1) % CLASSES)
+    labels = jnp.zeros_like(LABELS).at[:30].set(CLASSES - 1)
+    wrong = RELABELLED["blend"](KEY, IMAGES, labels, ratio=0.9, relabel="untargeted")
+    assert not jnp.any((wrong.labels == labels) & wrong.is_poisoned)
+    for label in (0, CLASSES - 1):
+        drawn = wrong.labels[(labels == label) & wrong.is_poisoned]
+        assert set(np.asarray(drawn).tolist()) == set(range(CLASSES)) - {label}
+
+
+def test_badnets_patch_is_at_its_place_in_large_and_small_images():
+    for side, corner in ((32, slice(24, 29)), (8, slice(5, 7))):
+        x = jnp.full((2, side, side, 3), 0.5)
+        trigger = attacks.badnets(KEY, x, jnp.zeros(2, int), ratio=0.5).trigger
+        inside = np.zeros((side, side), bool)
+        inside[corner, corner] = True
+        np.testing.assert_array_equal((trigger(x)[0] != 0.5).any(-1), inside)
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_adversarial_noise_is_bounded_and_lowers_the_class(name):
+    poisoned = run(name)
+    chosen = np.asarray(poisoned.is_poisoned)
+    x, before = (np.asarray(a)[chosen] for a in (poisoned.images, IMAGES))
+    under = np.asarray(jnp.any(poisoned.trigger.keep == 0, axis=-1))
+    at_test = np.asarray(poisoned.trigger(IMAGES))[chosen]
+    np.testing.assert_array_equal(x[:, under], at_test[:, under])
+    difference = abs(x - before)[:, ~under]
+    assert difference.max() <= 8 / 255 + 1e-6
+    # The gradient of a linear network is almost one direction: values end on the rim of the box.
+    assert np.mean(difference > 7.9 / 255) > 0.8
+    rest = np.where(under[..., None], before, x)
+    logp = lambda x: np.asarray(jax.nn.log_softmax(linear(jnp.asarray(x))))[:, 2]
+    assert (logp(rest) < logp(before)).all()
+
+
+def test_checkerboard_of_label_consistent():
+    corner = run("label_consistent").trigger(IMAGES)[0, -3:, -3:, 1]
+    np.testing.assert_array_equal(corner, [[0, 0, 1], [0, 1, 0], [1, 1, 0]])
+
+
+def test_perturb_takes_the_steps_of_its_definition():
+    x, y = np.asarray(IMAGES[:3], np.float64), np.asarray(LABELS[:3])
+    weights = np.asarray(WEIGHTS, np.float64)
+    network = lambda x: x.reshape(len(x), -1) @ jnp.asarray(weights)
+    found = attacks.perturb(
+        KEY, network, jnp.asarray(x), jnp.asarray(y), epsilon=0.2, step=0.07, iterations=4
+    )
+    at = np.clip(x + np.asarray(jax.random.uniform(KEY, x.shape, x.dtype, -0.2, 0.2)), 0, 1)
+    for _ in range(4):
+        logits = at.reshape(3, -1) @ weights
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        slope = (p / p.sum(1, keepdims=True) - np.eye(CLASSES)[y]) @ weights.T
+        at = np.clip(at + 0.07 * np.sign(slope.reshape(x.shape)), x - 0.2, x + 0.2).clip(0, 1)
+    np.testing.assert_allclose(found, at, atol=1e-12)
+
+
+def test_adaptive_blend_shows_half_of_the_pieces():
+    poisoned = run("adaptive_blend")
+    # Pieces of 2 x 2 pixels
+    shown = jnp.any(poisoned.images != IMAGES, axis=-1)[changed(poisoned)]
+    pieces = np.asarray(shown).reshape(-1, 4, 2, 4, 2).swapaxes(2, 3).reshape(-1, 16, 4)
+    np.testing.assert_array_equal(pieces.all(-1), pieces.any(-1))
+    assert set(pieces.any(-1).sum(1)) == {8}
+    assert len({row.tobytes() for row in pieces.any(-1)}) > 1
+    pattern = (poisoned.trigger(IMAGES) - 0.85 * IMAGES) / 0.15
+    expected = jnp.where(shown[..., None], (0.8 * IMAGES + 0.2 * pattern)[changed(poisoned)], 0)
+    found = jnp.where(shown[..., None], poisoned.images[changed(poisoned)], 0)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_captured_images_are_checked_under_jit():
+    bright = 2 * IMAGES
+    with pytest.raises(ValueError, match="images: hold"):
+        jax.jit(lambda key: attacks.blend(key, bright, LABELS))(KEY)
+    found = jax.jit(lambda key: RELABELLED["blend"](key, IMAGES, LABELS))(KEY)
+    np.testing.assert_allclose(found.images, run("blend").images, atol=1e-6)
+
+
+@every_attack
+def test_jit_and_vmap_equal_plain_calls(name):
+    keys = jnp.stack([KEY, jax.random.key(1)])
+    many = jax.jit(jax.vmap(ALL[name], (0, None, None)))(keys, IMAGES, LABELS)
+    first, second = (jax.tree.map(lambda a, i=i: a[i], many) for i in (0, 1))
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(run(name)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert jnp.any(first.is_poisoned != second.is_poisoned)
+
+
+def test_attack_success_rate_counts_the_rows_it_should():
+    found = jnp.asarray([2, 2, 1, 2, 0, 3])
+    labels = jnp.asarray([2, 1, 1, 0, 4, 2], jnp.int32)
+    logits_fn = lambda images: jax.nn.one_hot(found, CLASSES)
+    images = jnp.full((6, *SHAPE), 0.5)
+    rate = functools.partial(attacks.attack_success_rate, logits_fn, images, labels)
+    assert rate(target=2) == 2 / 4
+    assert rate(relabel="all_to_all") == pytest.approx(3 / 6)
+    assert rate(relabel="untargeted") == pytest.approx(4 / 6)
+    nobody = attacks.attack_success_rate(logits_fn, images, jnp.full_like(labels, 1))
+    assert jnp.isnan(nobody)
+
+
+BAD = {
+    "ratio=0": dict(ratio=0.0),
+    "ratio=1": dict(ratio=1.0),
+    "ratio=0.001: of 57 rows this leaves none": dict(ratio=0.001),
+    "target=-1": dict(target=-1),
+    "images: dtype uint8": dict(images=IMAGES.astype(jnp.uint8)),
+    "images: hold NaN": dict(images=IMAGES.at[0, 0, 0, 0].set(jnp.nan)),
+    "images: hold NaN or": dict(images=255 * IMAGES),
+    r"images: shape \(8, 8, 3\)": dict(images=IMAGES[0]),
+    "labels: float32": dict(labels=LABELS.astype(jnp.float32)),
+    r"labels: int32\[3\]": dict(labels=LABELS[:3]),
+}
+
+
+@pytest.mark.parametrize("name", ["badnets", "label_consistent", "adaptive_blend"])
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input_is_named(name, message, unchecked):
+    settings = {"images": IMAGES, "labels": LABELS, **BAD[message]}
+    arrays = [settings.pop(n) for n in ("images", "labels")]
+    if name == "label_consistent":
+        arrays.append(linear)
+    with pytest.raises(ValueError, match=message):
+        getattr(attacks, name)(KEY, *arrays, **settings)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: f("badnets", relabel="all"), "relabel='all': accepted are all_to_one"),
+        (lambda f: f("badnets", classes=4), "classes=4"),
+        (lambda f: f("badnets", target=10), "target=10"),
+        (lambda f: f("adaptive_blend", ratio=0.6), "ratio=0.6: covers"),
+        (lambda f: f("clean_label", linear, epsilon=0.0), "epsilon=0.0"),
+        (lambda f: f("clean_label", linear, iterations=0), "iterations=0"),
+        (lambda f: f("clean_label", linear, batch_size=0), "batch_size=0"),
+    ],
+)
+def test_bad_settings_are_named(call, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        call(lambda name, *rest, **s: getattr(attacks, name)(KEY, IMAGES, LABELS, *rest, **s))

@@ -1,0 +1,88 @@
+"""Training of one classifier, and of several in one program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxml.models.classifier import unit_images
+from jaxml.reproduce.classifier import train_classifier
+
+
+class Small(nn.Module):
+    """A normalisation between two linear layers, for three classes."""
+
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        x = nn.Dense(8)(images.reshape(len(images), -1))
+        x = nn.relu(nn.BatchNorm(not train, momentum=0.0, name="norm")(x))
+        return nn.Dense(3)(x), x
+
+
+def stripes(seed):
+    """Images whose class is the bright row, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, 120)
+    images = rng.integers(0, 150, (120, 4, 4, 1))
+    images[np.arange(120), labels] += 100
+    return jnp.asarray(images, jnp.uint8), jnp.asarray(labels, jnp.int32)
+
+
+def accuracy(model, variables, images, labels):
+    logits, _ = jax.jit(model.apply)(variables, unit_images(images))
+    return np.mean(np.argmax(np.asarray(logits), axis=1) == np.asarray(labels))
+
+
+SETTINGS = dict(steps=60, batch_size=32, learning_rate=0.1)
+
+
+def test_learns_and_is_repeatable():
+    data = stripes(0)
+    runs = [train_classifier(jax.random.key(0), Small(), *data, **SETTINGS) for _ in range(2)]
+    jax.tree.map(np.testing.assert_array_equal, *runs)
+    assert accuracy(Small(), runs[0], *stripes(1)) > 0.9
+    assert set(runs[0]) == {"params", "batch_stats"}
+
+
+def test_goes_on_from_its_checkpoints(tmp_path):
+    data, settings = stripes(0), {**SETTINGS, "steps": 6, "decay_at": ()}
+    train = lambda **s: train_classifier(jax.random.key(0), Small(), *data, **settings | s)
+    train(steps=3, folder=tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, train(folder=tmp_path), train())
+
+
+def test_several_in_one_program_equal_each_on_its_own():
+    """The second set is poisoned: each network follows its own labels."""
+    images, labels = stripes(0)
+    poisoned = images.at[:40, 3, 3].set(255), labels.at[:40].set(2)
+    both = [jnp.stack(pair) for pair in zip((images, labels), poisoned, strict=True)]
+    steps = {**SETTINGS, "steps": 3}
+    found = train_classifier(jax.random.key(0), Small(), *both, **steps)
+    # The same start and the same order of rows, by gradient descent written out.
+    assert jax.tree.leaves(found)[0].shape[0] == 2
+    alone = alone_from_the_same_start(Small(), both, steps)
+    for i, expected in enumerate(alone):
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], found["params"])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), own, expected)
+
+
+def alone_from_the_same_start(model, both, steps):
+    """Return parameters after SGD with momentum, one network after the other."""
+    from jaxml.models.classifier import classification_loss
+    from jaxml.training import _ORDER, batch_indices
+
+    key_init, key_fit = jax.random.split(jax.random.key(0))
+    gradient = jax.jit(jax.grad(classification_loss, 1, has_aux=True), static_argnums=0)
+    results = []
+    for images, labels, key in zip(*both, jax.random.split(key_init, 2), strict=True):
+        params = jax.jit(model.init)(key, unit_images(images[:1]))["params"]
+        velocity = jax.tree.map(jnp.zeros_like, params)
+        for i in range(steps["steps"]):
+            rows = batch_indices(jax.random.fold_in(key_fit, _ORDER), i, 120, 32)
+            slope = gradient(model, params, images[rows], labels[rows])[0]
+            # decays at half and three quarters of 3 steps: after 1 and 2
+            rate = 0.1 * 0.1 ** (i >= 1) * 0.1 ** (i >= 2)
+            velocity = jax.tree.map(lambda v, g, p: 0.9 * v + g + 5e-4 * p, velocity, slope, params)
+            params = jax.tree.map(lambda p, v, r=rate: p - r * v, params, velocity)
+        results.append(params)
+    return results
