@@ -111,7 +111,8 @@ def layer(settings: Settings) -> Iterator[str]:
     yield (
         "\nForward + backward: value and gradient of the mean square of the result. First call: "
         "traced and compiled cold, then run. Peak: rise of the memory of a process of its own in "
-        "its second call, result included. Difference: largest one over the largest value, of the field or of the gradient."
+        "its second call, result included. Difference: largest one over the largest value, of the "
+        "field or of the gradient."
     )
 
 
