@@ -207,7 +207,7 @@ def test_real_brains_reach_the_overlap_of_the_best_tools_without_folds():
     subjects = [np.load(folder / f"subject_{s}_80x96x112.npz") for s in "ab"]
     labels = tuple(map(int, np.load(folder / "labels30.npz")["labels"]))
     fixed, moving = (jnp.asarray(s["vol"] / np.float32(255)) for s in subjects)
-    fixed_labels, moving_labels = (s["seg"].astype("int32") for s in subjects)
+    fixed_labels, moving_labels = (jnp.asarray(s["seg"].astype("int32")) for s in subjects)
     overlap = lambda moved: float(jnp.nanmean(dice_per_label(fixed_labels, moved, labels)))
     after = {}
     for projection in (None, "fold_free"):
