@@ -31,7 +31,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
     """
     full = settings.scale != "quick"
     weights = voxelmorph_weights(settings.data) if full else None
-    total = 4 + 2 * full + (weights is not None)
+    total = 3 + full + (weights is not None)
     bar = progress.add_task("registration: loading", total=total)
 
     def step(text):

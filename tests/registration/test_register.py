@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from jaxml.registration.evaluate import dice_per_label, fold_percentages
 from jaxml.registration.field import count_folds, warp
-from jaxml.registration.register import _double, _halve, _level, _roughness, _smooth, register
+from jaxml.registration.register import _level, _roughness, _smooth, register
 from jaxml.registration.similarity import grad_l2, mse, ncc
 
 
@@ -148,20 +148,6 @@ def test_smoothing_is_self_adjoint_and_keeps_constants():
 def test_roughness_equals_grad_l2():
     u = jnp.asarray(np.random.default_rng(0).standard_normal((5, 6, 7, 3)))
     np.testing.assert_allclose(_roughness(tuple(jnp.moveaxis(u, -1, 0))), grad_l2(u), rtol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(8, 6), (9, 7), (5, 6, 7)])
-def test_a_linear_field_is_doubled_exactly(shape):
-    """The centre of coarse voxel c lies at 2c + 1/2 of the fine grid."""
-    fine = [g.astype(float) for g in np.indices(shape)]
-    coarse = [_halve(jnp.asarray(g)) for g in fine]
-    assert coarse[0].shape == tuple(-(-n // 2) for n in shape)
-    # Half a coordinate is a displacement in voxels of the coarse grid.
-    doubled = _double(tuple(c / 2 for c in coarse), shape)
-    # Near the faces, and where an odd axis repeats its last plane, nothing lies on both sides.
-    inner = tuple(slice(1, n - 1 - n % 2) for n in shape)
-    for found, expected in zip(doubled, fine, strict=True):
-        np.testing.assert_allclose(found[inner], expected[inner], atol=1e-12)
 
 
 def test_a_second_call_compiles_nothing():
