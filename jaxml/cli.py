@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     register.add_argument(
         "--projection", default="fold_free", help="fold_free (default), layer or none"
     )
-    register.add_argument("--steps", type=int, default=100, help="steps a resolution")
+    register.add_argument(
+        "--steps", type=int, help="steps a resolution (default: 100, on fine ones 10)"
+    )
     register.add_argument("--regularity", type=float, help="weight of the field's roughness")
     register.set_defaults(run=_register)
 

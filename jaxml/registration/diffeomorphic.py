@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from jaxml.registration import tetrahedra
 from jaxml.registration.expm import apart, exp_planes
 from jaxml.registration.field import check_field, components, jacobian
 from jaxml.registration.poisson import Boundary, solve_within
+
+# Voxels that the forward pass works on at a time.
+_CHUNK = 1 << 16
 
 
 @functools.partial(
@@ -75,12 +79,11 @@ def poisson_loss(reconstruction: Reconstruction, *, released: bool = False) -> F
 
 # A call outside of jit would compile the branches of the exponential anew each time.
 @functools.partial(jax.jit, static_argnums=(1, 2))
-@functools.partial(jax.checkpoint, static_argnums=(1, 2))
 def _sources(
     u: Array, grid: tetrahedra.Layout, boundary: str
 ) -> tuple[list[Array], list[list[Array]]]:
     """Backward divergence of the rows of the exponential, with ghosts, and the exponential."""
-    exponential = exp_planes(_gradient(u, grid))
+    exponential: Any = _exponential(u, grid)
     whole = jax.tree.map(lambda plane: tetrahedra.interior(plane, grid), exponential)
     if boundary == "neumann":
         # No edge leaves the volume: the flux along an axis ends at its last plane.
@@ -93,6 +96,46 @@ def _sources(
             for i, row in enumerate(exponential)
         ]
     return _divergence(exponential, grid), whole
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _exponential(u: Array, grid: tetrahedra.Layout) -> list[list[Array]]:
+    """Exponential of the gradient as flat planes with slack of 1; none of the gradient is kept."""
+    inner = tetrahedra.inner_edges(grid)
+    size, span = inner[0].size, _CHUNK + max(grid.strides)
+    if size <= _CHUNK:
+        return _exponential_whole(u, grid)
+    flat = [jnp.pad(jnp.pad(c, 1).reshape(-1), 2 * grid.slack) for c in components(u)]
+
+    def chunk(k, rows):
+        # The last chunk begins early and writes some voxels again.
+        start = jnp.minimum(k * _CHUNK, size - _CHUNK)
+        cut = jax.lax.dynamic_slice_in_dim
+        near = [cut(plane, grid.slack + start, span) for plane in flat]
+        edges = [cut(edge, start, _CHUNK) for edge in inner]
+        gradient = [
+            [
+                jnp.where(edge, plane[stride : stride + _CHUNK] - plane[:_CHUNK], 0)
+                for edge, stride in zip(edges, grid.strides, strict=True)
+            ]
+            for plane in near
+        ]
+        put = lambda plane, part: jax.lax.dynamic_update_slice_in_dim(plane, part, start, 0)
+        return jax.tree.map(put, rows, exp_planes(gradient))
+
+    empty = [[jnp.zeros(size, u.dtype) for _ in grid.strides] for _ in flat]
+    return jax.lax.fori_loop(0, -(-size // _CHUNK), chunk, empty)
+
+
+def _exponential_whole(u: Array, grid: tetrahedra.Layout) -> list[list[Array]]:
+    return exp_planes(_gradient(u, grid))
+
+
+def _exponential_transpose(grid, u, cotangent):
+    return jax.vjp(lambda u: _exponential_whole(u, grid), u)[1](cotangent)
+
+
+_exponential.defvjp(lambda u, grid: (_exponential(u, grid), u), _exponential_transpose)
 
 
 # Automatic transposes of differences pad inside of long loops, which makes them slow; the

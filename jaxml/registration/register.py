@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from jaxml.registration.diffeomorphic import diffeomorphic_layer, poisson_loss
 from jaxml.registration.field import count_folds
 from jaxml.registration.foldfree import fold_free
+from jaxml.registration.resolution import double, halve
 from jaxml.registration.sampling import Planes, sample
 from jaxml.registration.similarity import ncc
 
@@ -107,14 +108,14 @@ def register(
 
     pyramid = [(fixed, moving)]
     for _ in range(levels - 1):
-        pyramid.append((_halve(pyramid[-1][0]), _halve(pyramid[-1][1])))
+        pyramid.append((halve(pyramid[-1][0]), halve(pyramid[-1][1])))
     planes: Planes = (jnp.zeros_like(pyramid[-1][0]),) * fixed.ndim
     losses = []
     for (fixed_here, moving_here), count in zip(reversed(pyramid), counts, strict=True):
         planes, loss = _level(
             fixed_here,
             moving_here,
-            _double(planes, fixed_here.shape),
+            double(planes, fixed_here.shape),
             regularity,
             learning_rate,
             poisson_weight,
@@ -192,23 +193,6 @@ def _roughness(planes: Planes) -> Array:
     ndim = len(planes)
     squares = [jnp.mean(jnp.diff(p, axis=a) ** 2) for p in planes for a in range(ndim)]
     return functools.reduce(jnp.add, squares) / ndim**2
-
-
-def _halve(image: Array) -> Array:
-    """Mean of cubes of 2 voxels an axis; an odd axis repeats its last plane."""
-    image = jnp.pad(image, [(0, n % 2) for n in image.shape], mode="edge")
-    halves = [k for n in image.shape for k in (n // 2, 2)]
-    return jnp.mean(image.reshape(halves), axis=tuple(range(1, 2 * image.ndim, 2)))
-
-
-def _double(planes: Planes, shape: tuple[int, ...]) -> Planes:
-    """Planes of a level of `shape` from those of the level below, or of itself unchanged."""
-    if planes[0].shape == shape:
-        return planes
-    twice = tuple(2 * n for n in planes[0].shape)
-    cut = tuple(slice(n) for n in shape)
-    # A voxel is twice as large there: displacements in voxels double too.
-    return tuple(2 * jax.image.resize(p, twice, "linear")[cut] for p in planes)
 
 
 def _check_images(fixed: Array, moving: Array) -> None:

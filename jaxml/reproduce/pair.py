@@ -24,7 +24,7 @@ def register_files(
     out: Path,
     *,
     projection: str = "fold_free",
-    steps: int = 100,
+    steps: int | None = None,
     regularity: float | None = None,
 ) -> str:
     """Register one image file onto another and write the result to `out`.
@@ -39,7 +39,7 @@ def register_files(
         that of the fixed one by both affines first.
       out: folder.
       projection: "fold_free", "layer" or "none", as for `registration.register`.
-      steps: optimisation steps a resolution.
+      steps: optimisation steps a resolution; by default those of `register`.
       regularity: weight of the roughness; that of `registration.register` by default.
 
     Returns:
