@@ -10,14 +10,10 @@ the machine hits all alike, and the least time of a row counts. Compilation is m
 stated apart.
 """
 
-import argparse
 import dataclasses
-import datetime
 import functools
-import importlib.metadata
 import multiprocessing
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,43 +79,17 @@ class Problem:
 
 def main() -> int:
     """Run the sections asked for and print, and write where asked, their Markdown."""
-    options = _options()
-    settings = QUICK if options.quick else Settings()
-    jax.config.update("jax_enable_compilation_cache", False)
-    lines = list(machine())
-    print("\n".join(lines), flush=True)
-    for section in options.sections:
-        for line in table(section, settings, options.data):
-            print(line, flush=True)
-            lines.append(line)
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
-    return 0
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Backdoor identification: jaxml and its peer.")
-    parser.add_argument("--quick", action="store_true", help="small sizes, under two minutes")
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser = harness.parser("Backdoor identification: jaxml and its peer.", SECTIONS)
     parser.add_argument("--data", type=Path, help="folder of images (default: $JAXML_DATA)")
-    parser.add_argument("--out", type=Path, help="Markdown file to write")
-    options = parser.parse_args()
-    if options.out and not options.out.absolute().parent.is_dir():
-        parser.error(f"--out: the folder {options.out.absolute().parent} does not exist")
-    return options
-
-
-def machine() -> Iterator[str]:
-    """Yield where, when and with which versions the figures were measured."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if _installed(p))
-    devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
-    yield "# Backdoor identification: the fast solver, the published one, and PyTorch"
-    yield ""
-    yield (
-        f"{datetime.date.today().isoformat()}; {os.cpu_count()} cores of {_cpu()}; "
-        f"JAX on {devices}; Python {platform.python_version()}, {versions}. float32."
+    options = harness.parsed(parser)
+    settings = QUICK if options.quick else Settings()
+    head = harness.machine(
+        "Backdoor identification: the fast solver, the published one, and PyTorch",
+        ("jax", "jaxlib", "flax", "optax", "numpy", "torch"),
+        "float32.",
     )
+    chapters = {a: functools.partial(table, a, settings, options.data) for a in SECTIONS}
+    return harness.run(head, chapters, options)
 
 
 def table(attack: str, settings: Settings, data: Path | None) -> Iterator[str]:
@@ -126,7 +97,7 @@ def table(attack: str, settings: Settings, data: Path | None) -> Iterator[str]:
     problem = poisoned_problem(attack, settings, data)
     yield f"\n## {attack}, {len(problem.images):,} rows\n"
     yield problem.text
-    if not _installed("torch"):
+    if not harness.installed("torch"):
         yield "\nPyTorch is not installed, so not measured."
     fast = backdoor.IdentifyConfig(rounds=settings.solver_rounds, steps=settings.steps)
     published = dataclasses.replace(
@@ -135,14 +106,16 @@ def table(attack: str, settings: Settings, data: Path | None) -> Iterator[str]:
     jax.clear_caches()
     first, contenders = {}, {}
     with _child() as peer:
-        if _installed("torch"):
+        if harness.installed("torch"):
             contenders[PEER] = functools.partial(_ask, peer, problem, published)
         for name, config in {"jaxml, as published": published, "jaxml, fast": fast}.items():
             # One step of the mask compiles all that more of them run.
             short = dataclasses.replace(config, rounds=1, steps=1)
             first[name] = _jax_identify(problem, short)[0]
             contenders[name] = functools.partial(_jax_identify, problem, config)
-        times, found = _interleave(contenders, settings)
+        times, found = harness.interleave(
+            contenders, rounds=settings.rounds, seconds=settings.seconds
+        )
     yield ""
     yield (
         "| | s | median | runs | PyTorch / this | AUROC | TPR | FPR | flagged | sum of mask | "
@@ -350,18 +323,6 @@ def _child() -> ProcessPoolExecutor:
 # Small things ---------------------------------------------------------------------------------
 
 
-def _interleave(contenders: dict[str, Callable], settings: Settings):
-    """Return the seconds of each contender's runs, in turns, and its last result."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    found: dict[str, Arrays] = {}
-    for _ in range(settings.rounds):
-        for name, call in contenders.items():
-            if sum(times[name]) < settings.seconds:
-                seconds, found[name] = call()
-                times[name].append(seconds)
-    return times, found
-
-
 def _detection(score: np.ndarray, problem: Problem) -> str:
     truth = jnp.asarray(problem.is_poisoned)
     flagged = score > 0
@@ -382,21 +343,6 @@ def _agreement(mask: np.ndarray, other: np.ndarray) -> str:
 
 def _first(first: dict[str, float], name: str) -> str:
     return f"{first[name]:.1f}" if name in first else ""
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _cpu() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 if __name__ == "__main__":

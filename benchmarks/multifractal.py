@@ -8,15 +8,11 @@ products this small. Rounds are interleaved, so the load of the machine hits all
 least time of a row counts. Compilation is measured cold and stated apart.
 """
 
-import argparse
-import datetime
 import functools
 import importlib
-import importlib.metadata
 import math
 import multiprocessing
 import os
-import platform
 import sys
 import time
 import warnings
@@ -26,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import harness
 import jax
 import numpy as np
 
@@ -69,47 +66,25 @@ QUICK = Settings(
 
 def main() -> int:
     """Run the sections asked for and print, and write where asked, their Markdown."""
-    options = _options()
+    options = harness.parsed(harness.parser("MFDFA: jaxml against its peers.", SECTIONS))
     settings = QUICK if options.quick else Settings()
-    jax.config.update("jax_enable_compilation_cache", False)
-    chapters = {"single": single, "batch": batch, "growth": growth, "memory": memory}
-    peers = [name for name in PEERS if _installed(name)]
-    lines = list(machine())
-    missing = [name for name in PEERS if name not in peers]
-    lines += [f"Not installed, so not measured: {', '.join(missing)}."] if missing else []
-    print("\n".join(lines), flush=True)
-    for section in options.sections:
-        text = list(chapters[section](settings, peers))
-        print("\n".join(text), flush=True)
-        lines += text
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
-    return 0
+    sections = {"single": single, "batch": batch, "growth": growth, "memory": memory}
+    peers = [name for name in PEERS if harness.installed(name)]
+    chapters = {
+        name: functools.partial(section, settings, peers) for name, section in sections.items()
+    }
+    return harness.run(_head(peers), chapters, options)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="MFDFA: jaxml against its peers.")
-    parser.add_argument("--quick", action="store_true", help="small sizes, under a minute or two")
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--out", type=Path, help="Markdown file to write")
-    options = parser.parse_args()
-    if options.out and not options.out.absolute().parent.is_dir():
-        parser.error(f"--out: the folder {options.out.absolute().parent} does not exist")
-    return options
-
-
-def machine() -> Iterator[str]:
-    """Yield where, when and with which versions the figures were measured."""
-    packages = ("jax", "jaxlib", "numpy", *PEERS)
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if _installed(p))
-    devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
-    yield "# MFDFA of white noise: time, agreement, growth, memory"
-    yield ""
-    yield (
-        f"{datetime.date.today().isoformat()}; {os.cpu_count()} cores of {_cpu()}; "
-        f"JAX on {devices}; Python {platform.python_version()}, {versions}. "
-        f"q = {Q[0]:g} to {Q[-1]:g} in {len(Q)} steps; peers with one BLAS thread."
+def _head(peers: list[str]) -> Iterator[str]:
+    yield from harness.machine(
+        "MFDFA of white noise: time, agreement, growth, memory",
+        ("jax", "jaxlib", "numpy", *PEERS),
+        f"q = {Q[0]:g} to {Q[-1]:g} in {len(Q)} steps; peers with one BLAS thread.",
     )
+    missing = [name for name in PEERS if name not in peers]
+    if missing:
+        yield f"Not installed, so not measured: {', '.join(missing)}."
 
 
 # One series -----------------------------------------------------------------------------------
@@ -139,7 +114,7 @@ def _single_table(samples, order, settings, peers, worker) -> Iterator[str]:
         name = f"jaxml `fluctuation` {dtype}"
         contenders[name] = _ours(multifractal.fluctuation, x, scales, order, dtype)
         contenders[name]()
-    times, values = _interleave(contenders, settings)
+    times, values = _in_turns(contenders, settings)
     fastest = min(min(t) for name, t in times.items() if name in peers)
     reference = {ends: log_fluctuation_by_qr(x, scales, order, ends) for ends in (1, 2)}
     yield f"\n## N = {samples:,}, order {order}, {len(scales)} scales\n"
@@ -188,19 +163,10 @@ def _ours(call: Callable, x, scales, order, dtype) -> Callable:
     return timed
 
 
-def _interleave(contenders: dict[str, Callable], settings: Settings):
-    """Return the seconds of each contender's runs, in turns, and its last value."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    values = {}
-    for _ in range(settings.rounds):
-        for name, call in contenders.items():
-            turn_ends = time.perf_counter() + settings.turn
-            while sum(times[name]) < settings.seconds:
-                seconds, values[name] = call()
-                times[name].append(seconds)
-                if time.perf_counter() >= turn_ends:
-                    break
-    return times, values
+def _in_turns(contenders: dict[str, Callable], settings: Settings):
+    return harness.interleave(
+        contenders, rounds=settings.rounds, seconds=settings.seconds, turn=settings.turn
+    )
 
 
 def log_fluctuation_by_qr(x: np.ndarray, scales, order: int, ends: int) -> np.ndarray:
@@ -261,7 +227,7 @@ def batch(settings: Settings, peers: list[str]) -> Iterator[str]:
             many = os.cpu_count() or 1
             name = f"MFDFA in {many} processes"
             contenders[name] = functools.partial(_peer_batch, pool, many, "MFDFA", sample, scales)
-        times, _ = _interleave(contenders, settings)
+        times, _ = _in_turns(contenders, settings)
     fastest = min(min(times[name]) for name in quick)
     yield f"\n## {rows} series of {samples:,}, order 1, {len(scales)} scales\n"
     yield "| | ms a series | median | runs | fastest peer / this | first call, s |"
@@ -313,7 +279,7 @@ def growth(settings: Settings, peers: list[str]) -> Iterator[str]:
         call = _ours(multifractal.mfdfa, _white_noise(samples), scales, 1, "float32")
         jax.clear_caches()
         first_call, _ = call()
-        times, _ = _interleave({"ours": call}, settings)
+        times, _ = _in_turns({"ours": call}, settings)
         best.append(min(times["ours"]))
         yield (
             f"| {samples:,} | {len(scales)} | {_ms(best[-1])} | {best[-1] / samples * 1e9:.0f} | "
@@ -457,23 +423,8 @@ def _white_noise(samples: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(samples)
 
 
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.2f}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"
-
-
-def _cpu() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 if __name__ == "__main__":

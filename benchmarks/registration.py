@@ -8,14 +8,9 @@ cores as JAX does. Rounds are interleaved, so the load of the machine hits all a
 least time of a row counts. Compilation is measured cold and stated apart.
 """
 
-import argparse
-import datetime
 import functools
-import importlib.metadata
 import math
 import multiprocessing
-import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,7 +42,8 @@ class Settings:
     shapes: tuple[Shape, ...] = ((64, 64, 64), (80, 96, 112), (160, 192, 224))
     # Standard deviation of the smoothing, then amplitude, both in voxels.
     layer_field: tuple[float, float] = (4.0, 2.4)
-    fields: tuple[tuple[float, float], ...] = ((4.0, 2.9), (2.0, 1.45), (8.0, 5.8))
+    # The first three fold about 1% of the voxels, the last one 10%.
+    fields: tuple[tuple[float, float], ...] = ((4.0, 1.75), (2.0, 0.875), (8.0, 3.5), (4.0, 2.9))
     side: int = 64
     seeds: int = 3
     rounds: int = 10
@@ -60,43 +57,16 @@ QUICK = Settings(
 
 def main() -> int:
     """Run the sections asked for and print, and write where asked, their Markdown."""
-    options = _options()
+    options = harness.parsed(harness.parser("Registration: jaxml against its peers.", SECTIONS))
     settings = QUICK if options.quick else Settings()
-    jax.config.update("jax_enable_compilation_cache", False)
-    chapters = {"layer": layer, "foldfree": foldfree}
-    lines = list(machine())
-    print("\n".join(lines), flush=True)
-    for section in options.sections:
-        for line in chapters[section](settings):
-            print(line, flush=True)
-            lines.append(line)
-    if options.out:
-        options.out.write_text("\n".join(lines) + "\n")
-    return 0
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Registration: jaxml against its peers.")
-    parser.add_argument("--quick", action="store_true", help="small sizes, under a minute or two")
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--out", type=Path, help="Markdown file to write")
-    options = parser.parse_args()
-    if options.out and not options.out.absolute().parent.is_dir():
-        parser.error(f"--out: the folder {options.out.absolute().parent} does not exist")
-    return options
-
-
-def machine() -> Iterator[str]:
-    """Yield where, when and with which versions the figures were measured."""
-    packages = ("jax", "jaxlib", "numpy", "scipy", "torch")
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages if _installed(p))
-    devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
-    yield "# Registration: the layer, and fields without folds"
-    yield ""
-    yield (
-        f"{datetime.date.today().isoformat()}; {os.cpu_count()} cores of {_cpu()}; "
-        f"JAX on {devices}; Python {platform.python_version()}, {versions}. float32."
+    head = harness.machine(
+        "Registration: the layer, and fields without folds",
+        ("jax", "jaxlib", "numpy", "scipy", "torch"),
+        "float32.",
     )
+    sections = {"layer": layer, "foldfree": foldfree}
+    chapters = {name: functools.partial(section, settings) for name, section in sections.items()}
+    return harness.run(head, chapters, options)
 
 
 # The layer ------------------------------------------------------------------------------------
@@ -104,7 +74,7 @@ def machine() -> Iterator[str]:
 
 def layer(settings: Settings) -> Iterator[str]:
     """Yield a table of time, memory and agreement for each size."""
-    if not _installed("torch"):
+    if not harness.installed("torch"):
         yield "\nPyTorch is not installed, so not measured."
     for shape in settings.shapes:
         yield from _layer_table(shape, settings)
@@ -120,7 +90,9 @@ def _layer_table(shape: Shape, settings: Settings) -> Iterator[str]:
     u = random_field(shape, *settings.layer_field, seed=0)
     folds = int(registration.count_folds(jnp.asarray(u)))
     kept = 2 * (TERMS - 1) * 9 * u[..., 0].nbytes
-    absent = [call for call in CALLS if call.startswith("PyTorch") and not _installed("torch")]
+    absent = [
+        call for call in CALLS if call.startswith("PyTorch") and not harness.installed("torch")
+    ]
     absent += [f"PyTorch, {BOTH}"] if kept > KEPT_BYTES else []
     calls = [call for call in CALLS if call not in absent]
     first = {}
@@ -133,7 +105,9 @@ def _layer_table(shape: Shape, settings: Settings) -> Iterator[str]:
             else:
                 contenders[call] = CALLS[call](u)
                 first[call] = f"{contenders[call]()[0]:.1f}"
-        times, values = _interleave(contenders, settings)
+        times, values = harness.interleave(
+            contenders, rounds=settings.rounds, seconds=settings.seconds
+        )
     peaks = {call: _peak(call, u) for call in calls}
     size = " x ".join(map(str, shape))
     yield f"\n## {size}, {folds:,} folds ({100 * folds / u[..., 0].size:.2f}%)\n"
@@ -330,18 +304,6 @@ def _child() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
-def _interleave(contenders: dict[str, Callable], settings: Settings):
-    """Return the seconds of each contender's runs, in turns, and its last value."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    values = {}
-    for _ in range(settings.rounds):
-        for name, call in contenders.items():
-            if sum(times[name]) < settings.seconds:
-                seconds, values[name] = call()
-                times[name].append(seconds)
-    return times, values
-
-
 # Fields without folds -------------------------------------------------------------------------
 
 
@@ -492,23 +454,8 @@ def random_field(shape: Shape, sigma: float, amplitude: float, *, seed: int) -> 
     return (amplitude * smooth / smooth.std()).astype(np.float32)
 
 
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.1f}" if seconds < 0.1 else f"{seconds * 1e3:.0f}"
-
-
-def _cpu() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 if __name__ == "__main__":
