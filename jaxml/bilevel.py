@@ -22,7 +22,8 @@ def implicit_gradient(
     Exact to first order in the distance of the solver's result from the minimum.
 
     Args:
-      inner: twice differentiable objective of (y, x) to a scalar, H positive definite at y*.
+      inner: twice differentiable objective of (y, x), pytrees, to a scalar `[]`; H positive
+        definite at y*.
       solve: any function of x to y*, such as a loop of an optimizer; it is not differentiated.
       tolerance: relative residual at which conjugate gradients stop; by default the
         resolution of the dtype.

@@ -16,6 +16,7 @@ from jaxml.backdoor.baselines.rows import (
     for_each_class,
     principal_axes,
 )
+from jaxml.backdoor.known import known
 
 # Below this share of a class a cloud is taken for the poisoned one whatever the hint says:
 # up to this ratio, poison spread over all classes is the smaller cloud of each.
@@ -67,6 +68,8 @@ def class_split(
     check_floating(hint, "hint")
     if hint.shape != labels.shape:
         raise ValueError(f"hint: shape {hint.shape}; give {labels.shape}, one a row")
+    if not known(hint, lambda hint: jnp.all(jnp.isfinite(hint))):
+        raise ValueError("hint: holds NaN or infinity; give finite numbers")
     return _split(features, labels, hint, classes, components, iterations)
 
 

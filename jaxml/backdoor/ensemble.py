@@ -49,5 +49,7 @@ def _tail_evidence(score):
     ordered = jnp.sort(score)
     below = jnp.searchsorted(ordered, score, side="left")
     not_above = jnp.searchsorted(ordered, score, side="right")
-    rank = (below + not_above).astype(score.dtype) / (2 * score.shape[0])
-    return -jnp.log1p(-rank)
+    # Ranks of thousands of rows have no place in half precision.
+    dtype = score.dtype if jnp.finfo(score.dtype).bits > 16 else jnp.float32
+    rank = (below + not_above).astype(dtype) / (2 * score.shape[0])
+    return -jnp.log1p(-rank).astype(score.dtype)

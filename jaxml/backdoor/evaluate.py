@@ -5,8 +5,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
+
+from jaxml.backdoor.known import known
 
 
 @functools.partial(
@@ -41,16 +42,18 @@ def auroc(score: Float[Array, " row"], is_poisoned: Bool[Array, " row"]) -> Floa
         Under `jit` the area is NaN instead.
     """
     _check_rows(score, is_poisoned, "score")
-    if not isinstance(score, Tracer) and bool(jnp.any(jnp.isnan(score))):
+    if not known(score, lambda score: ~jnp.any(jnp.isnan(score))):
         raise ValueError("score: holds NaN; accepted are numbers")
-    poisoned, clean = (jnp.sum(x, dtype=score.dtype) for x in (is_poisoned, ~is_poisoned))
-    if not isinstance(is_poisoned, Tracer) and not bool(jnp.minimum(poisoned, clean)):
+    if not known(is_poisoned, lambda kind: jnp.any(kind) & ~jnp.all(kind)):
         raise ValueError("is_poisoned: all rows are alike; accepted are rows of both kinds")
+    # Ranks of thousands of rows have no place in half precision.
+    dtype = score.dtype if jnp.finfo(score.dtype).bits > 16 else jnp.float32
+    poisoned, clean = (jnp.sum(x, dtype=dtype) for x in (is_poisoned, ~is_poisoned))
     ordered = jnp.sort(score)
     below, up_to = (jnp.searchsorted(ordered, score, side=side) for side in ("left", "right"))
-    rank = (below + up_to + 1).astype(score.dtype) / 2
+    rank = (below + up_to + 1).astype(dtype) / 2
     mean_rank = jnp.sum(jnp.where(is_poisoned, rank, 0)) / poisoned
-    area = (mean_rank - (poisoned + 1) / 2) / clean
+    area = ((mean_rank - (poisoned + 1) / 2) / clean).astype(score.dtype)
     return jnp.where(jnp.any(jnp.isnan(score)), jnp.nan, area)
 
 

@@ -30,8 +30,8 @@ class IdentifyConfig:
       learning_rate: of the steps.
       momentum: of the steps; it is kept from round to round, as is the mask.
       weight_decay: of the mask.
-      proximal: shrink the mask by learning_rate * sparsity after each step instead of adding
-        the subgradient of |m|_1 to it; it leaves exact zeros.
+      proximal: shrink the mask by learning_rate * sparsity / (1 - momentum) after each step
+        instead of adding the subgradient of |m|_1 to it; it leaves exact zeros.
       flagged_only: a step takes `batch_size` pairs of a flagged row and a scale. In turn
         they are all such pairs, and their mean is weighted by the fraction of rows flagged: the
         expected gradient is that of the problem. Otherwise a step takes `batch_size` rows as
@@ -165,7 +165,8 @@ def _mask_step(mask, opt_state, slopes, *, config):
         change, opt_state = mask_optimizer(config).update(gradient, opt_state, mask)
     mask += change
     if config.proximal:
-        mask -= config.learning_rate * config.sparsity
+        # Momentum takes a constant slope so many times; the shrinking has none.
+        mask -= config.learning_rate * config.sparsity / (1 - config.momentum)
     return jnp.clip(mask, 0, 1), opt_state
 
 

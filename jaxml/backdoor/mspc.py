@@ -11,6 +11,8 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from jaxml.backdoor.known import known
+
 LogitsFn = Callable[[Array], Array]
 
 SCALES = tuple(range(2, 13))
@@ -180,10 +182,10 @@ def check_images(logits_fn: LogitsFn, images: Array) -> None:
 
 def check_unit_interval(x: Array, name: str) -> None:
     """Raise ValueError where known values are NaN or outside 0 to 1."""
-    if not isinstance(x, Tracer) and not bool(jnp.all((x >= 0) & (x <= 1))):
-        raise ValueError(
-            f"{name}: values from {jnp.min(x)} to {jnp.max(x)}; accepted are 0 to 1 and no NaN"
-        )
+    if not known(x, lambda x: jnp.all((x >= 0) & (x <= 1))):
+        with jax.ensure_compile_time_eval():
+            low, high = jnp.min(x), jnp.max(x)
+        raise ValueError(f"{name}: values from {low} to {high}; accepted are 0 to 1 and no NaN")
 
 
 def check_settings(shift: float, scales: Sequence[float], batch_size: int) -> None:

@@ -284,9 +284,13 @@ def _read_image(content, name: str) -> np.ndarray:
 
     try:
         with Image.open(content) as image:
+            if image.mode[0] in "IF":
+                raise DataError(f"{name}: pixels of mode {image.mode}; give 8-bit images")
             grey = image.mode in ("1", "L", "LA")
             array = np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: not a readable image ({error})") from error
     return array[..., None] if grey else array
 
@@ -332,11 +336,18 @@ def _digits() -> ImageSet:
 
 
 def _split(images: np.ndarray, labels: np.ndarray):
-    """Return training and test images, every fifth of each class for the test."""
-    test = np.zeros(len(labels), bool)
+    """Return training and test images, every fifth of each class for the test.
+
+    Classes take turns in both: files lie class after class, and the first rows are to be of all.
+    """
+    turn = np.empty(len(labels), int)
     for label in np.unique(labels):
-        test[np.flatnonzero(labels == label)[TEST_EVERY - 1 :: TEST_EVERY]] = True
-    return (images[~test], labels[~test]), (images[test], labels[test])
+        rows = np.flatnonzero(labels == label)
+        turn[rows] = np.arange(len(rows))
+    order = np.lexsort((labels, turn))
+    test = turn[order] % TEST_EVERY == TEST_EVERY - 1
+    part = lambda rows: (images[rows], labels[rows])
+    return part(order[~test]), part(order[test])
 
 
 def _image_set(train, test, classes, what) -> ImageSet:

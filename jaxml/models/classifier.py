@@ -84,7 +84,9 @@ def population_statistics(
         moments = _moments(params, batch, model=model)
         total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     mean = jax.tree.map(lambda x: x / count, total)
-    stats = {name: {"mean": m, "var": square - m**2} for name, (m, square) in mean.items()}
+    # A difference of large numbers may fall below 0.
+    variance = lambda m, square: jnp.maximum(square - m**2, 0)
+    stats = {name: {"mean": m, "var": variance(m, square)} for name, (m, square) in mean.items()}
     return {"params": params, "batch_stats": stats} if stats else {"params": params}
 
 

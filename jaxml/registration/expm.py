@@ -164,8 +164,10 @@ def _exp2(a: list[list[Array]]) -> list[list[Array]]:
     even, odd = jnp.ones_like(q), jnp.ones_like(q)
     for k in range(9, 0, -1):
         even, odd = 1 + near * even / (2 * k * (2 * k - 1)), 1 + near * odd / (2 * k * (2 * k + 1))
-    far_even = jnp.where(q > 0, jnp.cosh(root), jnp.cos(root))
-    far_odd = jnp.where(q > 0, jnp.sinh(root), jnp.sin(root)) / root
+    # An infinite cosh of a rotation would make the gradient NaN, used or not.
+    grows = jnp.where(q > 0, root, 1)
+    far_even = jnp.where(q > 0, jnp.cosh(grows), jnp.cos(root))
+    far_odd = jnp.where(q > 0, jnp.sinh(grows), jnp.sin(root)) / root
     growth = jnp.exp(mean)
     c, s = growth * jnp.where(small, even, far_even), growth * jnp.where(small, odd, far_odd)
     return [[c + s * half, s * a[0][1]], [s * a[1][0], c - s * half]]

@@ -199,8 +199,17 @@ def check_field(u: Float[Array, "*volume ndim"], *, name: str = "u") -> None:
         raise ValueError(f"{name}: shape {u.shape}; each axis needs 3 voxels or more")
     if not jnp.issubdtype(u.dtype, jnp.floating):
         raise ValueError(f"{name}: dtype {u.dtype}; accepted are floating-point numbers")
-    if not isinstance(u, Tracer) and not bool(jnp.all(jnp.isfinite(u))):
+    if not is_finite(u):
         raise ValueError(f"{name}: holds NaN or infinity; accepted are finite numbers")
+
+
+def is_finite(x: Array) -> bool:
+    """Return whether all values are finite, True where they are not known."""
+    if isinstance(x, Tracer):
+        return True
+    # What a traced function captures is known, but not what is computed from it there.
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.all(jnp.isfinite(x)))
 
 
 # A call outside of jit would compile these loops anew each time.

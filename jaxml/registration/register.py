@@ -8,11 +8,10 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from jaxml.registration.diffeomorphic import diffeomorphic_layer, poisson_loss
-from jaxml.registration.field import count_folds
+from jaxml.registration.field import count_folds, is_finite
 from jaxml.registration.foldfree import fold_free
 from jaxml.registration.resolution import double, halve
 from jaxml.registration.sampling import Planes, sample
@@ -205,7 +204,7 @@ def _check_images(fixed: Array, moving: Array) -> None:
     for name, image in (("fixed", fixed), ("moving", moving)):
         if not jnp.issubdtype(image.dtype, jnp.floating):
             raise ValueError(f"{name}: dtype {image.dtype}; accepted are floating-point numbers")
-        if not isinstance(image, Tracer) and not bool(jnp.all(jnp.isfinite(image))):
+        if not is_finite(image):
             raise ValueError(f"{name}: holds NaN or infinity; accepted are finite numbers")
     if moving.dtype != fixed.dtype:
         raise ValueError(f"moving: dtype {moving.dtype}; fixed has {fixed.dtype}")

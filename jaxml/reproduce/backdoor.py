@@ -135,9 +135,9 @@ def experiment(settings, stages: Stages, progress) -> Report:
 
 
 def _model(data: ImageSet, width: int) -> ResNet18:
-    unit = data.train_images.reshape(-1, data.train_images.shape[-1]) / np.float32(255)
-    moments = [[round(float(x), 4) for x in f(unit, axis=0)] for f in (np.mean, np.std)]
-    mean, std = map(tuple, moments)
+    # float64: a float32 sum of this many pixels stands still.
+    unit = data.train_images.reshape(-1, data.train_images.shape[-1]) / 255
+    mean, std = (tuple(np.round(moment, 4).tolist()) for moment in (unit.mean(0), unit.std(0)))
     return ResNet18(classes=len(data.classes), width=width, mean=mean, std=std)
 
 

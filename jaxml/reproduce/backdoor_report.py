@@ -38,7 +38,8 @@ def report(source: str, found: Found, *, removed: float) -> Report:
         title="Identification of backdoor rows",
         parts=(
             f"Images: {source}. Every method has one set of settings for all attacks, and none "
-            "is told which rows are poisoned. IBD-PSC chooses its depth by a few test images. "
+            "is told which rows are poisoned. IBD-PSC chooses its depth by a few test images. ABL "
+            "takes the losses of the first epochs of ordinary training, without its ascent. "
             "Pictures are of the first repeat.",
             _area_table(areas, methods, spread),
             _removal_table(removal, removed, spread),
@@ -207,4 +208,5 @@ def _text(values: np.ndarray) -> str:
     if not known.size:
         return "-"
     mean = f"{known.mean():.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {known.std():.3f}"
+    some = f" ({known.size} of {len(values)})" if known.size < len(values) else ""
+    return mean if len(values) == 1 else f"{mean} ± {known.std():.3f}{some}"

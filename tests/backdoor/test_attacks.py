@@ -205,6 +205,12 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("settings", [dict(target=99), dict(ratio=0.02)], ids=str)
+def test_a_class_without_rows_to_poison_is_named(settings):
+    with pytest.raises(ValueError, match="leaves no row of the class target="):
+        attacks.sig(KEY, IMAGES, LABELS, **settings)
+
+
 @pytest.mark.parametrize("name", ["badnets", "label_consistent", "adaptive_blend"])
 @pytest.mark.parametrize("message", BAD)
 def test_bad_input_is_named(name, message, unchecked):

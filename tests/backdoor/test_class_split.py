@@ -65,6 +65,7 @@ BAD = {
     "hint: shape": lambda x, y: class_split(x, y, jnp.ones(3)),
     "components=0": lambda x, y: class_split(x, y, jnp.ones(4), components=0),
     "labels: 0..1": lambda x, y: class_split(x, y, jnp.ones(4), classes=1),
+    "hint: holds NaN": lambda x, y: class_split(x, y, jnp.full(4, jnp.nan)),
     "features: holds NaN": lambda x, y: class_split(x * jnp.nan, y, jnp.ones(4)),
 }
 

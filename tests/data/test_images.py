@@ -115,13 +115,13 @@ def test_folders_of_classes(tmp_path, channels):
     (tmp_path / "bee" / "notes.txt").write_text("no image")
     found = load_images(tmp_path)
     assert found.classes == ("ant", "bee")
-    # Files in order of their class: odd ones, then even ones.
-    expected = [PIXELS[1::2], PIXELS[::2]]
+    # Classes take turns: odd files and even ones.
+    expected = np.stack([PIXELS[1::2], PIXELS[::2]], axis=1)
     fifth = np.arange(10) % 5 == 4
     for images, chosen in ((found.train_images, ~fifth), (found.test_images, fifth)):
-        together = np.concatenate([x[chosen] for x in expected])
+        together = np.concatenate(expected[chosen])
         np.testing.assert_array_equal(images, together[..., :channels])
-    assert found.test_labels.tolist() == [0, 0, 1, 1]
+    assert found.test_labels.tolist() == [0, 1, 0, 1]
 
 
 def test_variable_names_the_folder_and_the_argument_goes_first(tmp_path, monkeypatch):
@@ -268,3 +268,21 @@ def test_unusable_folders_and_arguments(tmp_path, unchecked):
         load_images(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="rows=0"):
         load_images(tmp_path, rows=0)
+
+
+def test_pixels_of_more_than_eight_bits_are_named(tmp_path):
+    deep = np.full((4, 4), 40_000, np.uint16)
+    for i, name in enumerate(("ant", "bee")):
+        path = tmp_path / name / f"{i}.png"
+        path.parent.mkdir()
+        Image.fromarray(deep).save(path)
+    with pytest.raises(DataError, match="pixels of mode I;16; give 8-bit images"):
+        load_images(tmp_path)
+
+
+def test_any_first_rows_are_of_all_classes(tmp_path):
+    labels = np.repeat(np.arange(2), 10)
+    np.savez(tmp_path / "sorted.npz", images=PIXELS, labels=labels)
+    found = load_images(tmp_path, rows=4)
+    assert found.train_labels.tolist() == [0, 1, 0, 1]
+    assert found.test_labels.tolist() == [0, 1, 0, 1]

@@ -196,10 +196,13 @@ def test_jit_and_vmap_equal_plain_calls():
         np.testing.assert_allclose(compiled(fields[i]).displacement, one.displacement)
 
 
-@pytest.mark.parametrize("shape", [(8, 7), pytest.param((5, 4, 6), marks=pytest.mark.slow)])
-def test_gradient_equals_finite_differences(shape):
-    """Over more iterations than are kept at once, corrections and smoothings."""
-    u = jnp.asarray(reference.folded_noise(1, shape, 0, 0.1))
+@pytest.mark.parametrize(
+    "shape, sigma",
+    [((8, 7), 0), ((33, 34), 4), pytest.param((5, 4, 6), 0, marks=pytest.mark.slow)],
+)
+def test_gradient_equals_finite_differences(shape, sigma):
+    """Over more iterations than are kept at once, at both resolutions of the larger shape."""
+    u = jnp.asarray(reference.folded_noise(1, shape, sigma, 0.1))
     rng = np.random.default_rng(2)
     weights, directions = (
         jnp.asarray(rng.standard_normal((2, *u.shape))),
@@ -230,6 +233,18 @@ def test_gradient_of_a_batch_equals_one_by_one():
     alone = jax.jit(jax.grad(loss))
     for found, u in zip(together, fields, strict=True):
         np.testing.assert_allclose(found, alone(u), rtol=1e-9, atol=1e-9)
+
+
+def test_batch_at_two_resolutions_equals_one_by_one():
+    """One of the fields has no folds: what the others get must not reach it."""
+    folded = [reference.folded_noise(seed, (33, 34), 4, 0.05) for seed in (0, 1)]
+    fields = jnp.asarray(np.stack([folded[0], 0 * folded[0], folded[1]]), jnp.float32)
+    together = jax.jit(jax.vmap(fold_free))(fields)
+    for i, u in enumerate(fields):
+        alone = jax.jit(fold_free)(u)
+        np.testing.assert_allclose(together.displacement[i], alone.displacement, atol=1e-5)
+        assert together.iterations[i] == alone.iterations
+    assert together.iterations[1] == 0 and np.all(together.folds == 0)
 
 
 def test_bad_arguments_are_named(unchecked):

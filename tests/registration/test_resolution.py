@@ -8,7 +8,7 @@ from jaxml.registration.resolution import double, halve
 
 
 @pytest.mark.parametrize("shape", [(8, 6), (9, 7), (5, 6, 7)])
-def test_a_linear_field_isdoubled_exactly(shape):
+def test_a_linear_field_is_doubled_exactly(shape):
     """The centre of coarse voxel c lies at 2c + 1/2 of the fine grid."""
     fine = [g.astype(float) for g in np.indices(shape)]
     coarse = [halve(jnp.asarray(g)) for g in fine]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Key
 
@@ -18,6 +19,7 @@ from jaxml.backdoor.attacks.poisoned import (
     poison,
 )
 from jaxml.backdoor.attacks.triggers import Trigger, patch_trigger, sinusoid_trigger
+from jaxml.backdoor.known import known
 
 # Label-consistent attack: white and black pixels of the lower right corner.
 _CHECKERBOARD = ((0, 0, 1), (0, 1, 0), (1, 1, 0))
@@ -50,7 +52,8 @@ def sig(
     """
     check_labelled(images, labels, target=target)
     index = _of_class(key, labels, ratio, target)
-    return poison(images, labels, index, trigger or sinusoid_trigger(images.shape[1:]))
+    trigger = sinusoid_trigger(images.shape[1:]) if trigger is None else trigger
+    return poison(images, labels, index, trigger)
 
 
 def label_consistent(
@@ -153,10 +156,13 @@ def _checkerboard(key, shape) -> Trigger:
 def _of_class(key, labels, ratio, target):
     """Return random rows of a class, the share `ratio` of them, then `len(labels)`, as padding."""
     rows = len(labels)
+    places = jnp.arange(count_poisoned(ratio, rows))
     order = jax.random.permutation(key, rows)
     order = order[jnp.argsort(labels[order] != target, stable=True)]
     # A table, since the product is exact on the host only.
-    counts = jnp.asarray([round(ratio * n) for n in range(rows + 1)])
-    count = counts[jnp.sum(labels == target)]
-    places = jnp.arange(count_poisoned(ratio, rows))
+    counts = jnp.asarray(np.rint(ratio * np.arange(rows + 1)).astype(int))
+    chosen = lambda labels: counts[jnp.sum(labels == target)]
+    if not known(labels, lambda labels: chosen(labels) > 0):
+        raise ValueError(f"ratio={ratio}: leaves no row of the class target={target} to poison")
+    count = chosen(labels)
     return jnp.where(places < count, order[: len(places)], rows)

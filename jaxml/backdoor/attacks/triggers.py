@@ -7,14 +7,14 @@ of arrays, so that it goes through `jit` and `vmap` and to disk, and a function 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
+
+from jaxml.backdoor.known import known
 
 # Barni et al. 2019: 20 of 255 grey levels, and the periods across an image.
 SIG_STRENGTH = 20 / 255
@@ -140,7 +140,7 @@ def warp_trigger(
     points: int = 4,
     strength: float = 0.5,
 ) -> Trigger:
-    """Return the trigger that warps by a smooth random flow.
+    """Return the trigger that warps by a smooth random flow `[height, width, 2]`.
 
     Control points are uniform in -1 to 1, divided by the mean of their magnitudes, and upsampled
     by cubics with the corners on the corners. In coordinates from -1 to 1 across the image
@@ -198,15 +198,6 @@ def check_images(images: Array) -> None:
         )
     if not known(images, lambda images: jnp.all((images >= 0) & (images <= 1))):
         raise ValueError("images: hold NaN or values outside of [0, 1]; accepted is [0, 1]")
-
-
-def known(array: Array, holds: Callable[[Array], Array]) -> bool:
-    """Return whether a condition holds for an array, True where its values are not known."""
-    if isinstance(array, Tracer):
-        return True
-    # An array that a traced function captures is known, but what is computed from it is not.
-    with jax.ensure_compile_time_eval():
-        return bool(holds(array))
 
 
 def _corner(patch: Array, shape: tuple[int, ...], margin: int) -> tuple[slice, slice]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from jaxml.backdoor.baselines.rows import check_floating
 
 
-def abl(losses: Float[Array, "*epoch row"]) -> Float[Array, "row"]:
+def abl(losses: Float[Array, "*epoch row"]) -> Float[Array, " row"]:
     """Score rows by how low their loss is early in training.
 
     Minus the loss, its mean over epochs if there are several. The method takes the

@@ -92,6 +92,8 @@ def ibd_psc_level(
     Source: Hou et al. 2024 (ICML, arXiv 2405.09786).
     """
     check_images(images)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels: dtype {labels.dtype}; give integers")
     check_labels(labels, images.shape[0], jnp.iinfo(labels.dtype).max)
     _check_levels(levels)
     if not 0 <= error <= 1:

@@ -23,6 +23,18 @@ def test_auroc_equals_scikit_learn(score, dtype):
         np.testing.assert_allclose(call(score, truth), roc_auc_score(TRUTH, score), rtol=2e-6)
 
 
+def test_scores_in_half_precision_are_ranked_exactly():
+    score = jnp.asarray(SCORE, jnp.bfloat16)
+    expected = roc_auc_score(TRUTH, np.asarray(score, float))
+    np.testing.assert_allclose(float(auroc(score, jnp.asarray(TRUTH))), expected, rtol=1e-2)
+
+
+def test_a_truth_that_jit_captures_is_looked_at():
+    score, truth = jnp.asarray(SCORE), jnp.asarray(TRUTH)
+    expected = auroc(score, truth)
+    np.testing.assert_allclose(jax.jit(lambda score: auroc(score, truth))(score), expected)
+
+
 def test_rates_equal_scikit_learn():
     found = detection_rates(jnp.asarray(SCORE > 0), jnp.asarray(TRUTH))
     (tn, fp), (fn, tp) = confusion_matrix(TRUTH, SCORE > 0)

@@ -192,9 +192,10 @@ def test_rows_on_eight_devices_give_the_same(flagged_only):
     assert_close(found, expected, atol=1e-9)
 
 
-def test_proximal_steps_reach_the_same_minimum():
-    # No momentum and small steps: both are descent on the same problem, here of one split.
-    settings = dict(rounds=1, steps=400, momentum=0.0, learning_rate=0.05, sparsity=0.05)
+@pytest.mark.parametrize(("momentum", "rate"), [(0.0, 0.05), (0.9, 0.02)])
+def test_proximal_steps_reach_the_same_minimum(momentum, rate):
+    # Small steps: both are descent on the same problem, here of one split.
+    settings = dict(rounds=1, steps=400, momentum=momentum, learning_rate=rate, sparsity=0.05)
     plain = dataclasses.replace(SMALL, flagged_only=True, batch_size=150, **settings)
     found = [
         identify(network, jnp.asarray(IMAGES), config=dataclasses.replace(plain, proximal=on))

@@ -1,0 +1,16 @@
+"""Conditions on arrays whose values may not be known yet."""
+
+from collections.abc import Callable
+
+import jax
+from jax.core import Tracer
+from jaxtyping import Array
+
+
+def known(array: Array, holds: Callable[[Array], Array]) -> bool:
+    """Return whether a condition holds for an array, True where its values are not known."""
+    if isinstance(array, Tracer):
+        return True
+    # An array that a traced function captures is known, but what is computed from it is not.
+    with jax.ensure_compile_time_eval():
+        return bool(holds(array))
