@@ -8,6 +8,7 @@ cores as JAX does. Rounds are interleaved, so the load of the machine hits all a
 least time of a row counts. Compilation is measured cold and stated apart.
 """
 
+import ctypes
 import functools
 import math
 import multiprocessing
@@ -120,7 +121,7 @@ def _layer_table(shape: Shape, settings: Settings) -> Iterator[str]:
         speedup = share = difference = ""
         if (peer_call := _reference(call)) in calls:
             speedup = f"{min(times[peer_call]) / min(times[call]):.1f}"
-            share = f"{peaks[call] / peaks[peer_call]:.2f}"
+            share = f"{np.divide(peaks[call], peaks[peer_call] or np.nan):.2f}"
             largest = np.max(np.abs(values[peer_call]))
             difference = f"{np.max(np.abs(values[call] - values[peer_call])) / largest:.1e}"
         yield (
@@ -281,10 +282,12 @@ def _peak(call: str, u: np.ndarray) -> float:
 def _rise(call: str, u: np.ndarray) -> float:
     timed = CALLS[call](u)
     timed()
-    # Linux forgets the peak so far, which is that of imports and compilers.
+    # Linux forgets the peak so far, which is that of imports and compilers, once glibc has given
+    # back what was freed.
     peaks = Path("/proc/self/clear_refs")
     if not peaks.exists():
         return math.nan
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)
     peaks.write_text("5")
     before = _status_bytes("VmRSS")
     timed()
