@@ -44,6 +44,7 @@ every_function = pytest.mark.parametrize("name", PUBLIC)
 # Functions of other things than arrays: sizes, functions, numpy at the edge.
 NOT_ARRAYS = {
     "backdoor.attacks.attack_success_rate",
+    "backdoor.attacks.checkerboard_trigger",
     "backdoor.attacks.clean_label",
     "backdoor.attacks.label_consistent",
     "backdoor.attacks.patch_trigger",

@@ -21,7 +21,7 @@ from jaxml.backdoor.known import known
 # Below this share of a class a cloud is taken for the poisoned one whatever the hint says:
 # up to this ratio, poison spread over all classes is the smaller cloud of each.
 _SURELY_SMALLER = 0.25
-_RIDGE = 1e-3
+_RIDGE = 1e-2
 
 
 def class_split(
@@ -32,16 +32,17 @@ def class_split(
     classes: int = 10,
     components: int = 10,
     iterations: int = 50,
+    tied: bool = True,
 ) -> Float[Array, " row"]:
     """Score rows by a mixture of two Gaussians in the features of their class.
 
     The features of each class, on their principal components of unit variance, are fitted by
-    two Gaussians of one covariance (EM, begun along each component, the likeliest kept) and by
-    one. The score is g tanh(l / 2): l the row's log-odds for the poisoned cloud and g the
-    class's gain in log-likelihood a row from the second Gaussian, by which a class that really
-    is two clouds ranks before those that are one. The poisoned cloud is the one that holds less
-    than a quarter of the class, or else the one of higher mean `hint`: over the rows of a cloud
-    a hint that is little better than chance decides safely.
+    two Gaussians (EM, begun along each component, the likeliest kept) and by one. The score is
+    g tanh(l / 2): l the row's log-odds for the poisoned cloud and g the class's gain in
+    log-likelihood a row from the second Gaussian, by which a class that really is two clouds
+    ranks before those that are one. The poisoned cloud is the one that holds less than a
+    quarter of the class, or else the one of higher mean `hint`: over the rows of a cloud a hint
+    that is little better than chance decides safely.
 
     Args:
       features: of a late layer, or the likelihoods of `baselines.flare`, `[row, feature]`.
@@ -50,6 +51,9 @@ def class_split(
       classes: how many.
       components: principal components kept, or all if there are fewer.
       iterations: of EM.
+      tied: whether both Gaussians share one covariance, which suits features that no training
+        has drawn together, such as likelihoods. Pooled activations of poisoned rows are denser
+        than those of clean ones: there each has its own.
 
     Returns:
       Scores `[row]`, higher is more suspicious; 0 in a class without rows of two clouds.
@@ -70,11 +74,11 @@ def class_split(
         raise ValueError(f"hint: shape {hint.shape}; give {labels.shape}, one a row")
     if not known(hint, lambda hint: jnp.all(jnp.isfinite(hint))):
         raise ValueError("hint: holds NaN or infinity; give finite numbers")
-    return _split(features, labels, hint, classes, components, iterations)
+    return _split(features, labels, hint, classes, components, iterations, tied)
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _split(features, labels, hint, classes, components, iterations):
+@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
+def _split(features, labels, hint, classes, components, iterations, tied):
     kept = min(components, features.shape[1])
 
     def score(member):
@@ -84,7 +88,7 @@ def _split(features, labels, hint, classes, components, iterations):
         variance = jnp.sum(rows**2, axis=0) / count
         rows = rows / jnp.sqrt(jnp.where(variance > 0, variance, 1))
         weight = member.astype(rows.dtype)
-        odds, gain = jax.vmap(lambda axis: _two_clouds(rows, weight, axis, iterations))(
+        odds, gain = jax.vmap(lambda axis: _two_clouds(rows, weight, axis, iterations, tied))(
             jnp.arange(kept)
         )
         best = jnp.argmax(gain)
@@ -93,7 +97,7 @@ def _split(features, labels, hint, classes, components, iterations):
     return for_each_class(score, labels, classes)
 
 
-def _two_clouds(rows, weight, axis, iterations):
+def _two_clouds(rows, weight, axis, iterations, tied):
     """Return log-odds of the second cloud `[row]` and the gain a row, by EM from an axis.
 
     Args:
@@ -101,37 +105,42 @@ def _two_clouds(rows, weight, axis, iterations):
       weight: 1 for the rows of the class, `[row]`.
       axis: of the start.
       iterations: of EM.
+      tied: whether the clouds share one covariance.
     """
     total = jnp.maximum(jnp.sum(weight), 1)
-    identity = jnp.eye(rows.shape[1], dtype=rows.dtype)
     scatter = (weight * rows.T) @ rows
 
-    def log_odds(second):
+    def log_densities(second):
+        """ln p_k N(x; m_k, C_k) of both clouds, `[cloud, row]`."""
         second = second * weight
-        first = weight - second
-        n1, n2 = jnp.maximum(jnp.sum(first), 1), jnp.maximum(jnp.sum(second), 1)
-        m1, m2 = first @ rows / n1, second @ rows / n2
-        between = n1 * jnp.outer(m1, m1) + n2 * jnp.outer(m2, m2)
-        covariance = (scatter - between) / total + _RIDGE * identity
-        # ln (p2 N(x; m2, C) / p1 N(x; m1, C)) = x' C^-1 (m2 - m1) + const
-        slope = jnp.linalg.solve(covariance, m2 - m1)
-        odds = (rows - (m1 + m2) / 2) @ slope + jnp.log(n2 / n1)
-        return odds, (covariance, m1, n1)
+        parts = jnp.stack([weight - second, second])
+        n = jnp.maximum(jnp.sum(parts, axis=1), 1)
+        m = parts @ rows / n[:, None]
+        covariance = jax.vmap(lambda part, n, m: (part * rows.T) @ rows / n - jnp.outer(m, m))(
+            parts, n, m
+        )
+        if tied:
+            both = jnp.tensordot(n / jnp.sum(n), covariance, 1)
+            covariance = jnp.broadcast_to(both, covariance.shape)
+        return (
+            jax.vmap(_log_density, (None, 0, 0))(rows, m, covariance) + jnp.log(n / total)[:, None]
+        )
 
     def step(_, second):
-        return jax.nn.sigmoid(log_odds(second)[0])
+        first, second = log_densities(second)
+        return jax.nn.sigmoid(second - first)
 
     start = jax.nn.sigmoid(3 * rows[:, axis])
-    odds, (covariance, m1, n1) = log_odds(lax.fori_loop(0, iterations, step, start))
-    # ln sum_k p_k N_k = ln p1 N1 + ln(1 + e^odds)
-    one = _log_density(rows, jnp.zeros_like(m1), scatter / total + _RIDGE * identity)
-    two = _log_density(rows, m1, covariance) + jnp.log(n1 / total) + jax.nn.softplus(odds)
-    return odds, jnp.sum(weight * (two - one)) / total
+    first, second = log_densities(lax.fori_loop(0, iterations, step, start))
+    one = _log_density(rows, jnp.zeros_like(rows[0]), scatter / total)
+    gain = jnp.sum(weight * (jnp.logaddexp(first, second) - one)) / total
+    return second - first, gain
 
 
 def _log_density(rows, mean, covariance):
-    """Log-density of a Gaussian, up to the constant of pi."""
-    factor = jnp.linalg.cholesky(covariance)
+    """Log-density of a Gaussian with a ridge, up to the constant of pi."""
+    ridge = _RIDGE * jnp.eye(rows.shape[1], dtype=rows.dtype)
+    factor = jnp.linalg.cholesky(covariance + ridge)
     white = jax.scipy.linalg.solve_triangular(factor, (rows - mean).T, lower=True)
     return -jnp.sum(white**2, axis=0) / 2 - jnp.sum(jnp.log(jnp.diag(factor)))
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -27,15 +28,17 @@ METHODS = {
     "ibd_psc": ("IBD-PSC", ()),
     "flare": ("FLARE", ("features",)),
     "abl": ("ABL", ("early",)),
-    "class_split": ("class split", ("features", "early", "abl")),
-    "class_split_flare": ("class split, FLARE", ("features", "early", "abl")),
+    "loss": ("loss", ("features",)),
+    "class_split": ("class split", ("features",)),
+    "class_split_flare": ("class split, FLARE", ("features",)),
     "ensemble": (
         "ensemble",
-        ("features", "early", "abl", "flare", "class_split", "class_split_flare"),
+        ("features", "loss", "flare", "class_split", "class_split_flare"),
     ),
     "cognitive_distillation": ("CD", ()),
 }
-MEMBERS = ("class_split", "class_split_flare", "flare", "abl")
+# Of the ensemble: all of them need one pass of the trained network.
+MEMBERS = ("loss", "flare", "class_split", "class_split_flare")
 # IBD-PSC: the factor of gain and offset, and how many depths in a row.
 _AMPLIFIED = 1.5
 _LEVELS = 5
@@ -112,9 +115,11 @@ def detect(
         score(name, call)
     score("flare", lambda: baselines.flare(likelihoods))
     score("abl", lambda: baselines.abl(losses))
-    for name, of in (("class_split", pooled), ("class_split_flare", likelihoods)):
-        split = functools.partial(backdoor.class_split, of, labels, classes=classes)
-        score(name, lambda split=split: split(scores["abl"]))
+    # A row whose trigger was learnt fits better than most others where training ended early.
+    score("loss", lambda: -_cross_entropy(features.logits, labels))
+    split = functools.partial(backdoor.class_split, classes=classes)
+    score("class_split", lambda: split(pooled, labels, scores["loss"], tied=False))
+    score("class_split_flare", lambda: split(likelihoods, labels, scores["loss"]))
     score("ensemble", lambda: backdoor.ensemble({name: scores[name] for name in MEMBERS}))
     if distil:
         score("cognitive_distillation", lambda: _distil(keys[2], variables, images, model=model))
@@ -123,6 +128,10 @@ def detect(
         **{f"score/{name}": np.asarray(value) for name, value in scores.items()},
         **{f"seconds/{name}": np.asarray(value) for name, value in seconds.items()},
     }
+
+
+def _cross_entropy(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def network(model: nn.Module, variables: PyTree) -> Callable[[Array], Array]:

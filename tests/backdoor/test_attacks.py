@@ -130,6 +130,18 @@ def test_checkerboard_of_label_consistent():
     np.testing.assert_array_equal(corner, [[0, 0, 1], [0, 1, 0], [1, 1, 0]])
 
 
+def test_checkerboard_in_four_corners():
+    """Mirrored to the lower right each corner shows the same."""
+    grey = jnp.full((1, 8, 8, 3), 0.5)
+    one, four = (attacks.checkerboard_trigger((8, 8, 3), corners=n)(grey)[0] for n in (1, 4))
+    np.testing.assert_array_equal((four != 0.5).sum(), 4 * 27)
+    for axes in ((), (0,), (1,), (0, 1)):
+        lower, expected = (np.asarray(x)[-3:, -3:] for x in (jnp.flip(four, axes), one))
+        np.testing.assert_array_equal(lower, expected)
+    with pytest.raises(ValueError, match="corners=2"):
+        attacks.checkerboard_trigger((8, 8, 3), corners=2)
+
+
 def test_perturb_takes_the_steps_of_its_definition():
     x, y = np.asarray(IMAGES[:3], np.float64), np.asarray(LABELS[:3])
     weights = np.asarray(WEIGHTS, np.float64)

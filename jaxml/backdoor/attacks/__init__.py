@@ -14,6 +14,7 @@ from jaxml.backdoor.attacks.poisoned import Poisoned as Poisoned
 from jaxml.backdoor.attacks.poisoned import attack_success_rate as attack_success_rate
 from jaxml.backdoor.attacks.triggers import Trigger as Trigger
 from jaxml.backdoor.attacks.triggers import blend_trigger as blend_trigger
+from jaxml.backdoor.attacks.triggers import checkerboard_trigger as checkerboard_trigger
 from jaxml.backdoor.attacks.triggers import noise as noise
 from jaxml.backdoor.attacks.triggers import patch_trigger as patch_trigger
 from jaxml.backdoor.attacks.triggers import sinusoid_trigger as sinusoid_trigger

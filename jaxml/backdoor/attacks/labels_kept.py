@@ -18,11 +18,8 @@ from jaxml.backdoor.attacks.poisoned import (
     default_patch,
     poison,
 )
-from jaxml.backdoor.attacks.triggers import Trigger, patch_trigger, sinusoid_trigger
+from jaxml.backdoor.attacks.triggers import Trigger, checkerboard_trigger, sinusoid_trigger
 from jaxml.backdoor.known import known
-
-# Label-consistent attack: white and black pixels of the lower right corner.
-_CHECKERBOARD = ((0, 0, 1), (0, 1, 0), (1, 1, 0))
 
 
 def sig(
@@ -94,8 +91,9 @@ def label_consistent(
         positive.
     """
     noise = dict(epsilon=epsilon, step=step, iterations=iterations)
+    default = lambda key, shape: checkerboard_trigger(shape)
     return _adversarial(
-        key, images, labels, logits_fn, ratio, target, trigger, _checkerboard, batch_size, noise
+        key, images, labels, logits_fn, ratio, target, trigger, default, batch_size, noise
     )
 
 
@@ -146,11 +144,6 @@ def _adversarial(
         some = perturb(jax.random.fold_in(key_noise, i), logits_fn, *some, **noise)
         perturbed = perturbed.at[batch].set(some, mode="drop")
     return poison(perturbed, labels, index, trigger)
-
-
-def _checkerboard(key, shape) -> Trigger:
-    board = jnp.asarray(_CHECKERBOARD, float)[..., None]
-    return patch_trigger(jnp.broadcast_to(board, (3, 3, shape[2])), shape)
 
 
 def _of_class(key, labels, ratio, target):

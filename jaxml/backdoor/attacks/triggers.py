@@ -19,6 +19,8 @@ from jaxml.backdoor.known import known
 # Barni et al. 2019: 20 of 255 grey levels, and the periods across an image.
 SIG_STRENGTH = 20 / 255
 SIG_PERIODS = 6
+# Label-consistent attack: white and black pixels of the lower right corner.
+_CHECKERBOARD = ((0, 0, 1), (0, 1, 0), (1, 1, 0))
 
 
 @functools.partial(
@@ -99,6 +101,32 @@ def square_trigger(
     place = _corner(square, shape, margin)
     add = jnp.zeros(shape, square.dtype).at[place].set(square)
     return Trigger(jnp.ones_like(add), add)
+
+
+def checkerboard_trigger(shape: tuple[int, ...], *, corners: int = 1) -> Trigger:
+    """Return the trigger that puts a 3 x 3 checkerboard into corners, each turned outwards.
+
+    Turner et al., "Label-consistent backdoor attacks" (2019): in one corner, or in all four,
+    which is learnt from fewer rows.
+
+    Args:
+      shape: height, width and channels of the images.
+      corners: 1, the lower right one, or 4.
+
+    Raises:
+      ValueError: `corners` is neither, or the images are too small.
+    """
+    if corners not in (1, 4) or min(shape[:2]) < 6:
+        raise ValueError(
+            f"corners={corners}, images {shape}: accepted are 1 or 4, and sides from 6 pixels"
+        )
+    board = jnp.broadcast_to(jnp.asarray(_CHECKERBOARD, float)[..., None], (3, 3, shape[2]))
+    trigger = patch_trigger(board, shape)
+    if corners == 1:
+        return trigger
+    flips = [(), (0,), (1,), (0, 1)]
+    keep = jnp.min(jnp.stack([jnp.flip(trigger.keep, axes) for axes in flips]), axis=0)
+    return Trigger(keep, sum(jnp.flip(trigger.add, axes) for axes in flips))
 
 
 def blend_trigger(pattern: Float[Array, "height width channel"], *, alpha: float = 0.2) -> Trigger:
