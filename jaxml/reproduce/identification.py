@@ -153,7 +153,7 @@ def _identify(logits_fn, images, config, folder, progress) -> backdoor.Identific
         "images": hashlib.sha256(images.data).hexdigest(),
         "shape": list(images.shape),
         # The parameters may come from other files than the function.
-        "logits": np.asarray(jax.jit(logits_fn)(x[probed])),
+        "logits": _storable(jax.jit(logits_fn)(x[probed])),
         "config": dataclasses.asdict(config),
     }
     stages = Stages(folder / "stages")
@@ -173,7 +173,13 @@ def _arrays(state: backdoor.IdentifyState) -> dict[str, np.ndarray]:
     momentum = enumerate(jax.tree.leaves(state.opt_state))
     leaves = {name: getattr(state, name) for name in FIELDS} | state.history
     leaves |= {f"opt_state_{i}": leaf for i, leaf in momentum}
-    return {name: np.asarray(leaf) for name, leaf in leaves.items()}
+    return {name: _storable(leaf) for name, leaf in leaves.items()}
+
+
+def _storable(leaf) -> np.ndarray:
+    """Return the array, in float32 where numpy's files do not know its type, such as bfloat16."""
+    array = np.asarray(leaf)
+    return array if array.dtype.isbuiltin == 1 else array.astype(np.float32)
 
 
 def _state(arrays: dict[str, np.ndarray], config) -> backdoor.IdentifyState:

@@ -41,6 +41,10 @@ def undefined(x):
     return logits_fn(x) * jnp.where(x[:, 0, 0] > 0.5, jnp.nan, 1.0)
 
 
+def half(x):
+    return logits_fn(x).astype(jnp.bfloat16)
+
+
 def on_host(x):
     return np.asarray(x).sum(axis=(1, 2))
 
@@ -151,6 +155,21 @@ def test_killed_run_goes_on_to_the_same_result(data, capsys):
     identify_files(*arguments, **settings)
     assert all((out / name).stat().st_mtime_ns > written[name] for name in stages)
     assert "No image is flagged" in (out / "report.md").read_text()
+
+
+def test_logits_of_half_precision_survive_the_disk(data):
+    arguments = (data / "a.npz", f"{data / 'model.py'}:half", data / "out")
+    identify_files(*arguments, rounds=1, steps=120)
+    first = (data / "out/scores.csv").read_bytes()
+    (data / "out/scores.csv").unlink()
+    stage = data / "out/identify/stages/round_1.npz"
+    written = stage.stat().st_mtime_ns
+    identify_files(*arguments, rounds=1, steps=120)
+    assert stage.stat().st_mtime_ns == written
+    assert (data / "out/scores.csv").read_bytes() == first
+    assert {row["row"] for row in table(data / "out") if row["flagged"] == "1"} == {
+        str(row) for row in np.flatnonzero(POISONED)
+    }
 
 
 def test_flags_of_nearly_everything_come_with_a_warning(data, capsys):
