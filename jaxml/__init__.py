@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jaxml import sharding as sharding
     from jaxml import speech as speech
     from jaxml import training as training
+    from jaxml import unlearning as unlearning
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "sharding",
     "speech",
     "training",
+    "unlearning",
 ]
 
 

@@ -74,6 +74,14 @@ NOT_ARRAYS = {
     "speech.trim_silence",
     "training.fit",
     "training.progress_bar",
+    "unlearning.metrics.choice_prompt",
+    "unlearning.metrics.cut_answer",
+    "unlearning.metrics.knowledge_memorisation",
+    "unlearning.metrics.knowledge_prompt",
+    "unlearning.metrics.rouge_l",
+    "unlearning.metrics.verbatim_memorisation",
+    "unlearning.metrics.zlib_size",
+    "unlearning.sam_value_and_grad",
 }
 
 
@@ -100,6 +108,8 @@ def logits(images):
     return images.mean(axis=1).reshape(images.shape[0], -1)[:, :3]
 
 
+LOGP, LENGTHS, COUNTED = -np.square(noise(3, 4)), LABELS[:, :4] + 1, LABELS[:, :4] > 0
+TEXT_LOGITS, TEXT = noise(3, 2, 4, 5), np.stack([LABELS[:, :4], LABELS[:, 4:8]], axis=1)
 SPEAKERS = (noise(3, 12, 5), LABELS, noise(3, 4, 5, seed=1))
 
 # name -> (static keyword arguments, arrays with a batch of 3 in front)
@@ -186,6 +196,39 @@ CALLS = {
     "speech.mfcc_summary": (dict(rate=8000), (noise(3, 3000),)),
     "speech.utterance_features": (dict(rate=8000, scales=(16, 32, 64)), (X,)),
     "training.batch_indices": (dict(rows=7, batch_size=3), (keys, np.arange(3))),
+    "unlearning.dpo": ({}, (LOGP, LOGP[::-1], LOGP - 1, LOGP + 1)),
+    "unlearning.grad_diff": ({}, (LOGP, LOGP[::-1])),
+    "unlearning.gradient_ascent": ({}, (LOGP,)),
+    "unlearning.idk_nll": ({}, (LOGP, LENGTHS, LOGP[::-1], LENGTHS)),
+    "unlearning.kl_retain": ({}, (TEXT_LOGITS, TEXT_LOGITS[::-1])),
+    "unlearning.metrics.binomial_interval": ({}, (np.arange(3), np.full(3, 7))),
+    "unlearning.metrics.exact_memorisation": ({}, (LABELS, LABELS[::-1], LABELS > 0)),
+    "unlearning.metrics.auc": ({}, (LOGP, LOGP[::-1])),
+    "unlearning.metrics.extraction_strength": ({}, (LABELS, LABELS[::-1], LABELS > 0)),
+    "unlearning.metrics.forget_quality": ({}, (LOGP, LOGP[::-1])),
+    "unlearning.metrics.loss_score": ({}, (LOGP, COUNTED)),
+    "unlearning.metrics.min_k_plus_plus": ({}, (TEXT_LOGITS, TEXT, TEXT > 0)),
+    "unlearning.metrics.min_k_prob": ({}, (LOGP, COUNTED)),
+    "unlearning.metrics.model_utility": ({}, (np.square(LOGP),)),
+    "unlearning.metrics.multiple_choice_accuracy": ({}, (noise(3, 12, 4), LABELS)),
+    "unlearning.metrics.perplexity": ({}, (LOGP, COUNTED)),
+    "unlearning.metrics.privacy_leakage": ({}, (LOGP, LOGP[::-1], LOGP, LOGP + 0.1)),
+    "unlearning.metrics.reference_score": ({}, (LOGP, LOGP[::-1], COUNTED)),
+    "unlearning.metrics.relative_probability": ({}, (LOGP[:, 0], LOGP)),
+    "unlearning.metrics.truth_ratio": ({}, (LOGP[:, 0], LOGP)),
+    "unlearning.metrics.truth_score": ({}, (np.square(LOGP),)),
+    "unlearning.metrics.zlib_score": ({}, (LOGP, COUNTED, LENGTHS[:, 0])),
+    "unlearning.nll": ({}, (LOGP,)),
+    "unlearning.npo": ({}, (LOGP, LOGP[::-1])),
+    "unlearning.rmu": ({}, (noise(3, 2, 4, 5), noise(3, 5), TEXT_LOGITS, TEXT_LOGITS[::-1])),
+    "unlearning.rmu_control": (dict(width=4, dtype="float64"), (keys,)),
+    "unlearning.satimp": ({}, (LOGP, COUNTED)),
+    "unlearning.sequence_log_prob": ({}, (TEXT_LOGITS, TEXT, TEXT > 0)),
+    "unlearning.simnpo": ({}, (LOGP, LENGTHS)),
+    "unlearning.subtract_task_vector": ({}, (LOGP, LOGP[::-1])),
+    "unlearning.task_vector": ({}, (LOGP, LOGP[::-1])),
+    "unlearning.token_log_prob": ({}, (TEXT_LOGITS, TEXT)),
+    "unlearning.wga": ({}, (LOGP, COUNTED)),
 }
 
 
@@ -237,7 +280,11 @@ def test_vmap_equals_one_by_one(name):
 def takes_floats(name):
     _, arrays = CALLS[name]
     floating = any(not callable(a) and a.dtype == "float64" for a in arrays)
-    return X is arrays[-1] or floating and name.startswith(("backdoor.", "registration."))
+    return (
+        X is arrays[-1]
+        or floating
+        and name.startswith(("backdoor.", "registration.", "unlearning."))
+    )
 
 
 @pytest.mark.parametrize("name", [*filter(takes_floats, CALLS)])

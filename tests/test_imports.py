@@ -29,6 +29,7 @@ HEAVY = {
     "librosa",
     "matplotlib",
     "orbax",
+    "pyarrow",
     "rich",
     "sklearn",
     "soundfile",

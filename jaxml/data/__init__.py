@@ -8,22 +8,44 @@ from jaxml.data.errors import DataError as DataError
 from jaxml.data.images import ImageSet as ImageSet
 from jaxml.data.images import load_images as load_images
 from jaxml.data.images import load_pool as load_pool
+from jaxml.data.questions import ChoiceQuestion as ChoiceQuestion
+from jaxml.data.questions import Passage as Passage
+from jaxml.data.questions import Question as Question
+from jaxml.data.questions import load_choice_questions as load_choice_questions
+from jaxml.data.questions import load_passages as load_passages
+from jaxml.data.questions import load_questions as load_questions
+from jaxml.data.rows import read_rows as read_rows
 from jaxml.data.speech import SpeechCorpus as SpeechCorpus
 from jaxml.data.speech import load_speech_corpus as load_speech_corpus
+from jaxml.data.text import TextCorpus as TextCorpus
+from jaxml.data.text import chunk_tokens as chunk_tokens
+from jaxml.data.text import load_books as load_books
+from jaxml.data.text import load_texts as load_texts
 from jaxml.data.volume import Volume as Volume
 from jaxml.data.volume import load_volume as load_volume
 
 __all__ = [
     "BrainPair",
+    "ChoiceQuestion",
     "DataError",
     "ImageSet",
+    "Passage",
+    "Question",
     "SpeechCorpus",
+    "TextCorpus",
     "Volume",
+    "chunk_tokens",
     "load_audio",
+    "load_books",
     "load_brain_pair",
+    "load_choice_questions",
     "load_images",
+    "load_passages",
     "load_pool",
+    "load_questions",
     "load_series",
     "load_speech_corpus",
+    "load_texts",
     "load_volume",
+    "read_rows",
 ]

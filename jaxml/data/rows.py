@@ -1,0 +1,148 @@
+"""Rows of a table of text: JSON, JSON lines, CSV with a header, or Parquet."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxml.data.errors import DataError
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+LAYOUT = (
+    "a json file (a list, or an object a line), jsonl, csv with a header, or parquet; the name "
+    "may lack its suffix, or be that of the files NAME-*-of-*.parquet"
+)
+
+
+def read_rows(path: Path | str) -> list[dict[str, Any]]:
+    """Return the rows of a table as dictionaries of their columns.
+
+    A row of JSON that is a text alone has the one column "text".
+
+    Args:
+      path: what `LAYOUT` says.
+
+    Raises:
+      DataError: there is no such file, it cannot be read, or it holds no rows.
+    """
+    files = find_files(path)
+    rows = [row for file in files for row in _rows_of(file)]
+    if not rows:
+        raise DataError(f"{files[0]}: no rows; give {LAYOUT}")
+    return rows
+
+
+def find_files(path: Path | str, *, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+    """Return the file of a name, or its parts in order.
+
+    Args:
+      path: a file, one without its suffix, or the name of files `NAME-*-of-*.parquet`.
+      suffixes: those to look for, the first before the others.
+
+    Raises:
+      DataError: there is no such file.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return [path]
+    for suffix in suffixes:
+        file = path.with_name(path.name + suffix)
+        if file.is_file():
+            return [file]
+        parts = sorted(path.parent.glob(f"{path.name}-*-of-*{suffix}"))
+        if parts:
+            return parts
+    raise DataError(f"{path}: no such file; give {LAYOUT}")
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8, with or without a byte order mark.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a readable text in UTF-8 ({error})") from error
+
+
+def csv_lines(path: Path) -> list[list[str]]:
+    """Return the fields of every line of a CSV file that is not empty.
+
+    Args:
+      path: of the file, in UTF-8.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            return [line for line in csv.reader(lines, strict=True) if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable csv ({error}); give {LAYOUT}") from error
+
+
+def _rows_of(path: Path) -> list[dict[str, Any]]:
+    readers = {".json": _json_rows, ".jsonl": _json_lines, ".csv": _csv_rows}
+    readers[".parquet"] = _parquet_rows
+    if path.suffix.lower() not in readers:
+        raise DataError(f"{path}: suffix {path.suffix!r} is unknown; give {LAYOUT}")
+    return readers[path.suffix.lower()](path)
+
+
+def _json_rows(path: Path) -> list[dict[str, Any]]:
+    text = read_text(path)
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        # TOFU names files of JSON lines so.
+        if error.msg == "Extra data":
+            return _json_lines(path)
+        raise DataError(f"{path}: not json ({error}); give {LAYOUT}") from error
+    return list(_dictionaries(found if isinstance(found, list) else [found], path))
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    found = []
+    # Not splitlines: texts may hold other separators than the end of a line.
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not json ({error})") from error
+    return list(_dictionaries(found, path))
+
+
+def _dictionaries(values: list[Any], path: Path) -> Iterator[dict[str, Any]]:
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, dict | str):
+            kind = type(value).__name__
+            raise DataError(f"{path}, row {number}: a {kind}; give an object or a text")
+        yield {"text": value} if isinstance(value, str) else value
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    header, *lines = csv_lines(path) or [[]]
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(header):
+            raise DataError(
+                f"{path}, row {number}: {len(line)} fields, but {len(header)} in the header"
+            )
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise DataError(f"{path}: parquet is read by pyarrow ({error}); install it") from error
+    try:
+        return parquet.ParquetFile(path).read().to_pylist()
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error})") from error

@@ -1,0 +1,20 @@
+"""Unlearning in language models: objectives on log-probabilities, and the measures of it."""
+
+from jaxml.unlearning import metrics as metrics
+from jaxml.unlearning.log_prob import sequence_log_prob as sequence_log_prob
+from jaxml.unlearning.log_prob import token_log_prob as token_log_prob
+from jaxml.unlearning.objectives import dpo as dpo
+from jaxml.unlearning.objectives import grad_diff as grad_diff
+from jaxml.unlearning.objectives import gradient_ascent as gradient_ascent
+from jaxml.unlearning.objectives import idk_nll as idk_nll
+from jaxml.unlearning.objectives import nll as nll
+from jaxml.unlearning.objectives import npo as npo
+from jaxml.unlearning.objectives import simnpo as simnpo
+from jaxml.unlearning.rmu import rmu as rmu
+from jaxml.unlearning.rmu import rmu_control as rmu_control
+from jaxml.unlearning.sharpness import sam_value_and_grad as sam_value_and_grad
+from jaxml.unlearning.task_vector import subtract_task_vector as subtract_task_vector
+from jaxml.unlearning.task_vector import task_vector as task_vector
+from jaxml.unlearning.token_objectives import kl_retain as kl_retain
+from jaxml.unlearning.token_objectives import satimp as satimp
+from jaxml.unlearning.token_objectives import wga as wga

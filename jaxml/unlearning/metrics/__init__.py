@@ -1,0 +1,29 @@
+"""Measures of unlearning: what is still known, what leaks, and what is left of the model."""
+
+from jaxml.unlearning.metrics.choice import ChoiceAccuracy as ChoiceAccuracy
+from jaxml.unlearning.metrics.choice import binomial_interval as binomial_interval
+from jaxml.unlearning.metrics.choice import choice_prompt as choice_prompt
+from jaxml.unlearning.metrics.choice import multiple_choice_accuracy as multiple_choice_accuracy
+from jaxml.unlearning.metrics.forget_quality import ForgetQuality as ForgetQuality
+from jaxml.unlearning.metrics.forget_quality import forget_quality as forget_quality
+from jaxml.unlearning.metrics.greedy import exact_memorisation as exact_memorisation
+from jaxml.unlearning.metrics.greedy import extraction_strength as extraction_strength
+from jaxml.unlearning.metrics.membership import loss_score as loss_score
+from jaxml.unlearning.metrics.membership import min_k_plus_plus as min_k_plus_plus
+from jaxml.unlearning.metrics.membership import min_k_prob as min_k_prob
+from jaxml.unlearning.metrics.membership import perplexity as perplexity
+from jaxml.unlearning.metrics.membership import reference_score as reference_score
+from jaxml.unlearning.metrics.membership import zlib_score as zlib_score
+from jaxml.unlearning.metrics.membership import zlib_size as zlib_size
+from jaxml.unlearning.metrics.memorisation import cut_answer as cut_answer
+from jaxml.unlearning.metrics.memorisation import knowledge_memorisation as knowledge_memorisation
+from jaxml.unlearning.metrics.memorisation import knowledge_prompt as knowledge_prompt
+from jaxml.unlearning.metrics.memorisation import verbatim_memorisation as verbatim_memorisation
+from jaxml.unlearning.metrics.privacy import auc as auc
+from jaxml.unlearning.metrics.privacy import privacy_leakage as privacy_leakage
+from jaxml.unlearning.metrics.rouge import RougeL as RougeL
+from jaxml.unlearning.metrics.rouge import rouge_l as rouge_l
+from jaxml.unlearning.metrics.truth import model_utility as model_utility
+from jaxml.unlearning.metrics.truth import relative_probability as relative_probability
+from jaxml.unlearning.metrics.truth import truth_ratio as truth_ratio
+from jaxml.unlearning.metrics.truth import truth_score as truth_score

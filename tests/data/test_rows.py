@@ -1,0 +1,86 @@
+import csv
+import json
+import sys
+
+import pytest
+
+from jaxml.data import DataError
+from jaxml.data.rows import read_rows
+
+ROWS = [
+    {"question": 'Who said "Off!"?', "answer": "the Queen,\nof Hearts"},
+    {"question": "O\u00f9\u2028?", "answer": ""},
+]
+
+
+def write(path, rows=ROWS):
+    if path.suffix == ".parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        with path.open("w", encoding="utf-8-sig", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl" or path.stem == "lines":
+        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        path.write_text("\n".join([*lines, "", ""]), "utf-8")
+    else:
+        path.write_text(json.dumps(rows, indent=1), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.json", "lines.json", "a.jsonl", "a.csv", "a.parquet"])
+def test_every_format_gives_the_same_rows(tmp_path, name):
+    path = write(tmp_path / name)
+    assert read_rows(path) == ROWS
+    assert read_rows(str(path.with_suffix(""))) == ROWS
+
+
+def test_parts_are_read_in_order(tmp_path):
+    for i in range(2):
+        write(tmp_path / f"test-0000{i}-of-00002.parquet", ROWS[i : i + 1])
+    assert read_rows(tmp_path / "test") == ROWS
+
+
+def test_texts_alone_and_one_object(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(["one", "two"]))
+    assert read_rows(path) == [{"text": "one"}, {"text": "two"}]
+    path.write_text(json.dumps(ROWS[0]))
+    assert read_rows(path) == ROWS[:1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b"{", "a.json: not json"),
+        ("a.json", b"[]", "a.json: no rows; give a json"),
+        ("a.json", b"[1]", "a.json, row 1: a int; give an object or a text"),
+        ("a.jsonl", b'{"a": 1}\n{"a"', "a.jsonl, line 2: not json"),
+        ("lines.json", b'{"a": 1}\n\n{"a"', "lines.json, line 3: not json"),
+        ("a.csv", b"", "a.csv: no rows"),
+        ("a.csv", b"a,b\n1,2\n3\n", "a.csv, row 3: 1 fields, but 2 in the header"),
+        ("a.csv", b'a,b\n"1,2\n', "a.csv: not a readable csv"),
+        ("a.csv", b"a\n\xff\n", "a.csv: not a readable csv"),
+        ("a.jsonl", b"\xff", "a.jsonl: not a readable text in UTF-8"),
+        ("a.parquet", b"PAR1", "a.parquet: not a readable parquet"),
+        ("a.parquet", b"", "a.parquet: not a readable parquet"),
+        ("a.xml", b"<a/>", "a.xml: suffix '.xml' is unknown; give a json"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_rows(tmp_path / name)
+
+
+def test_missing_file_and_missing_pyarrow(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="nothing: no such file; give a json"):
+        read_rows(tmp_path / "nothing")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"a\.parquet: parquet is read by pyarrow .*install it"):
+        read_rows(tmp_path / "a.parquet")
