@@ -1,0 +1,28 @@
+"""Random augmentations of images, as pure functions of a key and an image.
+
+One contract for all: `augment(key, image)` takes an image `[height, width, channel]` of
+floating-point values in [0, 1] and returns one of the same shape and dtype, in [0, 1] again, so
+that augmentations chain in any order. The key is consumed. A batch is
+`jax.vmap(augment)(jax.random.split(key, rows), images)`, each row with draws of its own. Only
+`mixup` and `cutmix` take a batch, as they mix its rows. A range `(low, high)` is drawn from
+uniformly; equal ends fix the value.
+"""
+
+from jaxml.augment.colour import colour_jitter as colour_jitter
+from jaxml.augment.colour import gaussian_blur as gaussian_blur
+from jaxml.augment.colour import greyscale as greyscale
+from jaxml.augment.geometry import affine as affine
+from jaxml.augment.geometry import flip as flip
+from jaxml.augment.geometry import padded_crop as padded_crop
+from jaxml.augment.geometry import random_resized_crop as random_resized_crop
+from jaxml.augment.geometry import rotate as rotate
+from jaxml.augment.mixing import cutmix as cutmix
+from jaxml.augment.mixing import cutout as cutout
+from jaxml.augment.mixing import mixup as mixup
+from jaxml.augment.policies import Augment as Augment
+from jaxml.augment.policies import compose as compose
+from jaxml.augment.policies import flip_crop as flip_crop
+from jaxml.augment.policies import identity as identity
+from jaxml.augment.policies import simclr as simclr
+from jaxml.augment.policies import sometimes as sometimes
+from jaxml.augment.rand_augment import rand_augment as rand_augment
