@@ -7,11 +7,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxml import augment as augment
     from jaxml import backdoor as backdoor
     from jaxml import bilevel as bilevel
     from jaxml import models as models
     from jaxml import multifractal as multifractal
     from jaxml import registration as registration
+    from jaxml import selftraining as selftraining
     from jaxml import sharding as sharding
     from jaxml import speech as speech
     from jaxml import training as training
@@ -19,11 +21,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "augment",
     "backdoor",
     "bilevel",
     "models",
     "multifractal",
     "registration",
+    "selftraining",
     "sharding",
     "speech",
     "training",

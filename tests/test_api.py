@@ -43,6 +43,8 @@ every_function = pytest.mark.parametrize("name", PUBLIC)
 
 # Functions of other things than arrays: sizes, functions, numpy at the edge.
 NOT_ARRAYS = {
+    "augment.compose",
+    "augment.sometimes",
     "backdoor.attacks.attack_success_rate",
     "backdoor.attacks.checkerboard_trigger",
     "backdoor.attacks.clean_label",
@@ -62,12 +64,34 @@ NOT_ARRAYS = {
     "backdoor.identify_start",
     "bilevel.implicit_gradient",
     "models.classification_loss",
+    "models.llama.apply",
+    "models.llama.decoder_mesh",
+    "models.llama.embed",
+    "models.llama.generate",
+    "models.llama.head",
+    "models.llama.hidden_states",
+    "models.llama.init",
+    "models.llama.load",
+    "models.llama.load_tokenizer",
+    "models.llama.log_prob",
+    "models.llama.lora_init",
+    "models.llama.lora_merge",
+    "models.llama.parameter_shardings",
+    "models.llama.run_layers",
+    "models.llama.sample",
+    "models.llama.save",
+    "models.llama.select_layers",
     "models.load_voxelmorph",
     "models.population_statistics",
     "multifractal.default_scales",
     "registration.hausdorff95",
     "registration.predict",
     "registration.voxelmorph_loss",
+    "selftraining.project",
+    "selftraining.pseudo_label",
+    "selftraining.self_train",
+    "selftraining.simclr",
+    "selftraining.strength",
     "sharding.data_mesh",
     "sharding.map_rows",
     "sharding.pmap",
@@ -102,6 +126,7 @@ IMAGES = noise(3, 4, 5, 3), noise(3, 4, 5, 3, seed=1)
 MATRICES = noise(3, 7, 3, 3)
 SMALL = np.random.default_rng(0).uniform(size=(3, 12, 8, 8, 3))
 CLOUDS = noise(3, 12, 5)
+TARGETS = np.eye(3)[LABELS]
 
 
 def logits(images):
@@ -114,6 +139,26 @@ SPEAKERS = (noise(3, 12, 5), LABELS, noise(3, 4, 5, seed=1))
 
 # name -> (static keyword arguments, arrays with a batch of 3 in front)
 CALLS = {
+    **{
+        f"augment.{name}": ({}, (keys, SMALL[:, 0]))
+        for name in (
+            "affine",
+            "colour_jitter",
+            "cutout",
+            "flip",
+            "flip_crop",
+            "gaussian_blur",
+            "greyscale",
+            "identity",
+            "padded_crop",
+            "rand_augment",
+            "random_resized_crop",
+            "rotate",
+            "simclr",
+        )
+    },
+    "augment.cutmix": ({}, (keys, SMALL, TARGETS)),
+    "augment.mixup": ({}, (keys, SMALL, TARGETS)),
     "backdoor.attacks.adaptive_blend": (dict(ratio=0.3), (keys, SMALL, LABELS)),
     "backdoor.attacks.all_to_all": ({}, (keys, SMALL, LABELS)),
     "backdoor.attacks.badnets": ({}, (keys, SMALL, LABELS)),
@@ -143,6 +188,10 @@ CALLS = {
     "backdoor.mspc": ({}, (SMALL, np.full((3, 8, 8), 0.5))),
     "backdoor.spc": ({}, (SMALL,)),
     "models.unit_images": ({}, (SMALL,)),
+    "models.llama.chunked_log_prob": (
+        {},
+        (noise(3, 2, 5, 4), noise(3, 4, 6), np.arange(30).reshape(3, 2, 5) % 6),
+    ),
     "multifractal.cumulants": (SCALES, (X,)),
     "multifractal.fluctuation": ({}, (X,)),
     "multifractal.hurst": (SCALES, (X,)),
@@ -193,6 +242,8 @@ CALLS = {
     "speech.identify": (dict(speakers=3), SPEAKERS),
     "speech.match_templates": (dict(speakers=3), SPEAKERS),
     "speech.mfcc": (dict(rate=8000), (noise(3, 3000),)),
+    "selftraining.init_projection": (dict(features=4), (keys,)),
+    "selftraining.nt_xent": ({}, (CLOUDS, CLOUDS[::-1])),
     "speech.mfcc_summary": (dict(rate=8000), (noise(3, 3000),)),
     "speech.utterance_features": (dict(rate=8000, scales=(16, 32, 64)), (X,)),
     "training.batch_indices": (dict(rows=7, batch_size=3), (keys, np.arange(3))),
@@ -283,7 +334,8 @@ def takes_floats(name):
     return (
         X is arrays[-1]
         or floating
-        and name.startswith(("backdoor.", "registration.", "unlearning."))
+        and name.split(".")[0]
+        in ("augment", "backdoor", "models", "registration", "selftraining", "unlearning")
     )
 
 

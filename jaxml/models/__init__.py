@@ -1,5 +1,6 @@
 """Networks that the experiments need. The methods take any function and import none of them."""
 
+from jaxml.models import llama as llama
 from jaxml.models.classifier import classification_loss as classification_loss
 from jaxml.models.classifier import population_statistics as population_statistics
 from jaxml.models.classifier import unit_images as unit_images

@@ -1,0 +1,205 @@
+"""The shape of a decoder of the Llama family, and how it is written in files."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+Architecture = Literal["llama", "mistral", "qwen2"]
+ARCHITECTURES = ("llama", "mistral", "qwen2")
+_CLASS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """How the rotary frequencies were changed for texts longer than those of the training.
+
+    Attributes:
+      kind: "linear": all frequencies over `factor`. "llama3": only those whose wave is longer
+        than `original_length / low`, with a ramp down to `original_length / high`.
+      factor: of the length.
+      low: for "llama3", turns within `original_length` below which all of the factor applies.
+      high: for "llama3", turns above which none of it does.
+      original_length: for "llama3", tokens.
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low: float = 1.0
+    high: float = 4.0
+    original_length: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """Shape of a decoder; static, hashable.
+
+    Attributes:
+      vocabulary: number of tokens.
+      width: of a hidden state.
+      layers: number of blocks.
+      heads: of the queries.
+      key_heads: of keys and values, a divisor of `heads`.
+      head_width: even.
+      mlp_width: of the hidden layer of a block's MLP.
+      tied: whether the head is the table of embeddings.
+      epsilon: of the RMS norms.
+      theta: base of the rotary frequencies.
+      scaling: of the rotary frequencies, none by default.
+      window: tokens that a token sees, itself included; all before it by default.
+      architecture: "llama", "mistral" (equal to "llama", with a window or none) or "qwen2" (with
+        biases of queries, keys and values).
+      length: longest text of the training, in tokens; only kept for the files.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    key_heads: int
+    head_width: int
+    mlp_width: int
+    tied: bool = False
+    epsilon: float = 1e-5
+    theta: float = 10000.0
+    scaling: Scaling | None = None
+    window: int | None = None
+    architecture: Architecture = "llama"
+    length: int = 2048
+
+    def __post_init__(self):
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"architecture={self.architecture!r}: accepted are {', '.join(ARCHITECTURES)}"
+            )
+        sizes = "vocabulary width layers heads key_heads head_width mlp_width length".split()
+        for name in sizes if self.window is None else [*sizes, "window"]:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: accepted is 1 or more")
+        if self.heads % self.key_heads:
+            raise ValueError(
+                f"key_heads={self.key_heads}: accepted are divisors of heads={self.heads}"
+            )
+        if self.head_width % 2:
+            raise ValueError(f"head_width={self.head_width}: accepted are even numbers")
+
+
+def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
+    """Return the shape that a `config.json` tells.
+
+    Args:
+      values: of the file; those of transformers before and since version 5 are understood.
+
+    Raises:
+      ValueError: a value is missing, or asks for what the decoder cannot do.
+    """
+    architecture = values.get("model_type")
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"model_type={architecture!r}: accepted are {', '.join(ARCHITECTURES)}")
+    wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
+    for name, value in wanted.items():
+        if values.get(name, value) != value:
+            raise ValueError(f"{name}={values[name]!r}: accepted is {value!r}")
+    needed = "hidden_size intermediate_size num_attention_heads num_hidden_layers vocab_size"
+    _check_keys(values, needed.split(), "the configuration")
+    heads, width = values["num_attention_heads"], values["hidden_size"]
+    theta, scaling = _rotary(values)
+    return LlamaConfig(
+        vocabulary=values["vocab_size"],
+        width=width,
+        layers=values["num_hidden_layers"],
+        heads=heads,
+        key_heads=values.get("num_key_value_heads") or heads,
+        head_width=values.get("head_dim") or width // heads,
+        mlp_width=values["intermediate_size"],
+        tied=bool(values.get("tie_word_embeddings", False)),
+        epsilon=values.get("rms_norm_eps", 1e-6),
+        theta=theta,
+        scaling=scaling,
+        window=_window(values, architecture),
+        architecture=architecture,
+        length=values.get("max_position_embeddings", 2048),
+    )
+
+
+def to_hugging_face(config: LlamaConfig, dtype: str) -> dict[str, Any]:
+    """Return the values of a `config.json`.
+
+    Args:
+      config: shape of the decoder.
+      dtype: of the weights, such as "float32".
+    """
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.theta}
+    scaling = config.scaling
+    if scaling is not None:
+        rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling is not None and scaling.kind == "llama3":
+        rope |= {
+            "low_freq_factor": scaling.low,
+            "high_freq_factor": scaling.high,
+            "original_max_position_embeddings": scaling.original_length,
+        }
+    values = {
+        "architectures": [_CLASS[config.architecture]],
+        "model_type": config.architecture,
+        "hidden_act": "silu",
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "max_position_embeddings": config.length,
+        "num_attention_heads": config.heads,
+        "num_hidden_layers": config.layers,
+        "num_key_value_heads": config.key_heads,
+        "head_dim": config.head_width,
+        "rms_norm_eps": config.epsilon,
+        "rope_parameters": rope,
+        # Both are read by transformers before version 5.
+        "rope_theta": config.theta,
+        "rope_scaling": None if scaling is None else rope,
+        "tie_word_embeddings": config.tied,
+        "dtype": dtype,
+        "vocab_size": config.vocabulary,
+    }
+    if config.architecture != "llama":
+        values["sliding_window"] = config.window
+    if config.architecture == "qwen2":
+        values |= {"use_sliding_window": config.window is not None, "max_window_layers": 0}
+    elif config.architecture == "llama" and config.window is not None:
+        raise ValueError(f"window={config.window}: a Llama file cannot tell it; 'mistral' can")
+    return values
+
+
+def _rotary(values: Mapping[str, Any]) -> tuple[float, Scaling | None]:
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta", values.get("rope_theta", 10000.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind == "linear":
+        _check_keys(rope, ["factor"], "the rope parameters")
+        return theta, Scaling("linear", float(rope["factor"]))
+    if kind == "llama3":
+        names = "factor low_freq_factor high_freq_factor original_max_position_embeddings".split()
+        _check_keys(rope, names, "the rope parameters")
+        factor, low, high, length = (rope[name] for name in names)
+        return theta, Scaling("llama3", float(factor), float(low), float(high), length)
+    raise ValueError(f"rope_type={kind!r}: accepted are default, linear, llama3")
+
+
+def _check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    for name in names:
+        if name not in values:
+            raise ValueError(f"{name}: missing in {where}")
+
+
+def _window(values: Mapping[str, Any], architecture: str) -> int | None:
+    window = values.get("sliding_window")
+    if architecture == "llama" or (
+        architecture == "qwen2" and not values.get("use_sliding_window", False)
+    ):
+        return None
+    full = values.get("max_window_layers", 0) if architecture == "qwen2" else 0
+    types = values.get("layer_types") or []
+    mixed = len(set(types)) > 1 or not types and 0 < full < values["num_hidden_layers"]
+    if window is not None and mixed:
+        raise ValueError("layer_types: some layers have a window; accepted is all or none")
+    none = "full_attention" in types or not types and full >= values["num_hidden_layers"]
+    return None if none else window

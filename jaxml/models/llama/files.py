@@ -1,0 +1,171 @@
+"""Decoders from files and to files: folders of Hugging Face, and GGUF."""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxml.models.llama.assemble import GGUF, HUGGING_FACE, assemble, disassemble
+from jaxml.models.llama.config import LlamaConfig, from_hugging_face, to_hugging_face
+from jaxml.models.llama.decoder import Params
+from jaxml.models.llama.gguf_file import open_gguf
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
+@dataclasses.dataclass(frozen=True)
+class Llama:
+    """A decoder from a file.
+
+    Attributes:
+      params: tree of its parameters.
+      config: its shape.
+    """
+
+    params: Params
+    config: LlamaConfig
+
+
+def load(
+    path: str | Path, *, dtype: jax.typing.DTypeLike | None = None, mesh: Mesh | None = None
+) -> Llama:
+    """Return the decoder in a Hugging Face folder of safetensors, or in a GGUF file.
+
+    Args:
+      path: folder with `config.json` and `model.safetensors`, or its index and parts; or a
+        `.gguf` file, whose quantised weights are expanded.
+      dtype: of the parameters; as stored by default, float32 from GGUF.
+      mesh: lay the parameters out on it as of `parameter_shardings`.
+
+    Raises:
+      FileNotFoundError: there is no such folder or file in it.
+      ValueError: a file is damaged, the architecture is none of llama, mistral and qwen2, or the
+        weights do not fit the configuration.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such folder or GGUF file")
+    if path.is_file():
+        config, read, names = open_gguf(path)
+        kind = "float32" if dtype is None else dtype
+        return Llama(
+            assemble(read, names, GGUF, config, source=str(path), dtype=kind, mesh=mesh), config
+        )
+    config = from_hugging_face(_read_json(path / "config.json"))
+    files = _files_of_weights(path)
+    read = _reader(path, files)
+    kind = read(HUGGING_FACE["embed"]).dtype if dtype is None else dtype
+    params = assemble(read, files, HUGGING_FACE, config, source=str(path), dtype=kind, mesh=mesh)
+    return Llama(params, config)
+
+
+def save(path: str | Path, params: Params, config: LlamaConfig) -> None:
+    """Write `config.json` and `model.safetensors`, which transformers and `load` read.
+
+    The weights are written whole before they replace older ones.
+
+    Args:
+      path: folder, made where it is missing; files of other names in it stay.
+      params: as of `init` or `load`, on any devices of this process.
+      config: shape of the decoder.
+
+    Raises:
+      ValueError: the parameters are not those of the configuration, or a window that the
+        architecture's files cannot tell.
+    """
+    from safetensors.numpy import save_file
+
+    weights = disassemble(params, config, HUGGING_FACE)
+    text = json.dumps(to_hugging_face(config, str(params["embed"].dtype)), indent=2)
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    partial = path / "model.safetensors.partial"
+    save_file(weights, partial, metadata={"format": "pt"})
+    os.replace(partial, path / "model.safetensors")
+    # The index of a model in parts would come first for others.
+    (path / "model.safetensors.index.json").unlink(missing_ok=True)
+    (path / "config.json").write_text(text + "\n")
+
+
+def load_tokenizer(path: str | Path, config: LlamaConfig) -> Any:
+    """Return the tokenizer beside the weights, one of transformers.
+
+    Args:
+      path: as for `load`.
+      config: of the decoder it is to feed.
+
+    Raises:
+      FileNotFoundError: there is no such folder or file.
+      ValueError: there is no tokenizer, or it has more tokens than the decoder.
+    """
+    from transformers import AutoTokenizer
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such folder or GGUF file")
+    folder, more = (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: no tokenizer that transformers can read: {error}") from error
+    if len(tokenizer) > config.vocabulary:
+        raise ValueError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens, the decoder {config.vocabulary}"
+        )
+    return tokenizer
+
+
+def _reader(folder: Path, files: dict[str, str]) -> Callable[[str], np.ndarray]:
+    """Return a function from a name to the weight; each file is opened once."""
+    opened = functools.cache(_open_safetensors)
+
+    def read(name: str) -> np.ndarray:
+        if name not in files:
+            raise ValueError(f"{folder}: {name} missing")
+        file = opened(folder / files[name])
+        if name not in file.keys():
+            raise ValueError(f"{folder / files[name]}: {name} missing, against the index")
+        return file.get_tensor(name)
+
+    return read
+
+
+def _files_of_weights(folder: Path) -> dict[str, str]:
+    """Return the file of each weight."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        files = _read_json(index).get("weight_map")
+        if not isinstance(files, dict):
+            raise ValueError(f"{index}: no weight_map")
+        return files
+    whole = folder / "model.safetensors"
+    return dict.fromkeys(_open_safetensors(whole).keys(), whole.name)
+
+
+def _open_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; accepted are weights in safetensors")
+    try:
+        return safe_open(path, framework="numpy")
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated, or not safetensors: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: not an object of JSON")
+    return values

@@ -1,0 +1,114 @@
+"""Weights and shape of a decoder in a GGUF file, the format of llama.cpp."""
+
+import dataclasses
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxml.models.llama.config import LlamaConfig, Scaling
+from jaxml.models.llama.rope import frequencies
+
+_ARCHITECTURES = ("llama", "qwen2")
+
+
+def open_gguf(
+    path: Path,
+) -> tuple[LlamaConfig, Callable[[str], np.ndarray], Collection[str]]:
+    """Return the shape, a function from a name to the weight in float32, and the names.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      ValueError: the file is damaged, or its architecture is neither llama (Mistral is one
+        there) nor qwen2.
+    """
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise ValueError(f"{path}: truncated, or not GGUF: {error}") from error
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    read = lambda name: dequantize(tensors[name].data, tensors[name].tensor_type)
+    config = _config(path, reader, tensors, read)
+
+    def weight(name: str) -> np.ndarray:
+        array = read(name)
+        part = name.split(".")[-2]
+        if config.architecture != "qwen2" and part in ("attn_q", "attn_k"):
+            return _halves_apart(array, config.heads if part == "attn_q" else config.key_heads)
+        return array
+
+    return config, weight, tensors.keys()
+
+
+def _config(path: Path, reader: Any, tensors: Any, read: Any) -> LlamaConfig:
+    def value(name: str, default: Any = None) -> Any:
+        field = reader.get_field(name)
+        if field is None and default is None:
+            raise ValueError(f"{path}: {name} missing")
+        return default if field is None else field.contents()
+
+    kind = value("general.architecture")
+    if kind not in _ARCHITECTURES:
+        raise ValueError(f"{path}: architecture {kind!r}; accepted are {', '.join(_ARCHITECTURES)}")
+    heads, width = value(f"{kind}.attention.head_count"), value(f"{kind}.embedding_length")
+    head_width = value(f"{kind}.attention.key_length", width // heads)
+    turning = value(f"{kind}.rope.dimension_count", head_width)
+    if turning != head_width:
+        raise ValueError(f"{path}: {turning} of {head_width} components turn; accepted is all")
+    window = value(f"{kind}.attention.sliding_window", 0) or None
+    if "token_embd.weight" not in tensors:
+        raise ValueError(f"{path}: token_embd.weight missing")
+    config = LlamaConfig(
+        vocabulary=int(tensors["token_embd.weight"].shape[1]),
+        width=width,
+        layers=value(f"{kind}.block_count"),
+        heads=heads,
+        key_heads=value(f"{kind}.attention.head_count_kv", heads),
+        head_width=head_width,
+        mlp_width=value(f"{kind}.feed_forward_length"),
+        tied="output.weight" not in tensors,
+        epsilon=_decimal(value(f"{kind}.attention.layer_norm_rms_epsilon")),
+        theta=_decimal(value(f"{kind}.rope.freq_base", 10000.0)),
+        scaling=_scaling(path, kind, value),
+        window=window,
+        architecture="mistral" if kind == "llama" and window else kind,
+        length=value(f"{kind}.context_length", 2048),
+    )
+    if "rope_freqs.weight" in tensors:
+        return _with_llama3(path, config, read("rope_freqs.weight"))
+    return config
+
+
+def _scaling(path: Path, kind: str, value: Any) -> Scaling | None:
+    scaling = value(f"{kind}.rope.scaling.type", "none")
+    if scaling == "none":
+        return None
+    if scaling != "linear":
+        raise ValueError(f"{path}: rope scaling {scaling!r}; accepted are none, linear")
+    return Scaling("linear", _decimal(value(f"{kind}.rope.scaling.factor")))
+
+
+def _with_llama3(path: Path, config: LlamaConfig, divisors: np.ndarray) -> LlamaConfig:
+    """The file holds what the frequencies are divided by, and not the numbers it came from."""
+    scaled = dataclasses.replace(config, scaling=Scaling("llama3", float(divisors.max())))
+    expected = frequencies(config) / frequencies(scaled)
+    if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
+        raise ValueError(f"{path}: rope_freqs.weight is not that of Llama 3")
+    return scaled
+
+
+def _halves_apart(matrix: np.ndarray, heads: int) -> np.ndarray:
+    """Undo llama.cpp's order of rows, in which the two components of a pair are neighbours."""
+    pairs = matrix.reshape(heads, -1, 2, matrix.shape[-1])
+    return pairs.swapaxes(1, 2).reshape(matrix.shape)
+
+
+def _decimal(single: float) -> float:
+    """Return the short decimal number that was rounded to float32: 1e-5, not 9.99999975e-6."""
+    return float(str(np.float32(single)))

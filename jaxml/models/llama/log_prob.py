@@ -1,0 +1,137 @@
+"""Log-probabilities of a text without its logits in memory: the head runs piece by piece."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Integer
+
+from jaxml.models.llama.config import LlamaConfig
+from jaxml.models.llama.decoder import Params, head, hidden_states
+from jaxml.models.llama.precision import at_least_single
+
+
+def log_prob(
+    params: Params,
+    tokens: Integer[Array, "row time"],
+    config: LlamaConfig,
+    *,
+    mask: Bool[Array, "row time"] | None = None,
+    remat: bool = False,
+    chunk: int = 128,
+) -> Float[Array, "row time-1"]:
+    """Return the log-probability of every token but the first, given those before it.
+
+    Args:
+      params: as of `init` or `load`.
+      tokens: `[row, time]`, 2 or more.
+      config: shape of the decoder, static under `jit`.
+      mask: False where a token is padding, as for `apply`; entries of padding mean nothing.
+      remat: as for `apply`.
+      chunk: as for `chunked_log_prob`.
+
+    Returns:
+      `[row, time - 1]`, in nats; entry t belongs to `tokens[:, t + 1]`.
+
+    Raises:
+      ValueError: `tokens` or `mask` have a wrong shape or dtype, or `chunk` is below 1.
+    """
+    hidden = hidden_states(params, tokens, config, mask=mask, remat=remat)
+    return chunked_log_prob(hidden, head(params), tokens, chunk=chunk)
+
+
+def chunked_log_prob(
+    hidden: Float[Array, "row time width"],
+    head: Float[Array, "width vocabulary"],
+    tokens: Integer[Array, "row time"],
+    *,
+    chunk: int = 128,
+) -> Float[Array, "row time-1"]:
+    """Return the log-probability of the next tokens from what the head multiplies.
+
+    Logits exist for `chunk` times of all rows at once, in the gradient too, which makes them a
+    second time. Rows may lie on several devices. For reverse-mode gradients only.
+
+    Args:
+      hidden: normed hidden states `[row, time, width]`, as of `hidden_states`.
+      head: `[width, vocabulary]`.
+      tokens: `[row, time]`; those that do not count may hold anything.
+      chunk: times, 1 or more.
+
+    Returns:
+      `[row, time - 1]`, in nats, float32 or better; entry t belongs to `tokens[:, t + 1]`.
+
+    Raises:
+      ValueError: the shapes do not fit, there are fewer than 2 tokens, or `chunk` is below 1.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk}: accepted is 1 or more")
+    if tokens.shape != hidden.shape[:2] or tokens.shape[1] < 2:
+        raise ValueError(
+            f"tokens: shape {tokens.shape}; accepted are 2 or more a row, hidden {hidden.shape}"
+        )
+    if head.shape[:1] != hidden.shape[2:]:
+        raise ValueError(f"head: shape {head.shape}; hidden has {hidden.shape}")
+    time = tokens.shape[1]
+    targets = jnp.roll(tokens, -1, axis=1)
+    # As equal pieces as can be, so that little is padded.
+    pieces = -(-time // chunk)
+    piece = -(-time // pieces)
+    padding = ((0, 0), (0, pieces * piece - time))
+    hidden = jnp.pad(hidden, (*padding, (0, 0)))
+    logp: Any = _log_prob(hidden, head, jnp.pad(targets, padding), pieces)
+    return logp[:, : time - 1]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _log_prob(hidden: Array, head: Array, targets: Array, pieces: int) -> Array:
+    return _forward(hidden, head, targets, pieces)[0]
+
+
+def _forward(hidden, head, targets, pieces):
+    def one_piece(_, piece):
+        logits = _logits(piece[0], head)
+        chosen = jnp.take_along_axis(logits, piece[1][..., None], axis=-1)[..., 0]
+        total = jax.nn.logsumexp(logits, axis=-1)
+        return None, (chosen - total, total)
+
+    _, (logp, total) = lax.scan(one_piece, None, (_cut(hidden, pieces), _cut(targets, pieces)))
+    return _join(logp), (hidden, head, targets, _join(total))
+
+
+def _backward(pieces, kept, cotangent):
+    hidden, head, targets, total = kept
+
+    def one_piece(head_gradient, piece):
+        hidden, target, total, cotangent = piece
+        # d log p / d logits = onehot - softmax.
+        softmax = jnp.exp(_logits(hidden, head) - total[..., None])
+        place = lax.broadcasted_iota(target.dtype, softmax.shape, 2)
+        wrapped = jnp.where(target < 0, target + head.shape[1], target)
+        chosen = (place == wrapped[..., None]).astype(softmax.dtype)
+        slope = (cotangent[..., None] * (chosen - softmax)).astype(hidden.dtype)
+        own = jnp.einsum("rtw,rtv->wv", hidden, slope, preferred_element_type=softmax.dtype)
+        return head_gradient + own, slope @ head.T
+
+    cut = [_cut(array, pieces) for array in (hidden, targets, total, cotangent)]
+    start = jnp.zeros(head.shape, cotangent.dtype)
+    head_gradient, hidden_gradient = lax.scan(one_piece, start, tuple(cut))
+    return _join(hidden_gradient), head_gradient.astype(head.dtype), None
+
+
+_log_prob.defvjp(_forward, _backward)
+
+
+def _logits(hidden: Array, head: Array) -> Array:
+    single = at_least_single(hidden.dtype)
+    return jnp.matmul(hidden, head, preferred_element_type=single)
+
+
+def _cut(array: Array, pieces: int) -> Array:
+    return array.reshape(array.shape[0], pieces, -1, *array.shape[2:]).swapaxes(0, 1)
+
+
+def _join(array: Array) -> Array:
+    return array.swapaxes(0, 1).reshape(array.shape[1], -1, *array.shape[3:])

@@ -1,0 +1,109 @@
+"""Log-probabilities of a text in pieces: equal to those of all logits, and their memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxml.models import llama
+from jaxml.models.llama import LlamaConfig
+
+RNG = np.random.default_rng(0)
+HIDDEN, HEAD = RNG.normal(size=(3, 10, 6)), RNG.normal(size=(6, 11))
+TOKENS = jnp.asarray(RNG.integers(0, 11, (3, 10)))
+WEIGHT = jnp.asarray(RNG.normal(size=(3, 9)))
+
+
+def plain(hidden, head):
+    logp = jax.nn.log_softmax((hidden @ head)[:, :-1])
+    return jnp.take_along_axis(logp, TOKENS[:, 1:, None], axis=-1)[..., 0]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 10, 99])
+def test_value_and_gradient_equal_those_of_all_logits(chunk):
+    hidden, head = jnp.asarray(HIDDEN), jnp.asarray(HEAD)
+    chunked = functools.partial(llama.chunked_log_prob, tokens=TOKENS, chunk=chunk)
+    np.testing.assert_allclose(chunked(hidden, head), plain(hidden, head), rtol=1e-12)
+    # A loss in which the weight of a token depends on all others, as in NPO.
+    loss = lambda f: lambda h, w: jnp.sum(jnp.tanh(jnp.sum(WEIGHT * f(h, w), axis=1)))
+    found = jax.jit(jax.grad(loss(chunked), argnums=(0, 1)))(hidden, head)
+    expected = jax.grad(loss(plain), argnums=(0, 1))(hidden, head)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
+def test_lower_precision(dtype, tolerance):
+    hidden, head = jnp.asarray(HIDDEN, dtype), jnp.asarray(HEAD, dtype)
+    total = lambda h, w: jnp.sum(llama.chunked_log_prob(h, w, TOKENS, chunk=4))
+    value, slope = jax.value_and_grad(total, argnums=(0, 1))(hidden, head)
+    expected = jax.grad(lambda h, w: plain(h, w).sum(), argnums=(0, 1))(
+        *(jnp.asarray(x) for x in (HIDDEN, HEAD))
+    )
+    assert value.dtype == "float32"
+    for one, other in zip(slope, expected, strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one.astype("float64"), other, atol=tolerance)
+
+
+def test_maps_over_heads():
+    heads = jnp.stack([jnp.asarray(HEAD), -jnp.asarray(HEAD)])
+    total = lambda w: llama.chunked_log_prob(jnp.asarray(HIDDEN), w, TOKENS, chunk=4).sum()
+    found = jax.vmap(jax.grad(total))(heads)
+    for one, head in zip(found, heads, strict=True):
+        np.testing.assert_allclose(one, jax.grad(total)(head), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_of_a_decoder_padded_on_the_left(tied):
+    config = LlamaConfig(11, 8, 2, 2, 1, 4, 12, tied=tied)
+    params = llama.init(jax.random.key(0), config, dtype="float64")
+    params = jax.tree.map(lambda leaf: 9 * leaf, params)
+    mask = jnp.arange(10) >= jnp.asarray([[0], [3], [4]])
+    garbage = jnp.where(mask, TOKENS, 0)
+    logits = llama.apply(params, garbage, config, mask=mask)
+    logp = jax.nn.log_softmax(logits[:, :-1])
+    expected = jnp.take_along_axis(logp, garbage[:, 1:, None], axis=-1)[..., 0]
+    found = llama.log_prob(params, garbage, config, mask=mask, chunk=4, remat=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_tokens_that_do_not_count_may_hold_anything():
+    tokens = TOKENS.at[:, -2:].set(-100)
+    found = llama.chunked_log_prob(jnp.asarray(HIDDEN), jnp.asarray(HEAD), tokens, chunk=4)
+    np.testing.assert_allclose(found[:, :-2], plain(HIDDEN, HEAD)[:, :-2], rtol=1e-12)
+    total = lambda h: llama.chunked_log_prob(h, jnp.asarray(HEAD), tokens, chunk=4)[:, :-2].sum()
+    assert np.isfinite(jax.grad(total)(jnp.asarray(HIDDEN))).all()
+
+
+def test_memory_of_the_gradient_grows_with_the_chunk_and_not_with_the_text():
+    def temporary(time, chunk, vocabulary=4096):
+        total = lambda h, w, t: llama.chunked_log_prob(h, w, t, chunk=chunk).sum()
+        shapes = [
+            jax.ShapeDtypeStruct((2, time, 8), jnp.float32),
+            jax.ShapeDtypeStruct((8, vocabulary), jnp.float32),
+            jax.ShapeDtypeStruct((2, time), jnp.int32),
+        ]
+        compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*shapes).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    logits = 2 * 512 * 4096 * 4
+    small, long, large = temporary(512, 16), temporary(2048, 16), temporary(512, 64)
+    assert small < logits / 8
+    assert long < 1.5 * small
+    assert 2 * small < large < 8 * small
+
+
+@pytest.mark.parametrize(
+    ("tokens", "head", "chunk", "message"),
+    [
+        (TOKENS, HEAD, 0, "chunk=0: accepted is 1 or more"),
+        (TOKENS[:, :9], HEAD, 4, r"tokens: shape \(3, 9\)"),
+        (TOKENS, HEAD[:5], 4, r"head: shape \(5, 11\); hidden has \(3, 10, 6\)"),
+    ],
+)
+def test_bad_input_is_named(tokens, head, chunk, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        llama.chunked_log_prob(jnp.asarray(HIDDEN), jnp.asarray(head), tokens, chunk=chunk)
