@@ -12,8 +12,6 @@ stated apart.
 
 import dataclasses
 import functools
-import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -105,7 +103,7 @@ def table(attack: str, settings: Settings, data: Path | None) -> Iterator[str]:
     )
     jax.clear_caches()
     first, contenders = {}, {}
-    with _child() as peer:
+    with harness.child() as peer:
         if harness.installed("torch"):
             contenders[PEER] = functools.partial(_ask, peer, problem, published)
         for name, config in {"jaxml, as published": published, "jaxml, fast": fast}.items():
@@ -224,7 +222,7 @@ def torch_identify(
                 votes.append(2 * torch.stack(same).float().mean(0) - 1)
         return torch.cat(votes)
 
-    torch.set_num_threads(_best_threads(lambda: network(x[:64])))
+    harness.choose_torch_threads(lambda: network(x[:64]))
     began = time.perf_counter()
     mask = torch.ones(x.shape[2:], device=device, requires_grad=True)
     optimizer = torch.optim.SGD(
@@ -254,23 +252,6 @@ def torch_identify(
         score = scores(mask)
     result = {"score": score.cpu().numpy(), "mask": mask.detach().cpu().numpy()}
     return time.perf_counter() - began, result
-
-
-def _best_threads(run: Callable) -> int:
-    """Return the number of threads, one or all, with which the second call is faster.
-
-    On a machine with other work, threads that wait for each other can take ten times as long.
-    """
-    import torch
-
-    seconds = {}
-    for threads in {1, os.cpu_count() or 1}:
-        torch.set_num_threads(threads)
-        run()
-        start = time.perf_counter()
-        run()
-        seconds[threads] = time.perf_counter() - start
-    return min(seconds, key=lambda threads: seconds[threads])
 
 
 def torch_resnet18(variables: Any, mean: tuple, std: tuple, device: str) -> Callable:
@@ -314,10 +295,6 @@ def _ask(child: ProcessPoolExecutor, problem: Problem, config) -> tuple[float, A
     network = problem.variables, problem.mean, problem.std
     settings = dataclasses.asdict(config)
     return child.submit(torch_identify, problem.images, *network, settings, device).result()
-
-
-def _child() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 # Small things ---------------------------------------------------------------------------------

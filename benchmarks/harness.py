@@ -3,10 +3,12 @@
 import argparse
 import datetime
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,28 @@ def interleave(
                 if time.perf_counter() >= turn_ends:
                     break
     return times, values
+
+
+def child() -> ProcessPoolExecutor:
+    """Return a process that starts anew, with threads and memory of its own."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def choose_torch_threads(run: Callable[[], Any]) -> None:
+    """Let PyTorch use one thread or all, whichever makes the second call faster.
+
+    On a machine with other work, threads that wait for each other can take ten times as long.
+    """
+    import torch
+
+    seconds = {}
+    for threads in {1, os.cpu_count() or 1}:
+        torch.set_num_threads(threads)
+        run()
+        start = time.perf_counter()
+        run()
+        seconds[threads] = time.perf_counter() - start
+    torch.set_num_threads(min(seconds, key=lambda threads: seconds[threads]))
 
 
 def installed(package: str) -> bool:

@@ -11,7 +11,6 @@ least time of a row counts. Compilation is measured cold and stated apart.
 import ctypes
 import functools
 import math
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -98,7 +97,7 @@ def _layer_table(shape: Shape, settings: Settings) -> Iterator[str]:
     calls = [call for call in CALLS if call not in absent]
     first = {}
     jax.clear_caches()
-    with _child() as peer:
+    with harness.child() as peer:
         contenders: dict[str, Callable] = {}
         for call in calls:
             if call.startswith("PyTorch"):
@@ -275,7 +274,7 @@ def _ask(child: ProcessPoolExecutor, call: str, u: np.ndarray) -> tuple[float, n
 
 def _peak(call: str, u: np.ndarray) -> float:
     """Return the rise of the peak memory of a process of its own by the second call in it."""
-    with _child() as child:
+    with harness.child() as child:
         return child.submit(_rise, call, u).result()
 
 
@@ -301,10 +300,6 @@ def _status_bytes(field: str) -> float:
     return next(
         (float(line.split()[1]) * 1024 for line in lines if line.startswith(field)), math.nan
     )
-
-
-def _child() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 # Fields without folds -------------------------------------------------------------------------

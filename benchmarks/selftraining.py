@@ -10,12 +10,9 @@ Compilation is measured cold and stated apart.
 """
 
 import functools
-import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import harness
@@ -82,7 +79,7 @@ def augmentation(settings: Settings) -> Iterator[str]:
         run = jax.jit(jax.vmap(policy))
         contenders: dict[str, Callable] = {"jaxml": functools.partial(_jax_augment, run, images)}
         first, _ = contenders["jaxml"]()
-        with _child() as child:
+        with harness.child() as child:
             if peer:
                 ask = lambda: child.submit(torch_augment, name, images).result()  # noqa: B023
                 ask()
@@ -109,7 +106,7 @@ def training(settings: Settings) -> Iterator[str]:
     contenders: dict[str, Callable] = {"jaxml": functools.partial(step, images, labels)}
     first, _ = contenders["jaxml"]()
     arguments = images, labels, settings.width, settings.steps
-    with _child() as child:
+    with harness.child() as child:
         if peer:
             ask = lambda: child.submit(torch_train, *arguments).result()
             ask()
@@ -172,7 +169,7 @@ def torch_augment(name: str, images: np.ndarray) -> tuple[float, None]:
         "RandAugment(2, 9)": v2.RandAugment(2, 9),
     }[name]
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    _choose_threads(lambda: [policy(image) for image in x[:32]])
+    harness.choose_torch_threads(lambda: [policy(image) for image in x[:32]])
     start = time.perf_counter()
     torch.stack([policy(image) for image in x])
     return time.perf_counter() - start, None
@@ -223,28 +220,11 @@ def torch_train(
         nn.functional.cross_entropy(network(x), y).backward()
         optimizer.step()
 
-    _choose_threads(step)
+    harness.choose_torch_threads(step)
     start = time.perf_counter()
     for _ in range(steps):
         step()
     return time.perf_counter() - start, None
-
-
-def _choose_threads(run: Callable) -> None:
-    """Use one thread or all, whichever makes the second call faster.
-
-    On a machine with other work, threads that wait for each other can take ten times as long.
-    """
-    import torch
-
-    seconds = {}
-    for threads in {1, os.cpu_count() or 1}:
-        torch.set_num_threads(threads)
-        run()
-        start = time.perf_counter()
-        run()
-        seconds[threads] = time.perf_counter() - start
-    torch.set_num_threads(min(seconds, key=lambda threads: seconds[threads]))
 
 
 # Small things ---------------------------------------------------------------------------------
@@ -257,10 +237,6 @@ def _row(times: dict[str, list[float]], peer: str, images: int) -> str:
         return f"{own:,.0f} | | "
     other = images / min(times[peer])
     return f"{own:,.0f} | {other:,.0f} | {own / other:.2f}"
-
-
-def _child() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 if __name__ == "__main__":
