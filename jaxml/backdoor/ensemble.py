@@ -21,7 +21,8 @@ def ensemble(
     A score that ranks poisoned rows low does harm; no weight is learnt from the data.
 
     Meant for `class_split` of pooled late activations and of FLARE's likelihoods,
-    `baselines.flare`, and `baselines.abl` where losses of early epochs are known.
+    `baselines.flare`, and minus the loss of the network, where training ended before it fitted
+    all rows.
 
     Args:
       scores: higher is more suspicious, by name `[row]` each, or stacked `[score, row]`.

@@ -237,7 +237,7 @@ def _case(attack, ratio, data: ImageSet, model, scale: Scale, key, *, clean_fn, 
     found |= {
         "is_poisoned": attacked.is_poisoned,
         "before": attacked.measure(variables),
-        "fitted": _fitted(model, variables, attacked),
+        "fitted": _fitted(found["predicted"], attacked),
         "seconds/early": np.asarray(seconds),
         "removed/mspc": found["score/mspc"] > 0,
         "removed/ensemble": _highest(found["score/ensemble"], REMOVED),
@@ -340,10 +340,9 @@ def _measure(model, data: ImageSet, trigger, attack, variables) -> np.ndarray:
     return np.array([float(jnp.mean(hit)), float(success)])
 
 
-def _fitted(model, variables, attacked: Attacked) -> np.ndarray:
+def _fitted(predicted: np.ndarray, attacked: Attacked) -> np.ndarray:
     """Return the shares of clean and of poisoned training rows that get their given label."""
-    logits = predict(variables, unit_images(attacked.pixels), model=model)
-    hit = np.asarray(jnp.argmax(logits, axis=-1).astype(attacked.labels.dtype) == attacked.labels)
+    hit = predicted == np.asarray(attacked.labels)
     poisoned = attacked.is_poisoned
     return np.array([hit[kind].mean() if kind.any() else np.nan for kind in (~poisoned, poisoned)])
 

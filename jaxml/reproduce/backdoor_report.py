@@ -83,7 +83,9 @@ def _removal(repeats: Sequence[Arrays]) -> dict[str, np.ndarray]:
         for name in REMOVERS:
             flags = jnp.asarray(arrays[f"removed/{name}"])
             rates = detection_rates(flags, jnp.asarray(arrays["is_poisoned"]))
-            after = arrays.get(f"after/{name}", np.full(2, np.nan))
+            # Where nothing is removed, training again would give the same network.
+            unknown = np.full(2, np.nan) if flags.any() else arrays["before"]
+            after = arrays.get(f"after/{name}", unknown)
             row = float(rates.true_positive), float(rates.false_positive), *after
             for what, value in zip(("TPR", "FPR", "ACC", "ASR"), row, strict=True):
                 values[f"{name} {what}"].append(value)

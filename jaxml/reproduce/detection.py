@@ -76,6 +76,8 @@ def detect(
 ) -> Arrays:
     """Return "score/NAME" `[row]` and "seconds/NAME" of every method, and the "mask" of MSPC.
 
+    Also the classes that the network gives the rows, "predicted" `[row]`.
+
     Args:
       key: of the methods that draw.
       model: `ResNet18`, whose inputs of the normalisations can be seen.
@@ -115,8 +117,9 @@ def detect(
         score(name, call)
     score("flare", lambda: baselines.flare(likelihoods))
     score("abl", lambda: baselines.abl(losses))
+    loss = optax.softmax_cross_entropy_with_integer_labels
     # A row whose trigger was learnt fits better than most others where training ended early.
-    score("loss", lambda: -_cross_entropy(features.logits, labels))
+    score("loss", lambda: -loss(features.logits, labels))
     split = functools.partial(backdoor.class_split, classes=classes)
     score("class_split", lambda: split(pooled, labels, scores["loss"], tied=False))
     score("class_split_flare", lambda: split(likelihoods, labels, scores["loss"]))
@@ -125,13 +128,10 @@ def detect(
         score("cognitive_distillation", lambda: _distil(keys[2], variables, images, model=model))
     return {
         "mask": np.asarray(identified.mask),
+        "predicted": np.argmax(features.logits, axis=-1),
         **{f"score/{name}": np.asarray(value) for name, value in scores.items()},
         **{f"seconds/{name}": np.asarray(value) for name, value in seconds.items()},
     }
-
-
-def _cross_entropy(logits, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def network(model: nn.Module, variables: PyTree) -> Callable[[Array], Array]:
