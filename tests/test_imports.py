@@ -12,7 +12,7 @@ import jaxml
 ROOT = Path(jaxml.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 METHODS = {"unlearning", "backdoor", "selftraining", "registration", "multifractal", "speech"}
-SHARED = {"augment", "bilevel", "sharding"}
+SHARED = {"augment", "bilevel", "known", "sharding"}
 MAY_IMPORT = {
     "speech": {"multifractal", *SHARED},
     **{method: SHARED for method in METHODS - {"speech"}},
@@ -26,14 +26,17 @@ MAY_IMPORT = {
 HEAVY = {
     "PIL",
     "espeakng_loader",
+    "gguf",
     "librosa",
     "matplotlib",
     "orbax",
     "pyarrow",
     "rich",
+    "safetensors",
     "sklearn",
     "soundfile",
     "tensorflow_datasets",
+    "tokenizers",
     "transformers",
 }
 EVERY_FILE = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

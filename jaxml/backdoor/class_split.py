@@ -16,7 +16,7 @@ from jaxml.backdoor.baselines.rows import (
     for_each_class,
     principal_axes,
 )
-from jaxml.backdoor.known import known
+from jaxml.known import known
 
 # Below this share of a class a cloud is taken for the poisoned one whatever the hint says:
 # up to this ratio, poison spread over all classes is the smaller cloud of each.

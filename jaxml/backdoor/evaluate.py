@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxml.backdoor.known import known
+from jaxml.known import known
 
 
 @functools.partial(

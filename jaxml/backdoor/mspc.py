@@ -11,7 +11,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from jaxml.backdoor.known import known
+from jaxml.known import known
 
 LogitsFn = Callable[[Array], Array]
 

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
+
+from jaxml.known import is_concrete
 
 FLAT_POLICIES = ("drop", "floor", "keep")
 
@@ -92,8 +93,3 @@ def check_choice(value: Any, accepted: Sequence[Any], name: str) -> None:
     """Raise ValueError unless `value` is one of `accepted`."""
     if value not in accepted:
         raise ValueError(f"{name}: {value!r}; give one of {', '.join(map(repr, accepted))}")
-
-
-def is_concrete(x: Any) -> bool:
-    """Return whether the values of `x` can be looked at now."""
-    return not isinstance(x, Tracer)

@@ -9,10 +9,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
+from jaxml.known import known
 from jaxml.registration import tetrahedra
 
 Difference = Literal["forward", "backward", "central"]
@@ -205,11 +205,7 @@ def check_field(u: Float[Array, "*volume ndim"], *, name: str = "u") -> None:
 
 def is_finite(x: Array) -> bool:
     """Return whether all values are finite, True where they are not known."""
-    if isinstance(x, Tracer):
-        return True
-    # What a traced function captures is known, but not what is computed from it there.
-    with jax.ensure_compile_time_eval():
-        return bool(jnp.all(jnp.isfinite(x)))
+    return known(x, lambda x: jnp.all(jnp.isfinite(x)))
 
 
 # A call outside of jit would compile these loops anew each time.

@@ -1,11 +1,9 @@
 """Checks of images and labels that self-training shares, and images as numbers in [0, 1]."""
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array
+
+from jaxml.known import known
 
 
 def unit(images: Array) -> Array:
@@ -43,11 +41,3 @@ def check_at_least_one(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None and number < 1:
             raise ValueError(f"{name}={number}: accepted is 1 or more")
-
-
-def known(array: Array, holds: Callable[[Array], Array]) -> bool:
-    """Return whether a condition holds for an array, True where its values are not known."""
-    if isinstance(array, Tracer):
-        return True
-    with jax.ensure_compile_time_eval():
-        return bool(holds(array))

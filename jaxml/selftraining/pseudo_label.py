@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from jaxml.selftraining.checks import check_at_least_one, check_images, known, unit
+from jaxml.known import known
+from jaxml.selftraining.checks import check_at_least_one, check_images, unit
 
 LogitsFn = Callable[[Array], Array]
 Augment = Callable[[Array, Array], Array]

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxml import augment as augmentations
-from jaxml.selftraining.checks import check_images, check_labels, known
+from jaxml.known import known
+from jaxml.selftraining.checks import check_images, check_labels
 from jaxml.selftraining.pseudo_label import Augment, LogitsFn, pseudo_label
 
 

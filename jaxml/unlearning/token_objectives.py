@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxml.known import is_concrete
 from jaxml.unlearning.objectives import Scalar
-from jaxml.unlearning.validate import check_alike, check_floating, check_mask, is_concrete
+from jaxml.unlearning.validate import check_alike, check_floating, check_mask
 
 
 def wga(

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax.core import Tracer
 from jaxtyping import Array
+
+from jaxml.known import is_concrete
 
 
 def check_floating(**arrays: Array) -> None:
@@ -52,8 +53,3 @@ def check_choice(value: Any, accepted: Sequence[str], name: str) -> None:
     """Raise ValueError unless `value` is one of `accepted`."""
     if value not in accepted:
         raise ValueError(f"{name}={value!r}: accepted are {', '.join(map(repr, accepted))}")
-
-
-def is_concrete(value: Any) -> bool:
-    """Return whether a value can be looked at now."""
-    return not isinstance(value, Tracer)

@@ -19,7 +19,7 @@ from jaxml.backdoor.attacks.poisoned import (
     poison,
 )
 from jaxml.backdoor.attacks.triggers import Trigger, checkerboard_trigger, sinusoid_trigger
-from jaxml.backdoor.known import known
+from jaxml.known import known
 
 
 def sig(

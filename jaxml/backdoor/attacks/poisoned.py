@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxml.backdoor.attacks.triggers import Trigger, check_images, patch_trigger
-from jaxml.backdoor.known import known
+from jaxml.known import known
 
 Relabel = Literal["all_to_one", "all_to_all", "untargeted"]
 Images = Float[Array, "row height width channel"]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
-from jaxml.backdoor.known import known
+from jaxml.known import known
 
 # Barni et al. 2019: 20 of 255 grey levels, and the periods across an image.
 SIG_STRENGTH = 20 / 255

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from jaxml.unlearning.validate import check_floating, is_concrete
+from jaxml.known import is_concrete
+from jaxml.unlearning.validate import check_floating
 
 
 @functools.partial(

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxml.unlearning.validate import check_choice, check_floating, check_rows, is_concrete
+from jaxml.known import is_concrete
+from jaxml.unlearning.validate import check_choice, check_floating, check_rows
 
 
 def truth_ratio(

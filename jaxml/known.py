@@ -1,6 +1,7 @@
 """Conditions on arrays whose values may not be known yet."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.core import Tracer
@@ -9,8 +10,13 @@ from jaxtyping import Array
 
 def known(array: Array, holds: Callable[[Array], Array]) -> bool:
     """Return whether a condition holds for an array, True where its values are not known."""
-    if isinstance(array, Tracer):
+    if not is_concrete(array):
         return True
     # An array that a traced function captures is known, but what is computed from it is not.
     with jax.ensure_compile_time_eval():
         return bool(holds(array))
+
+
+def is_concrete(value: Any) -> bool:
+    """Return whether values can be looked at now."""
+    return not isinstance(value, Tracer)
