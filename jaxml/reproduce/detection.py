@@ -128,7 +128,7 @@ def detect(
         score("cognitive_distillation", lambda: _distil(keys[2], variables, images, model=model))
     return {
         "mask": np.asarray(identified.mask),
-        "predicted": np.argmax(features.logits, axis=-1),
+        "predicted": np.asarray(jnp.argmax(features.logits, axis=-1)),
         **{f"score/{name}": np.asarray(value) for name, value in scores.items()},
         **{f"seconds/{name}": np.asarray(value) for name, value in seconds.items()},
     }
