@@ -30,7 +30,7 @@ def classification_loss(
     model: nn.Module,
     params: PyTree,
     images: Shaped[Array, "row height width channel"],
-    labels: Int[Array, " row"],
+    labels: Int[Array, " row"] | Float[Array, "row class"],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the mean cross-entropy of a batch in training mode, and its accuracy.
 
@@ -38,13 +38,17 @@ def classification_loss(
       model: returns logits `[row, class]` and features, such as `ResNet18` and `ViT`.
       params: the "params" of its variables.
       images: `[row, height, width, channel]`, uint8 or in [0, 1].
-      labels: `[row]`.
+      labels: `[row]`, or probabilities `[row, class]`; the accuracy counts their largest.
     """
     output: Any = model.apply(
         {"params": params}, unit_images(images), train=True, mutable=["batch_stats"]
     )
     (logits, _), _ = output
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if labels.ndim == 2:
+        loss = optax.softmax_cross_entropy(logits, labels)
+        labels = jnp.argmax(labels, axis=-1)
+    else:
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     accuracy = jnp.mean(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels)
     return jnp.mean(loss), {"accuracy": accuracy.astype(loss.dtype)}
 

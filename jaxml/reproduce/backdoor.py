@@ -12,28 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 from jaxtyping import Array
 
-from jaxml.backdoor import IdentifyConfig, attacks
+from jaxml.backdoor import IdentifyConfig
 from jaxml.data.images import ImageSet, load_images
 from jaxml.models.classifier import unit_images
 from jaxml.models.resnet import ResNet18
 from jaxml.reproduce.backdoor_report import REMOVERS, report
 from jaxml.reproduce.classifier import train_classifier
 from jaxml.reproduce.detection import detect, network, predict
+from jaxml.reproduce.poisoning import attack_success, poisoned_set, stored
 from jaxml.reproduce.report import Report
-from jaxml.reproduce.stages import Arrays, Stages
+from jaxml.reproduce.stages import Arrays, Stages, flat_arrays, tree_of
 
 ATTACKS = ("badnets", "blend", "trojan", "label_consistent", "wanet", "all_to_all")
-TARGET = 1
-# In a tenth of the published number of rows, and a network of an eighth of the width, the
-# published strengths are not learnt: WaNet at 0.5 and the label-consistent attack on a tenth of
-# one class reach no more than chance. These are.
-WARP_STRENGTH = 2.0
-LABEL_CONSISTENT: dict[str, Any] = dict(epsilon=32 / 255, step=8 / 255)
-# Rows of the target class that the label-consistent attack poisons, for each row of `ratios`.
-OF_CLASS = 5
 # The rule of this attack builds on the classes, and is learnt after them.
 EPOCHS_FACTOR = {"all_to_all": 2}
 # Shares of a training at which its rate falls to a tenth.
@@ -156,7 +148,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
         compute = functools.partial(_case, *case, data, model, scale, clean_fn=clean_fn[repeat])
         found[case].append(run(case, repeat, "", {}, compute))
         if case[0] == "none":
-            clean_fn[repeat] = network(model, _variables(found[case][repeat]))
+            clean_fn[repeat] = network(model, tree_of("variables", found[case][repeat]))
     # Trainings without the rows removed come last: all scores are known and kept by then.
     for repeat, case in order if scale.retrain else ():
         result = found[case][repeat]
@@ -201,14 +193,14 @@ def _attacked(key, attack, ratio, data: ImageSet, model, scale: Scale, clean_fn)
     images, labels = unit_images(jnp.asarray(data.train_images)), jnp.asarray(data.train_labels)
     is_poisoned, trigger = np.zeros(len(labels), bool), None
     if attack != "none":
-        poisoned = _poison(key_poison, attack, images, labels, ratio, model.classes, clean_fn)
+        poisoned = poisoned_set(key_poison, attack, images, labels, ratio, model.classes, clean_fn)
         images, labels, trigger = poisoned.images, poisoned.labels, poisoned.trigger
         is_poisoned = np.asarray(poisoned.is_poisoned)
     epochs = scale.epochs * EPOCHS_FACTOR.get(attack, 1)
     settings = dataclasses.replace(scale, epochs=epochs)
     train = functools.partial(_train, key_train, model, scale=settings)
     measure = functools.partial(_measure, model, data, trigger, attack)
-    return Attacked(_bytes(images), labels, is_poisoned, train, measure, key)
+    return Attacked(stored(images), labels, is_poisoned, train, measure, key)
 
 
 def _case(attack, ratio, data: ImageSet, model, scale: Scale, key, *, clean_fn, say) -> Arrays:
@@ -243,8 +235,7 @@ def _case(attack, ratio, data: ImageSet, model, scale: Scale, key, *, clean_fn, 
         "removed/ensemble": _highest(found["score/ensemble"], REMOVED),
     }
     if attack == "none":
-        flat = traverse_util.flatten_dict(variables, sep="/")
-        found |= {f"variables/{name}": np.asarray(value) for name, value in flat.items()}
+        found |= flat_arrays("variables", variables)
     return found
 
 
@@ -263,33 +254,6 @@ def _retrained(
         trained = attacked.train(attacked.pixels[rows], attacked.labels[rows], early=0)
         found[f"after/{name}"] = attacked.measure(trained[0])
     return found
-
-
-def _poison(key, attack, images, labels, ratio, classes, clean_fn) -> attacks.Poisoned:
-    if attack == "label_consistent":
-        trigger = attacks.checkerboard_trigger(images.shape[1:], corners=4)
-        return attacks.label_consistent(
-            key,
-            images,
-            labels,
-            clean_fn,
-            ratio=OF_CLASS * ratio,
-            target=TARGET,
-            trigger=trigger,
-            **LABEL_CONSISTENT,
-        )
-    if attack == "all_to_all":
-        return attacks.all_to_all(key, images, labels, ratio=ratio, classes=classes)
-    settings: dict[str, Any] = dict(ratio=ratio, target=TARGET, classes=classes)
-    if attack == "wanet":
-        # As many control points as pixels, as in the code of the paper on MSPC: no smoothing.
-        key, key_warp = jax.random.split(key)
-        shape = images.shape[1:]
-        settings["trigger"] = attacks.warp_trigger(
-            key_warp, shape, points=min(shape[:2]), strength=WARP_STRENGTH
-        )
-    make: Any = getattr(attacks, attack)
-    return make(key, images, labels, **settings)
 
 
 def _train(key, model, pixels, labels, *, scale: Scale, early: int):
@@ -330,14 +294,8 @@ def _measure(model, data: ImageSet, trigger, attack, variables) -> np.ndarray:
     hit = jnp.argmax(logits_fn(images), axis=-1).astype(labels.dtype) == labels
     success = np.nan
     if trigger is not None:
-        success = attacks.attack_success_rate(
-            logits_fn,
-            unit_images(_bytes(trigger(images))),
-            labels,
-            target=TARGET,
-            relabel="all_to_all" if attack == "all_to_all" else "all_to_one",
-        )
-    return np.array([float(jnp.mean(hit)), float(success)])
+        success = attack_success(logits_fn, trigger, images, labels, attack)
+    return np.array([float(jnp.mean(hit)), success])
 
 
 def _fitted(predicted: np.ndarray, attacked: Attacked) -> np.ndarray:
@@ -352,17 +310,3 @@ def _highest(score, share: float) -> np.ndarray:
     flags = np.zeros(len(score), bool)
     flags[np.argsort(-score, kind="stable")[: round(share * len(score))]] = True
     return flags
-
-
-def _bytes(images):
-    return jnp.round(255 * images).astype(jnp.uint8)
-
-
-def _variables(found: Arrays):
-    prefix = "variables/"
-    flat = {
-        name.removeprefix(prefix): jnp.asarray(value)
-        for name, value in found.items()
-        if name.startswith(prefix)
-    }
-    return traverse_util.unflatten_dict(flat, sep="/")

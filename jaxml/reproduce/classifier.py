@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
+from jaxml.augment import Augment
 from jaxml.models.classifier import classification_loss, population_statistics, unit_images
 from jaxml.training import Progress, fit
 
@@ -19,12 +20,14 @@ def train_classifier(
     key: Key[Array, ""],
     model: nn.Module,
     images: UInt8[Array, "*models row height width channel"],
-    labels: Int[Array, "*models row"],
+    labels: Int[Array, "*models row"] | Float[Array, "row class"],
     *,
     steps: int,
     batch_size: int = 128,
     learning_rate: float = 0.1,
     decay_at: Sequence[float] = (0.5, 0.75),
+    params: PyTree | None = None,
+    augment: Augment | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, PyTree]:
@@ -39,19 +42,27 @@ def train_classifier(
       key: of the parameters and the order of rows; consumed.
       model: such as `ResNet18` or `ViT`.
       images: `[row, height, width, channel]` or `[models, row, height, width, channel]`.
-      labels: `[row]` or `[models, row]`.
+      labels: `[row]` or `[models, row]`; for one network also probabilities `[row, class]`.
       steps: number of batches.
       batch_size: rows in a batch.
       learning_rate: at the start.
       decay_at: shares of the steps.
+      params: to start from, of one network; random ones by default.
+      augment: applied to each image of a batch, see `jaxml.augment`; keep the function, as a
+        compiled step is known by it.
       folder: of checkpoints; a run that was ended goes on from there.
       progress: see `jaxml.training.fit`.
 
     Returns:
       Variables of `model`, with the axis `models` in front where the data has it.
+
+    Raises:
+      ValueError: `params` for several networks; see `jaxml.training.fit` for the rest.
     """
     key_init, key_fit = jax.random.split(key)
     several = images.ndim == 5
+    if params is not None and several:
+        raise ValueError("params: accepted for one network")
     if several:
         params = jax.vmap(functools.partial(_start, model=model))(
             jax.random.split(key_init, len(images)), images[:, :1]
@@ -59,11 +70,12 @@ def train_classifier(
         # Batches are drawn along the leading axis.
         data = {"images": jnp.swapaxes(images, 0, 1), "labels": jnp.swapaxes(labels, 0, 1)}
     else:
-        params = _start(key_init, images[:1], model=model)
+        if params is None:
+            params = _start(key_init, images[:1], model=model)
         data = {"images": images, "labels": labels}
     trained = fit(
         key_fit,
-        _loss(model, several),
+        _loss(model, several, augment),
         params,
         data,
         optimizer=_sgd(learning_rate, tuple(int(steps * share) for share in decay_at)),
@@ -87,13 +99,17 @@ def _start(key, images, *, model):
 
 # Kept, as `fit` knows a compiled step by the objects of loss and optimizer.
 @functools.lru_cache(maxsize=32)
-def _loss(model: nn.Module, several: bool) -> Callable[..., Any]:
-    one = lambda params, batch: classification_loss(model, params, batch["images"], batch["labels"])
+def _loss(model: nn.Module, several: bool, augment: Augment | None) -> Callable[..., Any]:
+    def one(params, batch, key):
+        images = unit_images(batch["images"])
+        if augment is not None:
+            images = jax.vmap(augment)(jax.random.split(key, len(images)), images)
+        return classification_loss(model, params, images, batch["labels"])
 
     def loss(params, batch, key):
         if not several:
-            return one(params, batch)
-        losses, metrics = jax.vmap(one, in_axes=(0, 1))(params, batch)
+            return one(params, batch, key)
+        losses, metrics = jax.vmap(one, in_axes=(0, 1, None))(params, batch, key)
         # The gradient of a sum: each network gets that of its own loss.
         return jnp.sum(losses), jax.tree.map(jnp.mean, metrics)
 

@@ -14,6 +14,7 @@ EXPERIMENTS = {
     "registration": "jaxml.reproduce.registration",
     "speech": "jaxml.reproduce.speech",
     "backdoor": "jaxml.reproduce.backdoor",
+    "self-training": "jaxml.reproduce.selftraining",
 }
 SCALES = ("quick", "standard", "paper")
 

@@ -13,7 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
+from jaxtyping import PyTree
 
 import jaxml
 
@@ -46,6 +49,10 @@ class Stages:
         write_whole(path, buffer.getvalue())
         return arrays
 
+    def scratch(self, name: str, depends: Mapping[str, Any]) -> Path:
+        """Return the folder for checkpoints of a stage: another one for other inputs or code."""
+        return self.folder / f"{name}-{_fingerprint(depends)[:16]}"
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears under its name only when it is complete."""
@@ -59,6 +66,22 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def flat_arrays(prefix: str, tree: PyTree) -> Arrays:
+    """Return the leaves of nested dicts as arrays named "prefix/name/name"."""
+    flat = traverse_util.flatten_dict(tree, sep="/")
+    return {f"{prefix}/{name}": np.asarray(value) for name, value in flat.items()}
+
+
+def tree_of(prefix: str, arrays: Arrays) -> PyTree:
+    """Return the nested dicts of arrays whose names start with "prefix/"."""
+    flat = {
+        name.removeprefix(f"{prefix}/"): jnp.asarray(value)
+        for name, value in arrays.items()
+        if name.startswith(f"{prefix}/")
+    }
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _load(path: Path) -> Arrays | None:

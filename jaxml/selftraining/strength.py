@@ -68,8 +68,9 @@ def strength(
     d[c] is what an augmentation takes from the agreement of class c. Its cost is median d, its
     excess max d - median d. Proper is a cost up to the tolerance; visible an excess above three
     of its errors, which are the spread of d, 1.48 median |d - median d|, and that of a share of
-    the rows of a class, 1 / (2 sqrt(n)). Of those that are both, the one with the largest excess
-    is chosen; where no trigger is visible, the proper one with the largest cost, the strongest.
+    the rows of a class, 1 / (2 sqrt(n)). Of those that are both, and whose excess is the largest
+    or less by the latter error alone, the one with the largest cost is chosen, the strongest;
+    where no trigger is visible, the strongest that is proper.
 
     It fails where poison lowers no single class: labels that the attack leaves as they are
     (clean-label), or that go from every class to another (all-to-all; that cost looks
@@ -125,6 +126,9 @@ def _judge(agreement: Array, count: Array, tolerance: float) -> Strength:
     is_proper = cost <= tolerance
     both = is_proper & is_visible
     best = lambda score, among: jnp.argmax(jnp.where(among, score, -jnp.inf))
-    chosen = jnp.where(jnp.any(both), best(excess, both), best(cost, is_proper))
+    # Augmentations that break the trigger altogether differ in their excess by chance.
+    largest = jnp.max(jnp.where(both, excess, -jnp.inf))
+    equal = both & (excess >= largest - sampling)
+    chosen = jnp.where(jnp.any(both), best(cost, equal), best(cost, is_proper))
     chosen = jnp.where(jnp.any(is_proper), chosen, -1)
     return Strength(agreement, cost, excess, suspect, is_proper, is_visible, chosen)
