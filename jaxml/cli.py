@@ -12,6 +12,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         _use_compilation_cache()
+        _keep_freed_memory()
         args.run(args)
     except ModuleNotFoundError as error:
         print(
@@ -37,7 +38,10 @@ def _parser() -> argparse.ArgumentParser:
         "reproduce", help="run the methods' experiments and write a report"
     )
     reproduce.add_argument(
-        "methods", nargs="*", metavar="METHOD", help="registration, speech, backdoor (default: all)"
+        "methods",
+        nargs="*",
+        metavar="METHOD",
+        help="registration, speech, backdoor, self-training (default: all)",
     )
     reproduce.add_argument("--scale", default="standard", help="quick, standard (default) or paper")
     reproduce.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="DIR")
@@ -133,3 +137,17 @@ def _use_compilation_cache() -> None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "jaxml" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse large blocks: XLA's buffers come anew at each call, and pages cost."""
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(top_pad, 2**28)

@@ -106,12 +106,15 @@ def load_pool(folder: Path | str | None) -> UInt8[np.ndarray, "image height widt
     """Return unlabelled images of the user's folder, `[image, height, width, channel]`.
 
     Args:
-      folder: as for `load_images`, with `*-unlabelled-*.npz` (jpeg, offset) in it.
+      folder: as for `load_images`, with `*-unlabelled-*.npz` in it: jpeg and offset, or images
+        (uint8, `[image, height, width, channel]`).
 
     Raises:
       DataError: nothing was named, it holds no such file, or one cannot be read.
     """
-    layout = "*-unlabelled-*.npz (jpeg, offset)"
+    layout = (
+        "*-unlabelled-*.npz (jpeg and offset, or images: uint8, [image, height, width, channel])"
+    )
     named = folder or os.environ.get("JAXML_DATA")
     if not named:
         raise DataError(f"no unlabelled images; name a folder with {layout}")
@@ -119,7 +122,17 @@ def load_pool(folder: Path | str | None) -> UInt8[np.ndarray, "image height widt
     paths = sorted(inner.glob("*-unlabelled-*.npz"))
     if not paths:
         raise DataError(f"{inner}: no unlabelled images; give {layout}")
-    return _joined([_decoded(path, None)[0] for path in paths], inner)
+    return _joined([_pool_file(path, layout) for path in paths], inner)
+
+
+def _pool_file(path: Path, layout: str) -> np.ndarray:
+    arrays = _arrays(path, layout)
+    if "jpeg" in arrays:
+        return _decoded(path, None)[0]
+    images = arrays.get("images")
+    if images is None or images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
+        raise DataError(f"{path}: its arrays do not describe images; give {layout}")
+    return images
 
 
 def load_rows(path: Path | str, *, skip_unreadable: bool = False) -> ImageRows:

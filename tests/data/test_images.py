@@ -186,6 +186,11 @@ def test_pool_is_read_from_all_its_files(tmp_path):
     for i, rows in enumerate((slice(15), slice(15, 20))):
         np.savez(tmp_path / "cifar10" / f"any-unlabelled-{i}.npz", **blobs(PIXELS[rows]))
     np.testing.assert_array_equal(load_pool(tmp_path), PIXELS)
+    np.savez(tmp_path / "cifar10" / "any-unlabelled-2.npz", images=PIXELS[:3])
+    np.testing.assert_array_equal(load_pool(tmp_path)[20:], PIXELS[:3])
+    np.savez(tmp_path / "cifar10" / "any-unlabelled-3.npz", images=PIXELS[:3] / 255)
+    with pytest.raises(DataError, match="unlabelled-3.npz: its arrays do not describe images"):
+        load_pool(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="no unlabelled images; give"):

@@ -53,6 +53,23 @@ def test_loss_is_the_cross_entropy_of_training_mode():
     )
 
 
+def test_probabilities_instead_of_labels():
+    own = params()
+    loss = jax.jit(classification_loss, static_argnums=0)
+    hard = loss(Small(), own, IMAGES, LABELS)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        hard,
+        loss(Small(), own, IMAGES, jax.nn.one_hot(LABELS, 3)),
+    )
+    # Linear in the probabilities.
+    mixed = 0.7 * jax.nn.one_hot(LABELS, 3) + 0.3 * jax.nn.one_hot((LABELS + 1) % 3, 3)
+    other = loss(Small(), own, IMAGES, (LABELS + 1) % 3)
+    found, metrics = loss(Small(), own, IMAGES, mixed)
+    np.testing.assert_allclose(found, 0.7 * hard[0] + 0.3 * other[0], rtol=1e-6)
+    np.testing.assert_allclose(metrics["accuracy"], hard[1]["accuracy"])
+
+
 @pytest.mark.parametrize("batch_size", [5, 11, 22])
 def test_statistics_are_those_of_all_whole_batches(batch_size):
     own = params()

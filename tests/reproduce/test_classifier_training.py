@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 from jaxml.models.classifier import unit_images
@@ -49,6 +50,38 @@ def test_goes_on_from_its_checkpoints(tmp_path):
     train = lambda **s: train_classifier(jax.random.key(0), Small(), *data, **settings | s)
     train(steps=3, folder=tmp_path)
     jax.tree.map(np.testing.assert_array_equal, train(folder=tmp_path), train())
+
+
+def test_augmented_images_and_a_given_start():
+    images, labels = stripes(0)
+    dark = lambda key, image: image * 0.5
+    halves = {**SETTINGS, "steps": 4, "batch_size": 120}
+    trained = train_classifier(jax.random.key(0), Small(), images, labels, augment=dark, **halves)
+    even = 2 * (images // 2)
+    expected = train_classifier(jax.random.key(0), Small(), even // 2, labels, **halves)
+    found = train_classifier(jax.random.key(0), Small(), even, labels, augment=dark, **halves)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        found["params"],
+        expected["params"],
+    )
+    # A step at rate 0 without momentum stays at the start, but for the decay of weights.
+    still = {**SETTINGS, "steps": 1, "learning_rate": 0.0}
+    again = train_classifier(
+        jax.random.key(5), Small(), images, labels, params=trained["params"], **still
+    )
+    jax.tree.map(np.testing.assert_array_equal, again["params"], trained["params"])
+    with pytest.raises(ValueError, match="params: accepted for one network"):
+        both = jnp.stack([images] * 2), jnp.stack([labels] * 2)
+        train_classifier(jax.random.key(0), Small(), *both, params=trained["params"], **still)
+
+
+def test_probabilities_as_labels():
+    images, labels = stripes(0)
+    few = {**SETTINGS, "steps": 3}
+    hard = train_classifier(jax.random.key(0), Small(), images, labels, **few)
+    soft = train_classifier(jax.random.key(0), Small(), images, jax.nn.one_hot(labels, 3), **few)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), hard, soft)
 
 
 def test_several_in_one_program_equal_each_on_its_own():
