@@ -42,7 +42,7 @@ class Settings:
     train_rows: int = 10_000
     epochs: int = 6
     width: int = 8
-    rows: int = 2000
+    rows: int = 300
     # Rounds of the solver, and steps of the mask in each.
     solver_rounds: int = 1
     steps: int = 120

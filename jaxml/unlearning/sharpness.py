@@ -35,12 +35,18 @@ def sam_value_and_grad(
     check_positive(rho=rho)
 
     def value_and_grad(params: PyTree, *args: Any) -> tuple[Array, PyTree]:
-        gradient = jax.grad(loss)(params, *args)
-        factor = rho / _norm(gradient)
-        shift = lambda p, g: p + (factor * g.astype(factor.dtype)).astype(p.dtype)
-        return jax.value_and_grad(loss)(jax.tree.map(shift, params, gradient), *args)
+        worst = shifted_to_worst(lambda params: loss(params, *args), params, rho)
+        return jax.value_and_grad(loss)(worst, *args)
 
     return value_and_grad
+
+
+def shifted_to_worst(loss: Callable[[PyTree], Array], params: PyTree, rho: Scalar) -> PyTree:
+    """Return params + rho g / |g|, g the gradient of the loss, the displacement a constant."""
+    gradient = jax.lax.stop_gradient(jax.grad(loss)(params))
+    factor = rho / _norm(gradient)
+    shift = lambda p, g: p + (factor * g.astype(factor.dtype)).astype(p.dtype)
+    return jax.tree.map(shift, params, gradient)
 
 
 def _norm(tree: PyTree) -> Array:
