@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"jaxml {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -98,6 +98,42 @@ def _parser() -> argparse.ArgumentParser:
     identify.add_argument("--shift", type=float, default=0.2, help="subtracted from the images")
     identify.add_argument("--sparsity", type=float, default=0.01, help="weight of |mask|_1")
     identify.set_defaults(run=_identify)
+
+    unlearn = commands.add_parser("unlearn", help="make a language model forget texts")
+    unlearn.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
+    unlearn.add_argument(
+        "--forget", type=Path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
+    )
+    unlearn.add_argument("--retain", type=Path, required=True, metavar="FILE")
+    unlearn.add_argument("--out", type=Path, default=Path("runs/unlearn"), metavar="DIR")
+    unlearn.add_argument(
+        "--method", default="npo", help="npo (default), ga, simnpo, wga, satimp or rmu"
+    )
+    unlearn.add_argument(
+        "--retain-term", default="nll", metavar="TERM", help="nll (default), kl or none"
+    )
+    unlearn.add_argument("--steps", type=int, default=100)
+    unlearn.add_argument("--batch-size", type=int, default=4, help="sequences of a file in a step")
+    unlearn.add_argument("--learning-rate", type=float, default=1e-5)
+    unlearn.add_argument("--beta", type=float, help="of the method")
+    unlearn.add_argument("--layer", type=int, default=7, help="that RMU steers")
+    unlearn.add_argument("--length", type=int, default=512, help="tokens of a sequence")
+    unlearn.add_argument("--seed", type=int, default=0)
+    unlearn.set_defaults(run=_unlearn)
+
+    measure = commands.add_parser(
+        "evaluate-unlearning", help="measure what a language model knows of texts and questions"
+    )
+    measure.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
+    measure.add_argument("--verbatim", type=Path, metavar="FILE", help="passages: prompt, gt")
+    measure.add_argument("--knowledge", type=Path, metavar="FILE", help="question, answer")
+    measure.add_argument(
+        "--choices", type=Path, nargs="+", default=(), metavar="FILE", help="as of WMDP or MMLU"
+    )
+    measure.add_argument("--text", type=Path, nargs="+", default=(), metavar="FILE")
+    measure.add_argument("--length", type=int, default=512, help="tokens of a sequence")
+    measure.add_argument("--out", type=Path, default=Path("runs/evaluation"), metavar="DIR")
+    measure.set_defaults(run=_evaluate)
     return parser
 
 
@@ -128,6 +164,32 @@ def _identify(args) -> None:
     settings = {name: getattr(args, name) for name in names}
     progress = lambda line: print(line, file=sys.stderr)
     print(identify_files(args.images, args.model, args.out, progress=progress, **settings))
+
+
+def _unlearn(args) -> None:
+    from jaxml.reproduce.language import unlearn_files
+    from jaxml.unlearning import UnlearnConfig
+
+    names = ("method", "steps", "batch_size", "learning_rate", "beta", "layer")
+    config = UnlearnConfig(retain=args.retain_term, **{n: getattr(args, n) for n in names})
+    files = args.model, args.forget, args.retain, args.out
+    print(unlearn_files(*files, config=config, length=args.length, seed=args.seed))
+
+
+def _evaluate(args) -> None:
+    from jaxml.reproduce.language import evaluate_files
+
+    told = evaluate_files(
+        args.model,
+        args.out,
+        verbatim=args.verbatim,
+        knowledge=args.knowledge,
+        choices=args.choices,
+        texts=args.text,
+        length=args.length,
+        progress=lambda line: print(line, file=sys.stderr),
+    )
+    print(told)
 
 
 def _use_compilation_cache() -> None:

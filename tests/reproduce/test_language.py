@@ -1,0 +1,92 @@
+"""Unlearning and evaluation of files, from the command line, on a tiny decoder."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxml.cli import main
+from jaxml.models import llama
+from jaxml.models.llama import LlamaConfig
+
+CONFIG = LlamaConfig(
+    vocabulary=12, width=8, layers=3, heads=2, key_heads=1, head_width=4, mlp_width=12
+)
+WORDS = "a b c d e f A B C D".split()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("language")
+    model = folder / "model"
+    llama.save(model, llama.init(jax.random.key(0), CONFIG), CONFIG)
+    own = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="f"))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=own).save_pretrained(model)
+    (folder / "forget.txt").write_text("a b c d " * 10)
+    (folder / "retain.jsonl").write_text('{"text": "d e f e d e f"}\n{"text": "f e"}\n' * 3)
+    (folder / "verbatim.json").write_text('[{"prompt": "a b", "gt": "c d a"}]')
+    (folder / "biology_test.csv").write_text("what,a,b,c,d,B\nwho,a,b,c,d,D\n")
+    return folder
+
+
+def run(files, out, *more):
+    names = ["--forget", files / "forget.txt", "--retain", files / "retain.jsonl"]
+    arguments = ["unlearn", "--model", files / "model", *names, "--out", out, *more]
+    return main([str(a) for a in arguments])
+
+
+def test_unlearn_and_evaluate(files, tmp_path, capsys):
+    out = tmp_path / "out"
+    more = "--steps 20 --learning-rate 3e-2 --length 8 --method ga".split()
+    assert run(files, out, *more) == 0
+    assert "log-probability of a token: forget" in capsys.readouterr().out
+    found = json.loads((out / "results.json").read_text())["methods"]["unlearn"]
+    assert found["forget"]["after"] < found["forget"]["before"] - 0.5
+    assert found["forget"]["sequences"] == 5 and found["retain"]["sequences"] == 6
+    loaded = llama.load(out / "model")
+    assert loaded.config == CONFIG
+    before = llama.load(files / "model").params
+    assert not np.array_equal(loaded.params["embed"], before["embed"])
+    llama.load_tokenizer(out / "model", CONFIG)
+    # The same command again has nothing left to do.
+    assert run(files, out, *more) == 0
+    again = json.loads((out / "results.json").read_text())["methods"]["unlearn"]
+    assert again["forget"] == found["forget"]
+
+    measured = tmp_path / "measured"
+    names = ["--verbatim", files / "verbatim.json", "--choices", files / "biology_test.csv"]
+    arguments = ["evaluate-unlearning", "--model", out / "model", *names]
+    arguments += ["--text", files / "forget.txt", "--length", 8, "--out", measured]
+    assert main([str(a) for a in arguments]) == 0
+    results = json.loads((measured / "results.json").read_text())["methods"]["evaluation"]
+    expected = np.exp(-found["forget"]["after"])
+    assert results["perplexity: forget.txt"] == pytest.approx(expected, rel=1e-4)
+    assert 0 <= results["VerbMem: verbatim.json"] <= 100
+    assert results["accuracy: biology_test.csv"]["accuracy"] in (0, 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--method", "dpo"], "alternative: None with method='dpo'"),
+        (["--method", "rmu"], "layer=7: accepted is 0 to 2"),
+        (["--steps", "0"], "steps=0"),
+        (["--length", "1"], "length=1: accepted is 2 or more"),
+        (["--forget", "nowhere.txt"], "nowhere.txt"),
+        (["--model", "nowhere"], "nowhere: no such folder or GGUF file"),
+    ],
+)
+def test_bad_input_is_one_line(files, tmp_path, capsys, more, message):
+    assert run(files, tmp_path / "out", *more) == 2
+    told = capsys.readouterr().err
+    assert message in told and len(told.strip().splitlines()) == 1
+
+
+def test_nothing_to_measure_is_told(files, capsys):
+    assert main(["evaluate-unlearning", "--model", str(files / "model")]) == 2
+    assert "nothing to measure; give --verbatim" in capsys.readouterr().err
