@@ -53,7 +53,8 @@ AUGMENTATIONS: Mapping[str, augment.Augment] = {
 TOLERANCE = 0.1
 # Share of the labelled rows that the teacher is not trained on, for the choice of augmentation.
 HELD_OUT = 0.1
-STUDENT_AUGMENT = augment.flip_crop
+# No crops: these alone would keep a patch from being learnt in few epochs, whatever the labels.
+STUDENT_AUGMENT = augment.flip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,11 +121,10 @@ SCALES = {
         test_rows=10_000,
         study_rows=400,
         epochs=8,
-        student_epochs=5,
+        student_epochs=6,
         encoder_epochs=10,
         batch_size=64,
         attacks=("badnets", "blend", "trojan"),
-        views=4,
         repeats=2,
         identify=backdoor.IdentifyConfig(rounds=1, steps=120),
     ),
@@ -327,7 +327,10 @@ def _student(
     chosen = int(teacher["strength/chosen"])
     view = augment.identity if vanilla or chosen < 0 else list(AUGMENTATIONS.values())[chosen]
     relabel = functools.partial(
-        selftraining.pseudo_label, augment=view, views=1 if vanilla else scale.views
+        selftraining.pseudo_label,
+        augment=view,
+        views=1 if vanilla else scale.views,
+        soft=not vanilla,
     )
 
     def train(key, seen, targets, weight):

@@ -276,7 +276,8 @@ def _retain_loss(params, frozen, retain: Sequences, config: UnlearnConfig, decod
 
 
 def _rmu_loss(trained, data, forget: Sequences, retain: Sequences, config, decoder):
-    frozen, first = data["frozen"], max(0, config.layer - 2)
+    frozen = data["frozen"]
+    first = max(0, config.layer - 2)
     layers = llama.select_layers(frozen["layers"], first, config.layer + 1)
     run = functools.partial(llama.run_layers, config=decoder)
     below = lambda texts: jax.lax.stop_gradient(
