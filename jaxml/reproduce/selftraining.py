@@ -68,7 +68,8 @@ class Scale:
       test_rows: test images at most.
       study_rows: test images of the study of augmentations.
       attacks: names of `jaxml.backdoor.attacks`.
-      outside: attacks for which the pool from elsewhere is used too.
+      outside: attacks for which the pool from elsewhere is used too, in the first repeat; so is
+        MSPC.
       ratio: share of the labelled rows that are poisoned.
       width: of ResNet-18.
       stem: of ResNet-18; images below 32 pixels a side get "cifar".
@@ -179,8 +180,8 @@ def experiment(settings, stages: Stages, progress) -> Report:
     scale = SCALES[settings.scale]
     bar = progress.add_task("self-training: loading", total=None)
     images, source, classes = _load(settings.data, scale)
-    stages_each = 2 + 6 * len(scale.attacks) + 2 * len(scale.outside) * (len(images.outside) > 0)
-    progress.update(bar, total=scale.repeats * stages_each)
+    once = len(scale.attacks) + 2 * len(scale.outside) * (len(images.outside) > 0)
+    progress.update(bar, total=scale.repeats * (2 + 5 * len(scale.attacks)) + once)
     model = _model(images.train, len(classes), scale)
     inputs = {
         "scale": dataclasses.asdict(scale),
@@ -218,15 +219,17 @@ def experiment(settings, stages: Stages, progress) -> Report:
                 "proposed": ("proposed", teacher, {}, images.pool),
                 "ssl": ("proposed", own, encoder, images.pool),
             }
-            if attack in scale.outside and len(images.outside):
+            # Comparisons, once.
+            if not repeat and attack in scale.outside and len(images.outside):
                 students["vanilla-outside"] = ("vanilla", teacher, {}, images.outside)
                 students["proposed-outside"] = ("proposed", teacher, {}, images.outside)
             parts = {"teacher": teacher, "ssl-teacher": own}
             for name, told in students.items():
                 compute = functools.partial(_student, setting, *told)
                 parts[name] = run(f"{attack}-{name}", repeat, compute)
-            compute = functools.partial(_removal, setting, teacher)
-            parts["mspc"] = run(f"{attack}-mspc", repeat, compute)
+            if not repeat:
+                compute = functools.partial(_removal, setting, teacher)
+                parts["mspc"] = run(f"{attack}-mspc", repeat, compute)
             found[attack].append(parts)
     progress.update(bar, description="self-training: done")
     return report(source, found, encoders, ceilings, tuple(AUGMENTATIONS), scale)

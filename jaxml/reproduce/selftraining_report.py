@@ -46,7 +46,7 @@ def report(
     """
     rates = {
         attack: {
-            name: np.array([parts[name]["rates"] for parts in repeats])
+            name: np.array([parts[name]["rates"] for parts in repeats if name in parts])
             for name in NETWORKS
             if name in repeats[0]
         }
@@ -65,7 +65,7 @@ def report(
             f"label-consistent attack {5 * scale.ratio:.0%} of one class). The teacher learns "
             "from nine tenths of them, without augmentation; the rest, as poisoned, serves the "
             "choice of an augmentation, which is not told the attack. Every student learns from "
-            "the labelled images and the pool with mirror images. The vanilla one sees  the "
+            "the labelled images and the pool with mirror images. The vanilla one sees the "
             "labelled images with their labels and the pool with the teacher's. The proposed one "
             f"sees all of them with the teacher's mean probabilities for {scale.views} views under "
             "the chosen augmentation. ACC is the accuracy on test images, ASR the share of "
@@ -101,7 +101,7 @@ def _rates_table(rates, found: Found, augmentations, spread) -> Table:
     rows = []
     for attack, of in rates.items():
         for name, values in of.items():
-            parts = [repeat[name] for repeat in found[attack]]
+            parts = [repeat[name] for repeat in found[attack] if name in repeat]
             labels = np.array([p.get("labels", np.full(2, np.nan)) for p in parts])
             source = "ssl-teacher" if name == "ssl" else "teacher"
             chosen = [_chosen(repeat[source], augmentations) for repeat in found[attack]]
