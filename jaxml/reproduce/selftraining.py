@@ -53,8 +53,6 @@ AUGMENTATIONS: Mapping[str, augment.Augment] = {
 TOLERANCE = 0.1
 # Share of the labelled rows that the teacher is not trained on, for the choice of augmentation.
 HELD_OUT = 0.1
-# No crops: these alone would keep a patch from being learnt in few epochs, whatever the labels.
-STUDENT_AUGMENT = augment.flip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +115,13 @@ SCALES = {
     ),
     "standard": Scale(
         rows=10_000,
-        pool_rows=5000,
-        outside_rows=5000,
+        pool_rows=10_000,
+        outside_rows=10_000,
         test_rows=10_000,
         study_rows=400,
         epochs=8,
-        student_epochs=6,
-        encoder_epochs=10,
+        student_epochs=5,
+        encoder_epochs=6,
         batch_size=64,
         attacks=("badnets", "blend", "trojan"),
         repeats=2,
@@ -345,7 +343,6 @@ def _student(
             targets[keep],
             learning_rate=0.03 if encoder else 0.1,
             params=tree_of("params", encoder) if encoder else None,
-            augment=STUDENT_AUGMENT,
             **_length(scale, scale.student_epochs, len(keep)),
         )
         return _network(model, variables)

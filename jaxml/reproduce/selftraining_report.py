@@ -65,9 +65,9 @@ def report(
             f"label-consistent attack {5 * scale.ratio:.0%} of one class). The teacher learns "
             "from nine tenths of them, without augmentation; the rest, as poisoned, serves the "
             "choice of an augmentation, which is not told the attack. Every student learns from "
-            "the labelled images and the pool with mirror images. The vanilla one sees the "
-            "labelled images with their labels and the pool with the teacher's. The proposed one "
-            f"sees all of them with the teacher's mean probabilities for {scale.views} views under "
+            "the labelled images and the pool, without augmentation, which would hide a patch from "
+            "it whatever the labels. The vanilla one sees the labelled images with their labels "
+            f"and the pool with the teacher's. The proposed one sees all of them with the teacher's mean probabilities for {scale.views} views under "
             "the chosen augmentation. ACC is the accuracy on test images, ASR the share of "
             "triggered test images of other classes that get the attack's label. Without any "
             f"poison the teacher has an ACC of {_text(ceiling)}.",

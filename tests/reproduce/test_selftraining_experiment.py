@@ -6,7 +6,6 @@ import pytest
 from flax import linen as nn
 from sklearn.datasets import load_digits
 
-from jaxml import augment
 from jaxml.backdoor import IdentifyConfig
 from jaxml.reproduce import reproduce
 from jaxml.reproduce import selftraining as experiment
@@ -72,7 +71,6 @@ def small(monkeypatch):
         "AUGMENTATIONS",
         {"no patch": without_patch, "dark": lambda key, image: 0 * image},
     )
-    monkeypatch.setattr(experiment, "STUDENT_AUGMENT", augment.identity)
 
 
 def test_quick_run_reports_and_a_second_run_computes_nothing(digits, tmp_path, small, monkeypatch):
