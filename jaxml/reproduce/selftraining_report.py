@@ -67,8 +67,8 @@ def report(
             "choice of an augmentation, which is not told the attack. Every student learns from "
             "the labelled images and the pool, without augmentation, which would hide a patch from "
             "it whatever the labels. The vanilla one sees the labelled images with their labels "
-            f"and the pool with the teacher's. The proposed one sees all of them with the teacher's mean probabilities for {scale.views} views under "
-            "the chosen augmentation. ACC is the accuracy on test images, ASR the share of "
+            "and the pool with the teacher's. The proposed one sees all of them with the teacher's "
+            f"mean probabilities for {scale.views} views under the chosen augmentation. ACC is the accuracy on test images, ASR the share of "
             "triggered test images of other classes that get the attack's label. Without any "
             f"poison the teacher has an ACC of {_text(ceiling)}.",
             _rates_table(rates, found, augmentations, spread),
