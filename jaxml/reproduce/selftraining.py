@@ -477,7 +477,7 @@ def _probe(setting: Setting, params: PyTree) -> float:
     batch_size = min(scale.batch_size, len(images.pool))
     variables = population_statistics(model, params, images.pool, batch_size=batch_size)
     features = lambda x: np.asarray(row_features(variables, unit_images(x), model=model).pooled)
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     classifier.fit(features(images.train), np.asarray(images.labels))
     return float(classifier.score(features(images.test), np.asarray(images.test_labels)))
 
