@@ -270,17 +270,14 @@ def _teacher(setting: Setting, encoder: Arrays, key) -> Arrays:
     images, scale = setting.images, setting.scale
     poisoned, kept = _poisoned(setting, key)
     key_train, key_study = jax.random.split(jax.random.fold_in(key, 1))
-    # What comes pre-trained needs less, and at a high rate would forget.
-    epochs, rate = (scale.epochs / 2, 0.03) if encoder else (scale.epochs, 0.1)
     pixels, labels = stored(poisoned.images)[:kept], poisoned.labels[:kept]
     variables = train_classifier(
         key_train,
         setting.model,
         pixels,
         labels,
-        learning_rate=rate,
-        params=tree_of("params", encoder) if encoder else None,
-        **_length(scale, epochs, kept),
+        **_start(encoder),
+        **_length(scale, scale.epochs, kept),
     )
     network = _network(setting.model, variables)
     found = {
@@ -341,8 +338,7 @@ def _student(
             model,
             seen[keep],
             targets[keep],
-            learning_rate=0.03 if encoder else 0.1,
-            params=tree_of("params", encoder) if encoder else None,
+            **_start(encoder),
             **_length(scale, scale.student_epochs, len(keep)),
         )
         return _network(model, variables)
@@ -480,6 +476,11 @@ def _probe(setting: Setting, params: PyTree) -> float:
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     classifier.fit(features(images.train), np.asarray(images.labels))
     return float(classifier.score(features(images.test), np.asarray(images.test_labels)))
+
+
+def _start(encoder: Arrays) -> dict[str, Any]:
+    # At a high rate what is pre-trained would be lost.
+    return {"params": tree_of("params", encoder), "learning_rate": 0.05} if encoder else {}
 
 
 def _length(scale: Scale, epochs: float, rows: int) -> dict[str, Any]:
