@@ -168,7 +168,7 @@ def _identify(args) -> None:
 
 def _unlearn(args) -> None:
     from jaxml.reproduce.language import unlearn_files
-    from jaxml.unlearning import UnlearnConfig
+    from jaxml.reproduce.unlearn import UnlearnConfig
 
     names = ("method", "steps", "batch_size", "learning_rate", "beta", "layer")
     config = UnlearnConfig(retain=args.retain_term, **{n: getattr(args, n) for n in names})

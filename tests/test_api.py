@@ -98,10 +98,6 @@ NOT_ARRAYS = {
     "speech.trim_silence",
     "training.fit",
     "training.progress_bar",
-    "unlearning.evaluate.choices",
-    "unlearning.evaluate.knowledge",
-    "unlearning.evaluate.membership",
-    "unlearning.evaluate.verbatim",
     "unlearning.metrics.choice_prompt",
     "unlearning.metrics.cut_answer",
     "unlearning.metrics.knowledge_memorisation",
@@ -110,8 +106,6 @@ NOT_ARRAYS = {
     "unlearning.metrics.verbatim_memorisation",
     "unlearning.metrics.zlib_size",
     "unlearning.sam_value_and_grad",
-    "unlearning.sequence_log_probs",
-    "unlearning.unlearn",
 }
 
 

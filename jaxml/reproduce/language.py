@@ -12,15 +12,15 @@ import numpy as np
 from jaxml.data.questions import load_choice_questions, load_passages, load_questions
 from jaxml.data.text import load_texts
 from jaxml.models import llama
+from jaxml.reproduce.evaluate_decoder import choices as choice_accuracy
+from jaxml.reproduce.evaluate_decoder import knowledge as answered
+from jaxml.reproduce.evaluate_decoder import membership
+from jaxml.reproduce.evaluate_decoder import verbatim as recited
 from jaxml.reproduce.plots import curves
 from jaxml.reproduce.report import Figure, Report, Table, write_report
 from jaxml.reproduce.stages import Stages
+from jaxml.reproduce.unlearn import Sequences, UnlearnConfig, sequence_log_probs, unlearn
 from jaxml.training import progress_bar
-from jaxml.unlearning import Sequences, UnlearnConfig, sequence_log_probs, unlearn
-from jaxml.unlearning.evaluate import choices as choice_accuracy
-from jaxml.unlearning.evaluate import knowledge as answered
-from jaxml.unlearning.evaluate import membership
-from jaxml.unlearning.evaluate import verbatim as recited
 
 
 def unlearn_files(

@@ -2,105 +2,25 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import linen as nn
-from jax.tree_util import Partial
-from jaxtyping import Array, PyTree
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from jaxtyping import Array
 
-from jaxml import augment, backdoor, selftraining
+from jaxml import backdoor
 from jaxml.data.errors import DataError
 from jaxml.data.images import load_images, load_pool
-from jaxml.models.classifier import population_statistics, unit_images
 from jaxml.models.resnet import ResNet18
-from jaxml.reproduce.classifier import train_classifier
-from jaxml.reproduce.detection import predict, row_features
-from jaxml.reproduce.poisoning import TARGET, attack_success, poisoned_set, stored
+from jaxml.reproduce import selftraining_stages as work
 from jaxml.reproduce.report import Report
 from jaxml.reproduce.selftraining_report import report
-from jaxml.reproduce.stages import Arrays, Stages, flat_arrays, tree_of
-from jaxml.training import fit
-
-# From none to too strong; the study is not told which is which.
-AUGMENTATIONS: Mapping[str, augment.Augment] = {
-    "flip and crop": augment.flip_crop,
-    "resized crop": augment.compose(
-        functools.partial(augment.random_resized_crop, area=(0.2, 1.0)), augment.flip
-    ),
-    "colour jitter, grey": augment.compose(
-        functools.partial(augment.colour_jitter, probability=0.8), augment.greyscale
-    ),
-    "blur": augment.gaussian_blur,
-    "rotation": augment.rotate,
-    "affine": augment.affine,
-    "cutout": augment.cutout,
-    "RandAugment": augment.rand_augment,
-    "SimCLR's": augment.simclr,
-    "crop, rotation, blur": augment.compose(
-        augment.flip_crop, augment.rotate, augment.gaussian_blur
-    ),
-}
-# What a network may lose on a class in the middle; a student wins it back from more images.
-TOLERANCE = 0.1
-# Share of the labelled rows that the teacher is not trained on, for the choice of augmentation.
-HELD_OUT = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """Size of a run.
-
-    Attributes:
-      rows: labelled images at most.
-      pool_rows: unlabelled images of the same set at most.
-      outside_rows: unlabelled images from elsewhere at most.
-      test_rows: test images at most.
-      study_rows: test images of the study of augmentations.
-      attacks: names of `jaxml.backdoor.attacks`.
-      outside: attacks for which the pool from elsewhere is used too, in the first repeat; so is
-        MSPC.
-      ratio: share of the labelled rows that are poisoned.
-      width: of ResNet-18.
-      stem: of ResNet-18; images below 32 pixels a side get "cifar".
-      epochs: of the teacher.
-      student_epochs: of a student.
-      encoder_epochs: of SimCLR on the pool.
-      batch_size: of all trainings.
-      views: of each image for its pseudo-label.
-      repeats: of all of it.
-      identify: settings of MSPC.
-    """
-
-    rows: int
-    pool_rows: int
-    test_rows: int
-    epochs: int
-    student_epochs: int
-    encoder_epochs: int
-    batch_size: int
-    outside_rows: int = 10_000
-    study_rows: int = 500
-    attacks: tuple[str, ...] = ("badnets", "blend", "trojan", "label_consistent")
-    outside: tuple[str, ...] = ("badnets",)
-    ratio: float = 0.1
-    width: int = 16
-    stem: str = "imagenet"
-    views: int = 8
-    repeats: int = 1
-    identify: backdoor.IdentifyConfig = backdoor.IdentifyConfig()  # noqa: RUF009
-
+from jaxml.reproduce.stages import Arrays, Stages
 
 SCALES = {
-    "quick": Scale(
+    "quick": work.Scale(
         rows=2000,
         pool_rows=1000,
         outside_rows=0,
@@ -113,7 +33,7 @@ SCALES = {
         attacks=("badnets",),
         identify=backdoor.IdentifyConfig(rounds=1, steps=120),
     ),
-    "standard": Scale(
+    "standard": work.Scale(
         rows=10_000,
         pool_rows=10_000,
         outside_rows=10_000,
@@ -127,7 +47,7 @@ SCALES = {
         repeats=2,
         identify=backdoor.IdentifyConfig(rounds=1, steps=120),
     ),
-    "paper": Scale(
+    "paper": work.Scale(
         rows=10_000,
         pool_rows=40_000,
         test_rows=10_000,
@@ -143,34 +63,6 @@ SCALES = {
         repeats=3,
     ),
 }
-
-
-class Images(NamedTuple):
-    """What all attacks start from: bytes, and labels where there are any.
-
-    Attributes:
-      train, labels: the labelled set, `[row, height, width, channel]` and `[row]`.
-      pool: unlabelled images of the same set.
-      outside: unlabelled images from elsewhere, perhaps none.
-      test, test_labels: as `train` and `labels`.
-    """
-
-    train: Array
-    labels: Array
-    pool: Array
-    outside: Array
-    test: Array
-    test_labels: Array
-
-
-class Setting(NamedTuple):
-    """One attack, and what its stages share; `clean` makes the label-consistent one."""
-
-    attack: str
-    images: Images
-    model: nn.Module
-    scale: Scale
-    clean: Arrays
 
 
 def experiment(settings, stages: Stages, progress) -> Report:
@@ -200,17 +92,17 @@ def experiment(settings, stages: Stages, progress) -> Report:
     found: dict[str, list[dict[str, Arrays]]] = {attack: [] for attack in scale.attacks}
     encoders, ceilings = [], []
     for repeat in range(scale.repeats):
-        unpoisoned = Setting("none", images, model, scale, {})
+        unpoisoned = work.Setting("none", images, model, scale, {})
         scratch = stages.scratch(f"simclr-{repeat}", {**inputs, "repeat": repeat})
-        encoder = run("encoder", repeat, functools.partial(_encoder, unpoisoned, scratch))
-        clean = run("clean", repeat, functools.partial(_teacher, unpoisoned, {}))
+        encoder = run("encoder", repeat, functools.partial(work.encoder, unpoisoned, scratch))
+        clean = run("clean", repeat, functools.partial(work.teacher, unpoisoned, {}))
         encoders.append(encoder)
         ceilings.append(clean)
         for attack in scale.attacks:
-            setting = Setting(attack, images, model, scale, clean)
-            teacher = run(f"{attack}-teacher", repeat, functools.partial(_teacher, setting, {}))
+            setting = work.Setting(attack, images, model, scale, clean)
+            teacher = run(f"{attack}-teacher", repeat, functools.partial(work.teacher, setting, {}))
             own = run(
-                f"{attack}-ssl-teacher", repeat, functools.partial(_teacher, setting, encoder)
+                f"{attack}-ssl-teacher", repeat, functools.partial(work.teacher, setting, encoder)
             )
             students = {
                 "vanilla": ("vanilla", teacher, {}, images.pool),
@@ -223,178 +115,17 @@ def experiment(settings, stages: Stages, progress) -> Report:
                 students["proposed-outside"] = ("proposed", teacher, {}, images.outside)
             parts = {"teacher": teacher, "ssl-teacher": own}
             for name, told in students.items():
-                compute = functools.partial(_student, setting, *told)
+                compute = functools.partial(work.student, setting, *told)
                 parts[name] = run(f"{attack}-{name}", repeat, compute)
             if not repeat:
-                compute = functools.partial(_removal, setting, teacher)
+                compute = functools.partial(work.removal, setting, teacher)
                 parts["mspc"] = run(f"{attack}-mspc", repeat, compute)
             found[attack].append(parts)
     progress.update(bar, description="self-training: done")
-    return report(source, found, encoders, ceilings, tuple(AUGMENTATIONS), scale)
+    return report(source, found, encoders, ceilings, tuple(work.AUGMENTATIONS), scale)
 
 
-# The stages ---------------------------------------------------------------------------------
-
-
-def _encoder(setting: Setting, folder: Path, key) -> Arrays:
-    """Return an encoder trained by SimCLR on the pool, and linear probes of it and of none."""
-    images, model, scale = setting.images, setting.model, setting.scale
-    key_init, key_head, key_fit = jax.random.split(key, 3)
-    start = _init(key_init, images.pool[:1], model=model)
-    steps = max(1, scale.encoder_epochs * len(images.pool) // scale.batch_size)
-    params = {
-        "encoder": start,
-        "head": selftraining.init_projection(key_head, start["head"]["kernel"].shape[0]),
-    }
-    trained = fit(
-        key_fit,
-        _simclr(model),
-        params,
-        images.pool,
-        optimizer=optax.adamw(optax.cosine_decay_schedule(2e-3, steps), weight_decay=1e-4),
-        steps=steps,
-        batch_size=min(scale.batch_size, len(images.pool)),
-        folder=folder,
-    )
-    probe = functools.partial(_probe, setting)
-    return {
-        **flat_arrays("params", trained.params["encoder"]),
-        "probe": np.array([probe(start), probe(trained.params["encoder"])]),
-        "loss": trained.history["loss"],
-        "accuracy": trained.history["accuracy"],
-    }
-
-
-def _teacher(setting: Setting, encoder: Arrays, key) -> Arrays:
-    """Return a network trained on the poisoned rows, its rates, and the study of augmentations."""
-    images, scale = setting.images, setting.scale
-    poisoned, kept = _poisoned(setting, key)
-    key_train, key_study = jax.random.split(jax.random.fold_in(key, 1))
-    pixels, labels = stored(poisoned.images)[:kept], poisoned.labels[:kept]
-    variables = train_classifier(
-        key_train,
-        setting.model,
-        pixels,
-        labels,
-        **_start(encoder),
-        **_length(scale, scale.epochs, kept),
-    )
-    network = _network(setting.model, variables)
-    found = {
-        **flat_arrays("variables", variables),
-        "rates": _rates(setting, network, poisoned.trigger),
-    }
-    if setting.attack == "none":
-        return found
-    chosen = selftraining.strength(
-        key_study,
-        network,
-        stored(poisoned.images)[kept:],
-        poisoned.labels[kept:],
-        tuple(AUGMENTATIONS.values()),
-        classes=setting.model.classes,
-        views=scale.views,
-        tolerance=TOLERANCE,
-    )
-    names = "cost", "excess", "suspect", "is_proper", "is_visible", "chosen"
-    found |= {f"strength/{name}": np.asarray(getattr(chosen, name)) for name in names}
-    if encoder:
-        return found
-    test = images.test[: scale.study_rows]
-    truth = images.test_labels[: scale.study_rows]
-    triggered = stored(poisoned.trigger(unit_images(test)))
-    axes = []
-    for number, view in enumerate((augment.identity, *AUGMENTATIONS.values())):
-        views = scale.views if number else 1
-        label = lambda x, view=view, views=views: selftraining.pseudo_label(
-            key_study, network, x, view, views=views
-        )
-        hit, hijacked = label(test).labels == truth, label(triggered).labels == TARGET
-        axes.append((jnp.mean(hit), jnp.mean(hijacked, where=truth != TARGET)))
-    return found | {"study": np.array(axes)}
-
-
-def _student(
-    setting: Setting, name: str, teacher: Arrays, encoder: Arrays, pool: Array, key
-) -> Arrays:
-    """Return the rates of a student, and of the labels that it was trained on."""
-    images, model, scale = setting.images, setting.model, setting.scale
-    poisoned, _ = _poisoned(setting, key)
-    pixels = stored(poisoned.images)
-    vanilla = name == "vanilla"
-    chosen = int(teacher["strength/chosen"])
-    view = augment.identity if vanilla or chosen < 0 else list(AUGMENTATIONS.values())[chosen]
-    relabel = functools.partial(
-        selftraining.pseudo_label,
-        augment=view,
-        views=1 if vanilla else scale.views,
-        soft=not vanilla,
-    )
-
-    def train(key, seen, targets, weight):
-        keep = np.flatnonzero(np.asarray(weight))
-        variables = train_classifier(
-            key,
-            model,
-            seen[keep],
-            targets[keep],
-            **_start(encoder),
-            **_length(scale, scale.student_epochs, len(keep)),
-        )
-        return _network(model, variables)
-
-    result = selftraining.self_train(
-        jax.random.fold_in(key, 2),
-        train,
-        pixels,
-        poisoned.labels,
-        pool,
-        relabel,
-        classes=model.classes,
-        labelled="kept" if vanilla else "relabelled",
-        teacher=_network(model, tree_of("variables", teacher)),
-    )
-    given = poisoned.labels if vanilla else result.labels[0].labels[: len(pixels)]
-    bad = poisoned.is_poisoned
-    labels = [
-        jnp.mean(given == images.labels, where=~bad),
-        jnp.mean(given == TARGET, where=bad & (images.labels != TARGET)),
-    ]
-    return {
-        "rates": _rates(setting, result.student, poisoned.trigger),
-        "labels": np.array(labels, float),
-    }
-
-
-def _removal(setting: Setting, teacher: Arrays, key) -> Arrays:
-    """Return the rates of a network trained without the rows that MSPC flags."""
-    model, scale = setting.model, setting.scale
-    poisoned, _ = _poisoned(setting, key)
-    pixels = stored(poisoned.images)
-    logits_fn = _network(model, tree_of("variables", teacher))
-    found = backdoor.identify(logits_fn, unit_images(pixels), config=scale.identify)
-    flags, bad = np.asarray(found.is_backdoor), np.asarray(poisoned.is_poisoned)
-    rows = np.flatnonzero(~flags)
-    if not len(rows):
-        rows = np.arange(len(flags))
-    rows = np.resize(rows, len(flags))
-    variables = train_classifier(
-        jax.random.fold_in(key, 3),
-        model,
-        pixels[rows],
-        poisoned.labels[rows],
-        **_length(scale, scale.epochs, len(rows)),
-    )
-    return {
-        "rates": _rates(setting, _network(model, variables), poisoned.trigger),
-        "flagged": np.array([flags[bad].mean(), flags[~bad].mean()]),
-    }
-
-
-# Helpers ------------------------------------------------------------------------------------
-
-
-def _load(folder: Path | None, scale: Scale) -> tuple[Images, str, tuple[str, ...]]:
+def _load(folder: Path | None, scale: work.Scale) -> tuple[work.Images, str, tuple[str, ...]]:
     """Return images with a pool of the same set beside them, one line on them, and classes."""
     wanted = scale.rows + scale.pool_rows
     data = load_images(folder, rows=wanted)
@@ -408,7 +139,7 @@ def _load(folder: Path | None, scale: Scale) -> tuple[Images, str, tuple[str, ..
         outside = outside[:0]
     pixels = data.train_images
     test = slice(scale.test_rows)
-    images = Images(
+    images = work.Images(
         train=jnp.asarray(pixels[:cut]),
         labels=jnp.asarray(data.train_labels[:cut]),
         pool=jnp.asarray(pixels[cut:]),
@@ -424,92 +155,9 @@ def _load(folder: Path | None, scale: Scale) -> tuple[Images, str, tuple[str, ..
     return images, source, data.classes
 
 
-def _model(pixels: Array, classes: int, scale: Scale) -> ResNet18:
+def _model(pixels: Array, classes: int, scale: work.Scale) -> ResNet18:
     # float64: a float32 sum of this many pixels stands still.
     unit = np.asarray(pixels).reshape(-1, pixels.shape[-1]) / 255
     mean, std = (tuple(np.round(moment, 4).tolist()) for moment in (unit.mean(0), unit.std(0)))
     stem: Any = scale.stem if min(pixels.shape[1:3]) >= 32 else "cifar"
     return ResNet18(classes=classes, width=scale.width, stem=stem, mean=mean, std=std)
-
-
-def _poisoned(setting: Setting, key) -> tuple[backdoor.attacks.Poisoned, int]:
-    """Return the labelled set after the attack, and how many of its rows a teacher sees."""
-    images = setting.images
-    unit, labels = unit_images(images.train), images.labels
-    kept = round((1 - HELD_OUT) * len(labels))
-    if setting.attack == "none":
-        nobody = jnp.zeros(len(labels), bool)
-        nothing = backdoor.attacks.checkerboard_trigger(unit.shape[1:])
-        return backdoor.attacks.Poisoned(unit, labels, nobody, nothing), kept
-    clean = setting.clean
-    clean_fn = _network(setting.model, tree_of("variables", clean)) if clean else None
-    key = jax.random.fold_in(key, 0)
-    poisoned = poisoned_set(
-        key,
-        setting.attack,
-        unit,
-        labels,
-        setting.scale.ratio,
-        setting.model.classes,
-        clean_fn,
-    )
-    return poisoned, kept
-
-
-def _rates(setting: Setting, network, trigger) -> np.ndarray:
-    """Return accuracy and attack success rate on the test images, the latter NaN without one."""
-    images, labels = unit_images(setting.images.test), setting.images.test_labels
-    logits_fn = functools.partial(predict, network.args[0], model=setting.model)
-    hit = jnp.argmax(logits_fn(images), axis=-1).astype(labels.dtype) == labels
-    success = np.nan
-    if setting.attack != "none":
-        success = attack_success(logits_fn, trigger, images, labels, setting.attack)
-    return np.array([float(jnp.mean(hit)), success])
-
-
-def _probe(setting: Setting, params: PyTree) -> float:
-    """Return the test accuracy of logistic regression on the features of an encoder."""
-    images, model, scale = setting.images, setting.model, setting.scale
-    batch_size = min(scale.batch_size, len(images.pool))
-    variables = population_statistics(model, params, images.pool, batch_size=batch_size)
-    features = lambda x: np.asarray(row_features(variables, unit_images(x), model=model).pooled)
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-    classifier.fit(features(images.train), np.asarray(images.labels))
-    return float(classifier.score(features(images.test), np.asarray(images.test_labels)))
-
-
-def _start(encoder: Arrays) -> dict[str, Any]:
-    # At a high rate what is pre-trained would be lost.
-    return {"params": tree_of("params", encoder), "learning_rate": 0.05} if encoder else {}
-
-
-def _length(scale: Scale, epochs: float, rows: int) -> dict[str, Any]:
-    batch_size = min(scale.batch_size, rows)
-    return {"steps": max(1, round(epochs * rows / batch_size)), "batch_size": batch_size}
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _init(key, images, *, model):
-    return model.init(key, unit_images(images))["params"]
-
-
-# Kept, as compiled programs are known by these objects.
-@functools.lru_cache(maxsize=8)
-def _apply(model: nn.Module):
-    apply: Any = model.apply
-    return lambda variables, images: apply(variables, images)[0]
-
-
-def _network(model: nn.Module, variables: PyTree) -> Partial:
-    return Partial(_apply(model), variables)
-
-
-@functools.lru_cache(maxsize=8)
-def _simclr(model: nn.Module):
-    def embed(params, views):
-        apply: Any = model.apply
-        variables = {"params": params["encoder"]}
-        (_, pooled), _ = apply(variables, views, train=True, mutable=["batch_stats"])
-        return selftraining.project(params["head"], pooled)
-
-    return selftraining.simclr(embed)

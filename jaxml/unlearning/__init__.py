@@ -1,6 +1,5 @@
 """Unlearning in language models: objectives on log-probabilities, and the measures of it."""
 
-from jaxml.unlearning import evaluate as evaluate
 from jaxml.unlearning import metrics as metrics
 from jaxml.unlearning.log_prob import sequence_log_prob as sequence_log_prob
 from jaxml.unlearning.log_prob import token_log_prob as token_log_prob
@@ -19,8 +18,3 @@ from jaxml.unlearning.task_vector import task_vector as task_vector
 from jaxml.unlearning.token_objectives import kl_retain as kl_retain
 from jaxml.unlearning.token_objectives import satimp as satimp
 from jaxml.unlearning.token_objectives import wga as wga
-from jaxml.unlearning.unlearn import Sequences as Sequences
-from jaxml.unlearning.unlearn import UnlearnConfig as UnlearnConfig
-from jaxml.unlearning.unlearn import Unlearned as Unlearned
-from jaxml.unlearning.unlearn import sequence_log_probs as sequence_log_probs
-from jaxml.unlearning.unlearn import unlearn as unlearn

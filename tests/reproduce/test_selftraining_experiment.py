@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from jaxml.backdoor import IdentifyConfig
 from jaxml.reproduce import reproduce
 from jaxml.reproduce import selftraining as experiment
+from jaxml.reproduce import selftraining_stages as work
 
 
 class Small(nn.Module):
@@ -30,7 +31,7 @@ class Small(nn.Module):
         return nn.Dense(self.classes, name="head")(nn.relu(pooled)), pooled
 
 
-SCALE = experiment.Scale(
+SCALE = work.Scale(
     rows=800,
     pool_rows=400,
     test_rows=200,
@@ -102,8 +103,8 @@ def test_quick_run_reports_and_a_second_run_computes_nothing(digits, tmp_path, s
     def never(*args, **settings):
         raise AssertionError("computed again")
 
-    for name in ("_encoder", "_teacher", "_student", "_removal"):
-        monkeypatch.setattr(experiment, name, never)
+    for name in ("encoder", "teacher", "student", "removal"):
+        monkeypatch.setattr(work, name, never)
     run()
     again = json.loads((out / "results.json").read_text())["methods"]["self-training"]
     assert {**again, "seconds": 0} == {**results, "seconds": 0}
@@ -118,12 +119,12 @@ def test_the_teacher_is_not_trained_on_the_rows_held_out(digits, small, monkeypa
         seen.append((np.asarray(pixels), np.asarray(labels)))
         raise InterruptedError
 
-    monkeypatch.setattr(experiment, "train_classifier", train)
-    setting = experiment.Setting("badnets", images, Small(), SCALE, {})
+    monkeypatch.setattr(work, "train_classifier", train)
+    setting = work.Setting("badnets", images, Small(), SCALE, {})
     key = jax.random.key(3)
     with pytest.raises(InterruptedError):
-        experiment._teacher(setting, {}, key)
-    poisoned, kept = experiment._poisoned(setting, key)
+        work.teacher(setting, {}, key)
+    poisoned, kept = work._poisoned(setting, key)
     assert kept == 720 and int(poisoned.is_poisoned.sum()) == 120
     np.testing.assert_array_equal(seen[0][1], poisoned.labels[:720])
     np.testing.assert_array_equal(seen[0][0], np.round(255 * poisoned.images[:720]))

@@ -13,7 +13,7 @@ import pytest
 from jaxml import unlearning
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.unlearning import Sequences, UnlearnConfig, sequence_log_probs, unlearn
+from jaxml.reproduce.unlearn import Sequences, UnlearnConfig, sequence_log_probs, unlearn
 
 DECODER = LlamaConfig(
     vocabulary=23, width=8, layers=3, heads=2, key_heads=1, head_width=4, mlp_width=12
@@ -147,7 +147,7 @@ def test_batches_are_drawn_independently_and_are_different_rows():
     found = run("npo", batch_size=2, steps=1)
     again = run("npo", batch_size=2, steps=1)
     jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
-    batch = sys.modules["jaxml.unlearning.unlearn"]._batch
+    batch = sys.modules["jaxml.reproduce.unlearn"]._batch
     drawn = [batch(key, jnp.arange(5), 3) for key in jax.random.split(KEY, 50)]
     assert all(len(set(np.asarray(rows).tolist())) == 3 for rows in drawn)
     assert len({tuple(np.asarray(rows).tolist()) for rows in drawn}) > 20

@@ -8,7 +8,9 @@ import pytest
 from jaxml.data.questions import ChoiceQuestion, Passage, Question
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.unlearning import Sequences, evaluate, metrics
+from jaxml.reproduce import evaluate_decoder as evaluate
+from jaxml.reproduce.unlearn import Sequences
+from jaxml.unlearning import metrics
 
 WORDS = tuple("abcdefghijklmnopqrstuvwxyz")
 DECODER = LlamaConfig(

@@ -297,8 +297,8 @@ def _rmu_loss(trained, data, forget: Sequences, retain: Sequences, config, decod
         forget_mask=forget.mask,
         retain_mask=retain.mask,
     )
-    first, loss = loss_with(alpha=0.0), loss_with(alpha=config.alpha)
-    return loss, {"forget": first, "retain": loss - first}
+    forgotten, loss = loss_with(alpha=0.0), loss_with(alpha=config.alpha)
+    return loss, {"forget": forgotten, "retain": loss - forgotten}
 
 
 def _token_log_probs(params, sequences: Sequences, decoder, *, remat=False, chunk=128):
