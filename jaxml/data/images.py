@@ -106,15 +106,12 @@ def load_pool(folder: Path | str | None) -> UInt8[np.ndarray, "image height widt
     """Return unlabelled images of the user's folder, `[image, height, width, channel]`.
 
     Args:
-      folder: as for `load_images`, with `*-unlabelled-*.npz` in it: jpeg and offset, or images
-        (uint8, `[image, height, width, channel]`).
+      folder: as for `load_images`, with `*-unlabelled-*.npz` in it: jpeg, offset; or images.
 
     Raises:
       DataError: nothing was named, it holds no such file, or one cannot be read.
     """
-    layout = (
-        "*-unlabelled-*.npz (jpeg and offset, or images: uint8, [image, height, width, channel])"
-    )
+    layout = "*-unlabelled-*.npz (jpeg and offset, or images: uint8, 4 axes)"
     named = folder or os.environ.get("JAXML_DATA")
     if not named:
         raise DataError(f"no unlabelled images; name a folder with {layout}")
@@ -127,9 +124,7 @@ def load_pool(folder: Path | str | None) -> UInt8[np.ndarray, "image height widt
 
 def _pool_file(path: Path, layout: str) -> np.ndarray:
     arrays = _arrays(path, layout)
-    if "jpeg" in arrays:
-        return _decoded(path, None)[0]
-    images = arrays.get("images")
+    images = _decoded(path, None)[0] if "jpeg" in arrays else arrays.get("images")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
         raise DataError(f"{path}: its arrays do not describe images; give {layout}")
     return images

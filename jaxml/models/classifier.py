@@ -45,7 +45,7 @@ def classification_loss(
     )
     (logits, _), _ = output
     if labels.ndim == 2:
-        loss = optax.softmax_cross_entropy(logits, labels)
+        loss = optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
         labels = jnp.argmax(labels, axis=-1)
     else:
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

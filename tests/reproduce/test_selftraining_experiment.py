@@ -68,7 +68,7 @@ def small(monkeypatch):
     monkeypatch.setattr(experiment, "SCALES", {"quick": SCALE})
     monkeypatch.setattr(experiment, "_model", lambda *_: Small())
     monkeypatch.setattr(
-        experiment,
+        work,
         "AUGMENTATIONS",
         {"no patch": without_patch, "dark": lambda key, image: 0 * image},
     )
