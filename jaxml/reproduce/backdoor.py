@@ -19,9 +19,9 @@ from jaxml.data.images import ImageSet, load_images
 from jaxml.models.classifier import unit_images
 from jaxml.models.resnet import ResNet18
 from jaxml.reproduce.backdoor_report import REMOVERS, report
-from jaxml.reproduce.classifier import train_classifier
+from jaxml.reproduce.classifier import normalised_resnet, train_classifier
 from jaxml.reproduce.detection import detect, network, predict
-from jaxml.reproduce.poisoning import attack_success, poisoned_set, stored
+from jaxml.reproduce.poisoning import accuracy_and_success, poisoned_set, stored
 from jaxml.reproduce.report import Report
 from jaxml.reproduce.stages import Arrays, Stages, flat_arrays, tree_of
 
@@ -162,10 +162,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
 
 
 def _model(data: ImageSet, width: int) -> ResNet18:
-    # float64: a float32 sum of this many pixels stands still.
-    unit = data.train_images.reshape(-1, data.train_images.shape[-1]) / 255
-    mean, std = (tuple(np.round(moment, 4).tolist()) for moment in (unit.mean(0), unit.std(0)))
-    return ResNet18(classes=len(data.classes), width=width, mean=mean, std=std)
+    return normalised_resnet(data.train_images, len(data.classes), width)
 
 
 class Attacked(NamedTuple):
@@ -291,11 +288,7 @@ def _measure(model, data: ImageSet, trigger, attack, variables) -> np.ndarray:
     """Return accuracy and attack success rate on the test images, the latter NaN without one."""
     images, labels = unit_images(jnp.asarray(data.test_images)), jnp.asarray(data.test_labels)
     logits_fn = functools.partial(predict, variables, model=model)
-    hit = jnp.argmax(logits_fn(images), axis=-1).astype(labels.dtype) == labels
-    success = np.nan
-    if trigger is not None:
-        success = attack_success(logits_fn, trigger, images, labels, attack)
-    return np.array([float(jnp.mean(hit)), success])
+    return accuracy_and_success(logits_fn, trigger, images, labels, attack)
 
 
 def _fitted(predicted: np.ndarray, attacked: Attacked) -> np.ndarray:

@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from jaxml.augment import Augment
 from jaxml.models.classifier import classification_loss, population_statistics, unit_images
+from jaxml.models.resnet import ResNet18
 from jaxml.training import Progress, fit
 
 
@@ -90,6 +92,23 @@ def train_classifier(
         model, jax.tree.map(lambda leaf: leaf[i], trained), images[i], batch_size=batch_size
     )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, range(len(images))))
+
+
+def normalised_resnet(
+    pixels: np.ndarray, classes: int, width: int, stem: Any = "cifar"
+) -> ResNet18:
+    """Return a ResNet-18 that normalises by mean and deviation of these images.
+
+    Args:
+      pixels: `[row, height, width, channel]`, bytes.
+      classes: number of logits.
+      width: of the network.
+      stem: of the network.
+    """
+    # float64: a float32 sum of this many pixels stands still.
+    unit = pixels.reshape(-1, pixels.shape[-1]) / 255
+    mean, std = (tuple(np.round(moment, 4).tolist()) for moment in (unit.mean(0), unit.std(0)))
+    return ResNet18(classes=classes, width=width, stem=stem, mean=mean, std=std)
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from jaxml.backdoor import attacks
@@ -61,22 +62,32 @@ def poisoned_set(
     return make(key, images, labels, **settings)
 
 
-def attack_success(
-    logits_fn: Callable[[Array], Array], trigger: attacks.Trigger, images, labels, attack: str
-) -> float:
-    """Return the attack success rate on images of other classes, stored as bytes with the trigger.
+def accuracy_and_success(
+    logits_fn: Callable[[Array], Array],
+    trigger: attacks.Trigger | None,
+    images,
+    labels,
+    attack: str,
+) -> np.ndarray:
+    """Return accuracy and attack success rate, the latter NaN without a trigger.
+
+    Success counts on images of other classes, stored as bytes with the trigger.
 
     Args:
       logits_fn: images to logits.
-      trigger: of the attack.
+      trigger: of the attack; None without one.
       images: `[row, height, width, channel]`, 0 to 1.
       labels: `[row]`.
       attack: name in `jaxml.backdoor.attacks`.
     """
+    hit = jnp.argmax(logits_fn(images), axis=-1).astype(labels.dtype) == labels
+    accuracy = float(jnp.mean(hit))
+    if trigger is None:
+        return np.array([accuracy, np.nan])
     relabel = "all_to_all" if attack == "all_to_all" else "all_to_one"
     triggered = stored(trigger(images)).astype(images.dtype) / 255
     rate = attacks.attack_success_rate(logits_fn, triggered, labels, target=TARGET, relabel=relabel)
-    return float(rate)
+    return np.array([accuracy, float(rate)])
 
 
 def stored(images):

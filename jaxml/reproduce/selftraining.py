@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jaxml.data.errors import DataError
 from jaxml.data.images import load_images, load_pool
 from jaxml.models.resnet import ResNet18
 from jaxml.reproduce import selftraining_stages as work
+from jaxml.reproduce.classifier import normalised_resnet
 from jaxml.reproduce.report import Report
 from jaxml.reproduce.selftraining_report import report
 from jaxml.reproduce.stages import Arrays, Stages
@@ -156,8 +156,5 @@ def _load(folder: Path | None, scale: work.Scale) -> tuple[work.Images, str, tup
 
 
 def _model(pixels: Array, classes: int, scale: work.Scale) -> ResNet18:
-    # float64: a float32 sum of this many pixels stands still.
-    unit = np.asarray(pixels).reshape(-1, pixels.shape[-1]) / 255
-    mean, std = (tuple(np.round(moment, 4).tolist()) for moment in (unit.mean(0), unit.std(0)))
-    stem: Any = scale.stem if min(pixels.shape[1:3]) >= 32 else "cifar"
-    return ResNet18(classes=classes, width=scale.width, stem=stem, mean=mean, std=std)
+    stem = scale.stem if min(pixels.shape[1:3]) >= 32 else "cifar"
+    return normalised_resnet(np.asarray(pixels), classes, scale.width, stem)

@@ -18,7 +18,7 @@ from jaxml import augment, backdoor, selftraining
 from jaxml.models.classifier import population_statistics, unit_images
 from jaxml.reproduce.classifier import train_classifier
 from jaxml.reproduce.detection import predict, row_features
-from jaxml.reproduce.poisoning import TARGET, attack_success, poisoned_set, stored
+from jaxml.reproduce.poisoning import TARGET, accuracy_and_success, poisoned_set, stored
 from jaxml.reproduce.stages import Arrays, flat_arrays, tree_of
 from jaxml.training import fit
 
@@ -302,11 +302,8 @@ def _rates(setting: Setting, network, trigger) -> np.ndarray:
     """Return accuracy and attack success rate on the test images, the latter NaN without one."""
     images, labels = unit_images(setting.images.test), setting.images.test_labels
     logits_fn = functools.partial(predict, network.args[0], model=setting.model)
-    hit = jnp.argmax(logits_fn(images), axis=-1).astype(labels.dtype) == labels
-    success = np.nan
-    if setting.attack != "none":
-        success = attack_success(logits_fn, trigger, images, labels, setting.attack)
-    return np.array([float(jnp.mean(hit)), success])
+    trigger = None if setting.attack == "none" else trigger
+    return accuracy_and_success(logits_fn, trigger, images, labels, setting.attack)
 
 
 def _probe(setting: Setting, params: PyTree) -> float:
