@@ -168,12 +168,14 @@ def _identify(args) -> None:
 
 def _unlearn(args) -> None:
     from jaxml.reproduce.language import unlearn_files
-    from jaxml.reproduce.unlearn import UnlearnConfig
+    from jaxml.unlearning import UnlearnConfig
 
-    names = ("method", "steps", "batch_size", "learning_rate", "beta", "layer")
+    names = ("method", "steps", "batch_size", "learning_rate", "beta")
     config = UnlearnConfig(retain=args.retain_term, **{n: getattr(args, n) for n in names})
     files = args.model, args.forget, args.retain, args.out
-    print(unlearn_files(*files, config=config, length=args.length, seed=args.seed))
+    print(
+        unlearn_files(*files, config=config, layer=args.layer, length=args.length, seed=args.seed)
+    )
 
 
 def _evaluate(args) -> None:

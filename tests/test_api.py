@@ -106,6 +106,7 @@ NOT_ARRAYS = {
     "unlearning.metrics.verbatim_memorisation",
     "unlearning.metrics.zlib_size",
     "unlearning.sam_value_and_grad",
+    "unlearning.unlearn",
 }
 
 

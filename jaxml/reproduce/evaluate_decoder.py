@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxml.data.questions import ChoiceQuestion, Passage, Question
 from jaxml.models import llama
-from jaxml.reproduce.unlearn import Sequences
-from jaxml.unlearning import metrics
+from jaxml.unlearning import Sequences, metrics
 
 # Prompts are padded to multiples of this, so that few shapes are compiled.
 _PROMPT_STEP = 64

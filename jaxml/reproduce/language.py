@@ -19,8 +19,9 @@ from jaxml.reproduce.evaluate_decoder import verbatim as recited
 from jaxml.reproduce.plots import curves
 from jaxml.reproduce.report import Figure, Report, Table, write_report
 from jaxml.reproduce.stages import Stages
-from jaxml.reproduce.unlearn import Sequences, UnlearnConfig, sequence_log_probs, unlearn
+from jaxml.reproduce.unlearn_decoder import sequence_log_probs, unlearn_decoder
 from jaxml.training import progress_bar
+from jaxml.unlearning import Sequences, UnlearnConfig
 
 
 def unlearn_files(
@@ -30,6 +31,7 @@ def unlearn_files(
     out: Path,
     *,
     config: UnlearnConfig,
+    layer: int,
     length: int,
     seed: int,
 ) -> str:
@@ -45,6 +47,7 @@ def unlearn_files(
       retain: texts to keep, as `forget`.
       out: folder.
       config: of the loop.
+      layer: that RMU steers, from 0.
       length: tokens of a sequence; longer texts are cut into so many, shorter ones are padded.
       seed: of the batches.
 
@@ -65,19 +68,21 @@ def unlearn_files(
     # Other settings or texts are another run.
     depends = {
         "config": dataclasses.asdict(config),
+        "layer": layer,
         "seed": seed,
         "model": str(model.absolute()),
         **{name: np.asarray(texts.tokens) for name, texts in sets.items()},
     }
     checkpoints = Stages(out / "checkpoints").scratch(config.method, depends)
     with progress_bar("unlearn", config.steps) as progress:
-        found = unlearn(
+        found = unlearn_decoder(
             jax.random.key(seed),
             params,
             decoder,
             sets["forget"],
             sets["retain"],
             config=config,
+            layer=layer,
             folder=checkpoints,
             progress=progress,
         )

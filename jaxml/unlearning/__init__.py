@@ -18,3 +18,7 @@ from jaxml.unlearning.task_vector import task_vector as task_vector
 from jaxml.unlearning.token_objectives import kl_retain as kl_retain
 from jaxml.unlearning.token_objectives import satimp as satimp
 from jaxml.unlearning.token_objectives import wga as wga
+from jaxml.unlearning.unlearn import Unlearned as Unlearned
+from jaxml.unlearning.unlearn import unlearn as unlearn
+from jaxml.unlearning.unlearn_loss import Sequences as Sequences
+from jaxml.unlearning.unlearn_loss import UnlearnConfig as UnlearnConfig

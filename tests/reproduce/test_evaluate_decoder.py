@@ -9,8 +9,7 @@ from jaxml.data.questions import ChoiceQuestion, Passage, Question
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
 from jaxml.reproduce import evaluate_decoder as evaluate
-from jaxml.reproduce.unlearn import Sequences
-from jaxml.unlearning import metrics
+from jaxml.unlearning import Sequences, metrics
 
 WORDS = tuple("abcdefghijklmnopqrstuvwxyz")
 DECODER = LlamaConfig(

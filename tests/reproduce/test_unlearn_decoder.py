@@ -1,8 +1,7 @@
-"""The loop of unlearning on a tiny decoder: steps by hand, what moves, resume, bad input."""
+"""Unlearning of a tiny decoder: steps by hand, what moves, resume, bad input."""
 
 import dataclasses
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,8 @@ import pytest
 from jaxml import unlearning
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.reproduce.unlearn import Sequences, UnlearnConfig, sequence_log_probs, unlearn
+from jaxml.reproduce.unlearn_decoder import sequence_log_probs, unlearn_decoder
+from jaxml.unlearning import Sequences, UnlearnConfig, unlearn_loss
 
 DECODER = LlamaConfig(
     vocabulary=23, width=8, layers=3, heads=2, key_heads=1, head_width=4, mlp_width=12
@@ -41,13 +41,14 @@ def logp(params, texts):
 
 
 def run(method="npo", **settings):
-    extra = {name: settings.pop(name) for name in ("optimizer", "folder") if name in settings}
+    own = ("optimizer", "folder", "layer", "trained", "chunk")
+    extra = {name: settings.pop(name) for name in own if name in settings}
     params = settings.pop("params", PARAMS)
     config = UnlearnConfig(
         method, **{"steps": 20, "batch_size": 8, "learning_rate": 3e-3, **settings}
     )
     alternative = INSTEAD if method in ("dpo", "idk") else None
-    return unlearn(
+    return unlearn_decoder(
         KEY, params, DECODER, FORGET, RETAIN, config=config, alternative=alternative, **extra
     )
 
@@ -155,7 +156,7 @@ def test_batches_are_drawn_independently_and_are_different_rows():
     found = run("npo", batch_size=2, steps=1)
     again = run("npo", batch_size=2, steps=1)
     jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
-    batch = sys.modules["jaxml.reproduce.unlearn"]._batch
+    batch = unlearn_loss._batch
     drawn = [batch(key, jnp.arange(5), 3) for key in jax.random.split(KEY, 50)]
     assert all(len(set(np.asarray(rows).tolist())) == 3 for rows in drawn)
     assert len({tuple(np.asarray(rows).tolist()) for rows in drawn}) > 20
@@ -205,7 +206,7 @@ def test_bad_settings_are_named(change, message):
 )
 def test_bad_texts_are_named(forget, alternative, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        unlearn(KEY, PARAMS, DECODER, forget, RETAIN, alternative=alternative)
+        unlearn_decoder(KEY, PARAMS, DECODER, forget, RETAIN, alternative=alternative)
 
 
 @pytest.mark.parametrize("name", ["method", "retain"])
@@ -217,7 +218,7 @@ def test_an_unknown_name_is_told(name, unchecked):
 def test_a_mask_of_another_shape_is_named(unchecked):
     forget = Sequences(FORGET.tokens, FORGET.mask[:2])
     with pytest.raises(ValueError, match=re.escape("forget: mask bool[2, 9]")):
-        unlearn(KEY, PARAMS, DECODER, forget, RETAIN)
+        unlearn_decoder(KEY, PARAMS, DECODER, forget, RETAIN)
 
 
 def test_alternatives_are_one_a_row():
@@ -225,7 +226,9 @@ def test_alternatives_are_one_a_row():
     short = jax.tree.map(lambda leaf: leaf[:2], INSTEAD)
     for alternative, message in ((None, "None with method='dpo'"), (short, "2 rows; forget has 5")):
         with pytest.raises(ValueError, match=message):
-            unlearn(KEY, PARAMS, DECODER, FORGET, RETAIN, config=config, alternative=alternative)
+            unlearn_decoder(
+                KEY, PARAMS, DECODER, FORGET, RETAIN, config=config, alternative=alternative
+            )
 
 
 def test_results_are_trees_and_settings_are_frozen():
