@@ -41,7 +41,7 @@ def verbatim(
 
     Source: Shi et al., "MUSE: machine unlearning six-way evaluation for language models" (2024).
     """
-    written = _continued(
+    written = continuations(
         params, decoder, tokenizer, [p.prompt for p in passages], tokens, batch_size
     )
     cut = lambda text: _decode(tokenizer, _encode(tokenizer, text, start=False)[:tokens])
@@ -73,8 +73,38 @@ def knowledge(
       ValueError: there is no question, or a number is below 1.
     """
     prompts = [metrics.knowledge_prompt(q.question, examples=examples) for q in questions]
-    written = _continued(params, decoder, tokenizer, prompts, tokens, batch_size)
+    written = continuations(params, decoder, tokenizer, prompts, tokens, batch_size)
     return metrics.knowledge_memorisation(written, [q.answer for q in questions])
+
+
+def continuations(
+    params: PyTree,
+    decoder: llama.LlamaConfig,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    tokens: int,
+    batch_size: int = 8,
+) -> list[str]:
+    """Return what a model writes after each prompt, decoded greedily.
+
+    Args:
+      params: of the decoder.
+      decoder: its shape.
+      tokenizer: as for `verbatim`.
+      prompts: texts.
+      tokens: length of a continuation, up to the token of the end.
+      batch_size: prompts at a time.
+
+    Raises:
+      ValueError: there is no prompt, or a number is below 1.
+    """
+    end = getattr(tokenizer, "eos_token_id", None)
+    written = []
+    for starts, mask in _batches(tokenizer, prompts, batch_size):
+        found = llama.generate(params, starts, decoder, steps=tokens, mask=mask, end=end)
+        for row in np.asarray(found).tolist():
+            written.append(_decode(tokenizer, row[: row.index(end)] if end in row else row))
+    return written[: len(prompts)]
 
 
 def choices(
@@ -154,17 +184,6 @@ def _last_log_probs(params, tokens, mask, letters, *, decoder):
     hidden = llama.hidden_states(params, tokens, decoder, mask=mask)[:, -1]
     logits = (hidden @ llama.head(params)).astype(jnp.float32)
     return jax.nn.log_softmax(logits)[:, letters]
-
-
-def _continued(params, decoder, tokenizer, prompts, steps: int, batch_size: int) -> list[str]:
-    """Return the greedy continuation of each prompt."""
-    end = getattr(tokenizer, "eos_token_id", None)
-    written = []
-    for tokens, mask in _batches(tokenizer, prompts, batch_size):
-        found = llama.generate(params, tokens, decoder, steps=steps, mask=mask, end=end)
-        for row in np.asarray(found).tolist():
-            written.append(_decode(tokenizer, row[: row.index(end)] if end in row else row))
-    return written[: len(prompts)]
 
 
 def _batches(tokenizer, prompts: Sequence[str], batch_size: int):

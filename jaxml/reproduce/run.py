@@ -15,6 +15,7 @@ EXPERIMENTS = {
     "speech": "jaxml.reproduce.speech",
     "backdoor": "jaxml.reproduce.backdoor",
     "self-training": "jaxml.reproduce.selftraining",
+    "unlearning": "jaxml.reproduce.unlearning",
 }
 SCALES = ("quick", "standard", "paper")
 

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from jaxml.models import llama
+from jaxml.models.llama.log_prob import CHUNK
 from jaxml.training import Progress, fit
 from jaxml.unlearning import Sequences, UnlearnConfig, Unlearned, rmu_control
 from jaxml.unlearning.unlearn import adamw, rmu_terms
@@ -38,7 +39,7 @@ def unlearn_decoder(
     layer: int = 7,
     trained: str = "down",
     remat: bool = False,
-    chunk: int = 128,
+    chunk: int = CHUNK,
     optimizer: optax.GradientTransformation | None = None,
     folder: str | Path | None = None,
     progress: Progress | None = None,
@@ -107,7 +108,7 @@ def sequence_log_probs(
     decoder: llama.LlamaConfig,
     *,
     batch_size: int = 8,
-    chunk: int = 128,
+    chunk: int = CHUNK,
 ) -> Array:
     """Return the log-probability of each sequence, `[row]` in nats: of its tokens that count.
 

@@ -21,7 +21,7 @@ def plain(hidden, head):
     return jnp.take_along_axis(logp, TOKENS[:, 1:, None], axis=-1)[..., 0]
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 4, 10, 99])
+@pytest.mark.parametrize("chunk", [1, 3 * 33, 4 * 33 + 5, 10 * 33, 9999])
 def test_value_and_gradient_equal_those_of_all_logits(chunk):
     hidden, head = jnp.asarray(HIDDEN), jnp.asarray(HEAD)
     chunked = functools.partial(llama.chunked_log_prob, tokens=TOKENS, chunk=chunk)
@@ -37,7 +37,7 @@ def test_value_and_gradient_equal_those_of_all_logits(chunk):
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.1)])
 def test_lower_precision(dtype, tolerance):
     hidden, head = jnp.asarray(HIDDEN, dtype), jnp.asarray(HEAD, dtype)
-    total = lambda h, w: jnp.sum(llama.chunked_log_prob(h, w, TOKENS, chunk=4))
+    total = lambda h, w: jnp.sum(llama.chunked_log_prob(h, w, TOKENS, chunk=4 * 33))
     value, slope = jax.value_and_grad(total, argnums=(0, 1))(hidden, head)
     expected = jax.grad(lambda h, w: plain(h, w).sum(), argnums=(0, 1))(
         *(jnp.asarray(x) for x in (HIDDEN, HEAD))
@@ -50,7 +50,7 @@ def test_lower_precision(dtype, tolerance):
 
 def test_maps_over_heads():
     heads = jnp.stack([jnp.asarray(HEAD), -jnp.asarray(HEAD)])
-    total = lambda w: llama.chunked_log_prob(jnp.asarray(HIDDEN), w, TOKENS, chunk=4).sum()
+    total = lambda w: llama.chunked_log_prob(jnp.asarray(HIDDEN), w, TOKENS, chunk=4 * 33).sum()
     found = jax.vmap(jax.grad(total))(heads)
     for one, head in zip(found, heads, strict=True):
         np.testing.assert_allclose(one, jax.grad(total)(head), rtol=1e-10, atol=1e-12)
@@ -66,34 +66,41 @@ def test_of_a_decoder_padded_on_the_left(tied):
     logits = llama.apply(params, garbage, config, mask=mask)
     logp = jax.nn.log_softmax(logits[:, :-1])
     expected = jnp.take_along_axis(logp, garbage[:, 1:, None], axis=-1)[..., 0]
-    found = llama.log_prob(params, garbage, config, mask=mask, chunk=4, remat=True)
+    found = llama.log_prob(params, garbage, config, mask=mask, chunk=4 * 33, remat=True)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 def test_tokens_that_do_not_count_may_hold_anything():
     tokens = TOKENS.at[:, -2:].set(-100)
-    found = llama.chunked_log_prob(jnp.asarray(HIDDEN), jnp.asarray(HEAD), tokens, chunk=4)
+    found = llama.chunked_log_prob(jnp.asarray(HIDDEN), jnp.asarray(HEAD), tokens, chunk=4 * 33)
     np.testing.assert_allclose(found[:, :-2], plain(HIDDEN, HEAD)[:, :-2], rtol=1e-12)
-    total = lambda h: llama.chunked_log_prob(h, jnp.asarray(HEAD), tokens, chunk=4)[:, :-2].sum()
+    total = lambda h: llama.chunked_log_prob(h, jnp.asarray(HEAD), tokens, chunk=4 * 33)[
+        :, :-2
+    ].sum()
     assert np.isfinite(jax.grad(total)(jnp.asarray(HIDDEN))).all()
 
 
-def test_memory_of_the_gradient_grows_with_the_chunk_and_not_with_the_text():
+def test_memory_of_the_gradient_grows_with_the_chunk_and_not_with_text_or_vocabulary():
     def temporary(time, chunk, vocabulary=4096):
+        # The gradient of the head has its size: what is temporary shows beside it.
+        width = 8
         total = lambda h, w, t: llama.chunked_log_prob(h, w, t, chunk=chunk).sum()
         shapes = [
-            jax.ShapeDtypeStruct((2, time, 8), jnp.float32),
-            jax.ShapeDtypeStruct((8, vocabulary), jnp.float32),
+            jax.ShapeDtypeStruct((2, time, width), jnp.float32),
+            jax.ShapeDtypeStruct((width, vocabulary), jnp.float32),
             jax.ShapeDtypeStruct((2, time), jnp.int32),
         ]
         compiled = jax.jit(jax.grad(total, argnums=(0, 1))).lower(*shapes).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        heads = 4 * width * vocabulary
+        return compiled.memory_analysis().temp_size_in_bytes - heads
 
-    logits = 2 * 512 * 4096 * 4
-    small, long, large = temporary(512, 16), temporary(2048, 16), temporary(512, 64)
+    chunk = 2**17
+    logits = 4 * 2 * 512 * 4096
+    small = temporary(512, chunk)
     assert small < logits / 8
-    assert long < 1.5 * small
-    assert 2 * small < large < 8 * small
+    assert 3 * small < temporary(512, 4 * chunk) < 5 * small
+    assert temporary(2048, chunk) < 1.5 * small
+    assert temporary(512, chunk, vocabulary=16384) < 1.5 * small
 
 
 @pytest.mark.parametrize(

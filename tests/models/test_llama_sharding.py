@@ -30,7 +30,8 @@ def losses(model):
 
     @jax.jit
     def step(params, state, tokens):
-        loss = lambda p: -llama.log_prob(p, tokens, CONFIG, remat=True, chunk=4).mean()
+        chunk = 4 * len(TOKENS) * CONFIG.vocabulary
+        loss = lambda p: -llama.log_prob(p, tokens, CONFIG, remat=True, chunk=chunk).mean()
         value, slope = jax.value_and_grad(loss)(params)
         with jax.numpy_dtype_promotion("standard"):
             updates, state = optimizer.update(slope, state, params)

@@ -12,6 +12,9 @@ from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params, head, hidden_states
 from jaxml.models.llama.precision import at_least_single
 
+# 64 MiB in float32; much smaller ones make the products with the head slower.
+CHUNK = 2**24
+
 
 def log_prob(
     params: Params,
@@ -20,7 +23,7 @@ def log_prob(
     *,
     mask: Bool[Array, "row time"] | None = None,
     remat: bool = False,
-    chunk: int = 128,
+    chunk: int = CHUNK,
 ) -> Float[Array, "row time-1"]:
     """Return the log-probability of every token but the first, given those before it.
 
@@ -47,18 +50,20 @@ def chunked_log_prob(
     head: Float[Array, "width vocabulary"],
     tokens: Integer[Array, "row time"],
     *,
-    chunk: int = 128,
+    chunk: int = CHUNK,
 ) -> Float[Array, "row time-1"]:
     """Return the log-probability of the next tokens from what the head multiplies.
 
-    Logits exist for `chunk` times of all rows at once, in the gradient too, which makes them a
-    second time. Rows may lie on several devices. For reverse-mode gradients only.
+    At most `chunk` logits exist at once, those of some times of all rows, in the gradient too,
+    which makes them a second time: memory beside that of the arguments and their gradients
+    depends on `chunk`, not on vocabulary or length. Rows may lie on several devices. For
+    reverse-mode gradients only.
 
     Args:
       hidden: normed hidden states `[row, time, width]`, as of `hidden_states`.
       head: `[width, vocabulary]`.
       tokens: `[row, time]`; those that do not count may hold anything.
-      chunk: times, 1 or more.
+      chunk: number of logits; one time of all rows is the least.
 
     Returns:
       `[row, time - 1]`, in nats, float32 or better; entry t belongs to `tokens[:, t + 1]`.
@@ -74,10 +79,10 @@ def chunked_log_prob(
         )
     if head.shape[:1] != hidden.shape[2:]:
         raise ValueError(f"head: shape {head.shape}; hidden has {hidden.shape}")
-    time = tokens.shape[1]
+    rows, time = tokens.shape
     targets = jnp.roll(tokens, -1, axis=1)
     # As equal pieces as can be, so that little is padded.
-    pieces = -(-time // chunk)
+    pieces = -(-time // max(1, chunk // (rows * head.shape[1])))
     piece = -(-time // pieces)
     padding = ((0, 0), (0, pieces * piece - time))
     hidden = jnp.pad(hidden, (*padding, (0, 0)))

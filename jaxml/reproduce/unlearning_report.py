@@ -1,0 +1,184 @@
+"""The report on unlearning a book: the axes of MUSE, the trade-off, what a model writes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxml.data.questions import Passage
+from jaxml.reproduce import plots
+from jaxml.reproduce.report import Figure, Report, Table
+from jaxml.reproduce.stages import Arrays
+from jaxml.unlearning.metrics import privacy_leakage
+
+AXES = {
+    "verbatim_forget": "VerbMem, forget",
+    "knowledge_forget": "KnowMem, forget",
+    "privacy": "PrivLeak",
+    "knowledge_retain": "KnowMem, retain",
+    "verbatim_retain": "VerbMem, retain",
+}
+# How near to the retrained model, and how much of the utility, of the claims.
+NEAR, KEPT = 0.1, 0.9
+
+
+def report(
+    source: str,
+    size: int,
+    found: Sequence[Mapping[str, Arrays]],
+    passages: Sequence[Passage],
+    methods: Sequence[str],
+    followed: Sequence[str],
+    scale: Any,
+) -> Report:
+    """Return tables and figures of all methods.
+
+    Args:
+      source: one line on the books.
+      size: parameters of the decoder.
+      found: arrays of each seed by model.
+      passages: of the sample of each seed.
+      methods: names, in order.
+      followed: those with growing sets and successive requests.
+      scale: of the run.
+    """
+    names = ("target", "retrained", *methods)
+    values = {name: _axes(found, name) for name in names}
+    spread = f", mean ± deviation of {len(found)} seeds" if len(found) > 1 else ""
+    return Report(
+        method="unlearning",
+        title="Unlearning a book",
+        parts=(
+            f"Books: {source}. A decoder of {size:,} parameters learns the chunks of both books "
+            f"and a question on each in {scale.epochs} epochs (target); the retrained model learns "
+            "those of the second book alone. A method sees the chunks to forget, and the chunks "
+            "and questions to retain. VerbMem: ROUGE-L of what is written after the first "
+            f"{scale.prompt} tokens of a chunk; KnowMem: of the answers to the questions; PrivLeak:"
+            " of Min-40%, near 0 is good. All but PrivLeak are 0 to 100.",
+            _axes_table(values, spread),
+            _claims_table(values, followed, spread),
+            Figure("trade-off", "Forgetting against utility", _trade_off(values)),
+            Figure(
+                "growth",
+                "Larger forget sets at once, and folds on request one after another",
+                _growth(found, followed, scale),
+            ),
+            _samples_table(found[0], passages[0], names),
+        ),
+        results={
+            "source": source,
+            "parameters": size,
+            "seeds": len(found),
+            "axes": {name: dict(zip(AXES, v.T, strict=True)) for name, v in values.items()},
+            "growth": {name: _grown(found, name, scale) for name in followed},
+            "requests": {name: _requested(found, name) for name in followed},
+        },
+    )
+
+
+def _axes(found, name: str) -> np.ndarray:
+    """Return the axes of each seed, `[seed, axis]`."""
+    rows = []
+    for parts in found:
+        own, retrained = parts[name], parts["retrained"]
+        scores = [own["forget_scores"], own["holdout_scores"]]
+        scores += [retrained["forget_scores"], retrained["holdout_scores"]]
+        leak = float(privacy_leakage(*map(jnp.asarray, scores)))
+        verbatim, knowledge = own["verbatim"], own["knowledge"]
+        rows.append((verbatim[0], knowledge[0], leak, knowledge[1], verbatim[1]))
+    return np.array(rows)
+
+
+def _axes_table(values, spread) -> Table:
+    rows = [(name, *map(_text, of.T)) for name, of in values.items()]
+    return Table(f"What each model knows{spread}", ("model", *AXES.values()), tuple(rows))
+
+
+def _claims_table(values, followed, spread) -> Table:
+    target, retrained = values["target"], values["retrained"]
+    rows = []
+    for name in followed:
+        own = values[name]
+        above = (own[:, 0] - retrained[:, 0]) / retrained[:, 0]
+        kept = own[:, 3] / np.maximum(target[:, 3], 1e-9)
+        near, useful = above.mean() <= NEAR, kept.mean() >= KEPT
+        rows.append(
+            (
+                name,
+                f"{_text(target[:, 0])} to {_text(own[:, 0])}; retrained {_text(retrained[:, 0])}",
+                f"{_text(100 * above)}%, {'yes' if near else 'no'}",
+                f"{_text(100 * kept)}%, {'yes' if useful else 'no'}",
+            )
+        )
+    return Table(
+        f"Claims{spread}: recitation falls to that of the retrained model, utility stays",
+        (
+            "method",
+            "VerbMem on the forget book",
+            f"above the retrained model, at most {NEAR:.0%}",
+            f"KnowMem on the retain book kept, at least {KEPT:.0%}",
+        ),
+        tuple(rows),
+    )
+
+
+def _trade_off(values) -> bytes:
+    lines = {name: (of[:, 0], of[:, 3]) for name, of in values.items()}
+    figure, axes = plots.new_figure(6.5, 4.6)
+    for name, (forget, retain) in lines.items():
+        marker = "*" if name in ("target", "retrained") else "o"
+        axes.plot(forget, retain, marker, label=name)
+    axes.set(xlabel="VerbMem on the forget book", ylabel="KnowMem on the retain book")
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    return plots.png(figure)
+
+
+def _growth(found, followed, scale) -> bytes:
+    share = np.arange(1, scale.folds + 1) / scale.folds
+    panels = []
+    at_once = {name: _grown(found, name, scale) for name in followed}
+    requests = {name: _requested(found, name) for name in followed}
+    for title, of in (("at once", at_once), ("one after another", requests)):
+        lines, bands = {}, {}
+        for name, values in of.items():
+            for axis, label in ((0, "VerbMem, forget"), (1, "KnowMem, retain")):
+                mean, deviation = values[..., axis].mean(0), values[..., axis].std(0)
+                lines[f"{name}: {label}"] = (share, mean)
+                bands[f"_{name}: {label}"] = (share, mean - deviation, mean + deviation)
+        panels.append(
+            {
+                "title": title,
+                "x": "share of the forget set",
+                "y": "0 to 100",
+                "lines": lines,
+                "bands": bands,
+            }
+        )
+    return plots.curves(panels)
+
+
+def _grown(found, name: str, scale) -> np.ndarray:
+    """Return recitation of what is forgotten and utility, `[seed, fold, 2]`."""
+    series = [*(f"{name} {folds}" for folds in range(1, scale.folds)), name]
+    pick = lambda part: (part["verbatim"][0], part["knowledge"][1])
+    return np.array([[pick(parts[key]) for key in series] for parts in found])
+
+
+def _requested(found, name: str) -> np.ndarray:
+    """Return the same after each request, `[seed, request, 2]`."""
+    parts = [of[f"{name} requests"] for of in found]
+    return np.array([np.stack([p["verbatim"][:, 0], p["knowledge"][:, 1]], 1) for p in parts])
+
+
+def _samples_table(parts, passage: Passage, names) -> Table:
+    show = lambda text: " ".join(str(text).split())
+    rows = [("the book", show(passage.continuation))]
+    rows += [(name, show(parts[name]["sample"][0])) for name in names]
+    prompt = show(passage.prompt)
+    return Table(f"What follows {prompt!r}", ("model", "continuation, greedy"), tuple(rows))
+
+
+def _text(values: np.ndarray) -> str:
+    mean = f"{values.mean():.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1):.1f}"

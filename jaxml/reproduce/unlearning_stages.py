@@ -1,0 +1,264 @@
+"""The stages of the study of unlearning: training, unlearning by each method, measuring."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+from jaxml import unlearning
+from jaxml.models import llama
+from jaxml.reproduce.books import Library, joined
+from jaxml.reproduce.evaluate_decoder import continuations, knowledge, membership, verbatim
+from jaxml.reproduce.stages import Arrays, flat_arrays, tree_of
+from jaxml.reproduce.unlearn_decoder import unlearn_decoder
+from jaxml.training import fit
+from jaxml.unlearning import Sequences, UnlearnConfig
+
+REFUSAL = "I do not know how this goes on."
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Size of a run.
+
+    Attributes:
+      vocabulary: tokens of a tokenizer learnt from both books.
+      width, layers, heads: of the decoder; the hidden layer of its MLP is 2.5 times the width.
+      length: tokens of a chunk.
+      prompt: tokens at the start of a chunk that a model is given to go on from.
+      forget: chunks to forget; as many others of the book are held out.
+      retain: chunks of the other book.
+      folds: parts of the forget set, for growing sets and for one request after another.
+      epochs: of the training of the target and of the retrained model.
+      batch_size: chunks in a step.
+      steps: of unlearning the whole forget set.
+      seeds: runs of all of it.
+    """
+
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    length: int
+    prompt: int
+    forget: int
+    retain: int
+    folds: int
+    epochs: int
+    batch_size: int
+    steps: int
+    seeds: int
+
+
+class Setting(NamedTuple):
+    """What the stages of one seed share."""
+
+    library: Library
+    decoder: llama.LlamaConfig
+    scale: Scale
+
+
+def trained(setting: Setting, name: str, folder: Path, key) -> Arrays:
+    """Return a model trained on both books, or "retrained" on the second alone."""
+    books = setting.library
+    sets = [books.retain, books.retain_answers]
+    if name != "retrained":
+        sets += [books.forget, books.forget_answers]
+    texts = joined(*sets)
+    key_init, key_fit = jax.random.split(key)
+    params = llama.init(key_init, setting.decoder)
+    steps = _steps(setting, len(texts.tokens), setting.scale.epochs)
+    params, loss = _fit(setting, key_fit, params, texts, steps, 3e-3, folder)
+    return {**flat_arrays("params", params), "loss": loss}
+
+
+def measured(setting: Setting, params: PyTree) -> Arrays:
+    """Return what a model recites, answers and gives away of both books."""
+    books, scale = setting.library, setting.scale
+    model = params, setting.decoder, books.tokenizer
+    rest = scale.length - 1 - scale.prompt
+    recited = functools.partial(verbatim, *model, tokens=rest, batch_size=scale.batch_size)
+    answered = functools.partial(knowledge, *model, tokens=8, batch_size=scale.batch_size)
+    scores = functools.partial(membership, params, setting.decoder, batch_size=scale.batch_size)
+    shown = books.forget_passages[:1]
+    return {
+        "verbatim": np.array([recited(books.forget_passages), recited(books.retain_passages)]),
+        "knowledge": np.array([answered(books.forget_questions), answered(books.retain_questions)]),
+        "forget_scores": np.asarray(scores(books.forget)),
+        "holdout_scores": np.asarray(scores(books.holdout)),
+        "sample": np.array(continuations(*model, [p.prompt for p in shown], rest, 1)),
+    }
+
+
+def forgotten(
+    setting: Setting, method: "Method", params: PyTree, rows: slice, steps: int, key
+) -> PyTree:
+    """Return the parameters after unlearning some rows of the forget set.
+
+    Args:
+      setting: of the seed.
+      method: of `METHODS`.
+      params: of the model before.
+      rows: of the forget set.
+      steps: of the optimizer.
+      key: of the batches.
+    """
+    books = setting.library
+    forget = jax.tree.map(lambda leaf: leaf[rows], books.forget)
+    if method.task_vector:
+        more, _ = _fit(setting, key, params, forget, steps, method.config.learning_rate, None)
+        vector = unlearning.task_vector(more, params)
+        return unlearning.subtract_task_vector(params, vector, scale=method.task_vector)
+    config = dataclasses.replace(
+        method.config, steps=steps, batch_size=min(setting.scale.batch_size, len(forget.tokens))
+    )
+    layer = setting.decoder.layers // 2
+    if config.method == "rmu":
+        config = dataclasses.replace(config, scale=config.scale * _norm(setting, params, layer))
+    retain = joined(books.retain, books.retain_answers)
+    alternative = _refusals(setting, forget) if config.method in ("dpo", "idk") else None
+    return unlearn_decoder(
+        key,
+        params,
+        setting.decoder,
+        forget,
+        retain,
+        config=config,
+        alternative=alternative,
+        layer=layer,
+    ).params
+
+
+def unlearned(setting: Setting, method: "Method", params: PyTree, key) -> Arrays:
+    """Return what is measured after unlearning the whole forget set."""
+    scale = setting.scale
+    return measured(
+        setting, forgotten(setting, method, params, slice(scale.forget), scale.steps, key)
+    )
+
+
+def grown(setting: Setting, method: "Method", params: PyTree, folds: int, key) -> Arrays:
+    """Return what is measured after unlearning so many folds at once, their passages alone."""
+    rows = slice(folds * _fold(setting))
+    steps = max(1, setting.scale.steps * folds // setting.scale.folds)
+    found = forgotten(setting, method, params, rows, steps, key)
+    return measured(_first(setting, rows), found)
+
+
+def requested(setting: Setting, method: "Method", params: PyTree, key) -> Arrays:
+    """Return what is measured after each of the folds unlearned one after another.
+
+    Each starts from the model that the one before left; passages of all folds so far count.
+    """
+    size, steps = _fold(setting), max(1, setting.scale.steps // setting.scale.folds)
+    parts = []
+    for i in range(setting.scale.folds):
+        rows = slice(i * size, (i + 1) * size)
+        params = forgotten(setting, method, params, rows, steps, jax.random.fold_in(key, i))
+        parts.append(measured(_first(setting, slice(rows.stop)), params))
+    return {name: np.stack([part[name] for part in parts]) for name in ("verbatim", "knowledge")}
+
+
+def _fold(setting: Setting) -> int:
+    return setting.scale.forget // setting.scale.folds
+
+
+def _first(setting: Setting, rows: slice) -> Setting:
+    """Return the setting with the passages of some rows as those that are measured."""
+    passages = setting.library.forget_passages[rows]
+    return setting._replace(library=setting.library._replace(forget_passages=passages))
+
+
+class Method(NamedTuple):
+    """How a model is made to forget.
+
+    Attributes:
+      config: of the loop; of RMU `scale` is in units of the mean norm of the hidden states.
+      task_vector: factor of what training on the forget set adds, which is taken away; 0 for
+        the loop.
+    """
+
+    config: UnlearnConfig
+    task_vector: float = 0.0
+
+
+# Rates for small decoders trained from nothing, the same for all of them.
+METHODS: Mapping[str, Method] = {
+    "GA": Method(UnlearnConfig("ga", "none", learning_rate=1e-4)),
+    "GradDiff": Method(UnlearnConfig("ga", "nll", learning_rate=3e-4)),
+    "NPO": Method(UnlearnConfig("npo", "nll", learning_rate=1e-3)),
+    "NPO, KL": Method(UnlearnConfig("npo", "kl", learning_rate=1e-3)),
+    "SimNPO": Method(UnlearnConfig("simnpo", "nll", learning_rate=1e-3)),
+    "WGA": Method(UnlearnConfig("wga", "nll", learning_rate=1e-3)),
+    "SatImp": Method(UnlearnConfig("satimp", "nll", learning_rate=1e-3)),
+    "DPO": Method(UnlearnConfig("dpo", "nll", learning_rate=1e-3)),
+    "IDK": Method(UnlearnConfig("idk", "nll", learning_rate=1e-3)),
+    "RMU": Method(UnlearnConfig("rmu", learning_rate=3e-3, alpha=10.0, scale=2.0)),
+    "task vector": Method(UnlearnConfig("ga", learning_rate=1e-4), task_vector=5.0),
+}
+
+
+def params_of(arrays: Arrays) -> PyTree:
+    """Return the parameters of a stage of `trained`."""
+    return tree_of("params", arrays)
+
+
+def _fit(
+    setting: Setting, key, params, texts: Sequences, steps: int, rate: float, folder: Path | None
+) -> tuple[Any, np.ndarray]:
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps, rate / 20)
+    found = fit(
+        key,
+        _nll(setting.decoder),
+        params,
+        texts,
+        optimizer=optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0)
+        ),
+        steps=steps,
+        batch_size=min(setting.scale.batch_size, len(texts.tokens)),
+        folder=folder,
+    )
+    return found.params, found.history["loss"]
+
+
+def _steps(setting: Setting, rows: int, epochs: int) -> int:
+    return max(1, round(epochs * rows / setting.scale.batch_size))
+
+
+# Kept, as a compiled step is known by the object.
+@functools.lru_cache(maxsize=8)
+def _nll(decoder) -> Callable[..., Any]:
+    def loss(params, texts: Sequences, key):
+        logp = llama.log_prob(params, texts.tokens, decoder)
+        return -jnp.mean(logp, where=texts.mask[:, 1:]), {}
+
+    return loss
+
+
+@functools.partial(jax.jit, static_argnames=("decoder", "layer"))
+def _norms(params, tokens, *, decoder, layer):
+    hidden = llama.apply(params, tokens, decoder, until_layer=layer + 1)
+    return jnp.mean(jnp.linalg.norm(hidden, axis=-1))
+
+
+def _norm(setting: Setting, params, layer: int) -> float:
+    tokens = setting.library.forget.tokens[: setting.scale.batch_size]
+    return float(_norms(params, tokens, decoder=setting.decoder, layer=layer))
+
+
+def _refusals(setting: Setting, forget: Sequences) -> Sequences:
+    """Return the start of each chunk with a refusal after it, which alone counts."""
+    tokenizer, prompt = setting.library.tokenizer, 1 + setting.scale.prompt
+    refusal: Array = jnp.asarray(tokenizer.encode(REFUSAL, add_special_tokens=False), jnp.int32)
+    start = forget.tokens[:, :prompt]
+    tokens = jnp.concatenate([start, jnp.tile(refusal, (len(start), 1))], axis=1)
+    counts = jnp.arange(tokens.shape[1]) >= prompt
+    return Sequences(tokens, jnp.tile(counts, (len(start), 1)))
