@@ -15,7 +15,7 @@ from jaxml.data.text import TextCorpus, chunk_tokens
 from jaxml.unlearning import Sequences
 from jaxml.unlearning.metrics import knowledge_prompt
 
-_CONTEXT = 6
+_CONTEXT = 4
 _WORD = re.compile(r"[A-Za-z]{4,}")
 
 
@@ -67,7 +67,7 @@ def library(
       prompt: tokens of the start of a passage.
 
     Raises:
-      DataError: there are fewer than two books, or one is too short.
+      DataError: there are fewer than two books, one is too short, or has no words to ask for.
     """
     if len(corpus.texts) < 2:
         raise DataError(f"{corpus.source}: unlearning needs two books, one to forget")
@@ -76,16 +76,18 @@ def library(
     chunks = []
     for book, count in counts.items():
         tokens = tokenizer.encode(corpus.texts[book], add_special_tokens=False)
-        found = chunk_tokens(tokens, length, first=tokenizer.bos_token_id)
-        # The last one begins again with the start of the book.
-        found = found[:-1]
-        if len(found) < count:
+        whole = len(tokens) // (length - 1)
+        if whole < count:
             raise DataError(
-                f"{corpus.names[book]}: {len(found)} chunks of {length} tokens; needed are {count}"
+                f"{corpus.names[book]}: {whole} chunks of {length} tokens; needed are {count}"
             )
+        found = chunk_tokens(tokens, length, first=tokenizer.bos_token_id)
         chunks.append(rng.permutation(found[:count]))
     parts = {"forget": chunks[0][:forget], "retain": chunks[1]}
     questions = {name: _questions(tokenizer, rows) for name, rows in parts.items()}
+    for name, asked in questions.items():
+        if not asked:
+            raise DataError(f"{corpus.source}: no words to ask for in the chunks to {name}")
     passages = {
         name: tuple(_passage(tokenizer, row, prompt) for row in rows)
         for name, rows in parts.items()
