@@ -68,7 +68,8 @@ def report(
             "the labelled images and the pool, without augmentation, which would hide a patch from "
             "it whatever the labels. The vanilla one sees the labelled images with their labels "
             "and the pool with the teacher's. The proposed one sees all of them with the teacher's "
-            f"mean probabilities for {scale.views} views under the chosen augmentation. ACC is the "
+            f"mean probabilities for {scale.views} views under the chosen augmentation, a given "
+            "label mixed in as far as these believe it. ACC is the "
             "accuracy on test images, ASR the share of triggered test images of other classes that "
             "get the attack's label. Without any "
             f"poison the teacher has an ACC of {_text(ceiling)}.",

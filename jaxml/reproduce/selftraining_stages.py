@@ -234,10 +234,12 @@ def student(
         pool,
         relabel,
         classes=model.classes,
-        labelled="kept" if vanilla else "relabelled",
+        labelled="kept" if vanilla else "refined",
         teacher=_network(model, tree_of("variables", teacher)),
     )
-    given = poisoned.labels if vanilla else result.labels[0].labels[: len(pixels)]
+    given = poisoned.labels
+    if not vanilla:
+        given = jnp.argmax(result.labels[0].targets[: len(pixels)], axis=-1)
     bad = poisoned.is_poisoned
     labels = [
         jnp.mean(given == images.labels, where=~bad),

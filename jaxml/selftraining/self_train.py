@@ -15,7 +15,7 @@ from jaxml.selftraining.pseudo_label import LogitsFn, PseudoLabels
 
 Train = Callable[[Array, Array, Array, Array], LogitsFn]
 Relabel = Callable[[Array, LogitsFn, Array], PseudoLabels]
-Labelled = Literal["relabelled", "kept", "dropped"]
+Labelled = Literal["relabelled", "refined", "kept", "dropped"]
 
 
 @functools.partial(
@@ -28,7 +28,7 @@ class SelfTrained:
     Attributes:
       networks: functions of images to logits, the teacher and the student of each round.
       labels: that each student was trained on, of the labelled rows (where they are
-        relabelled) and then of the pool.
+        relabelled or refined) and then of the pool.
     """
 
     networks: tuple[LogitsFn, ...]
@@ -62,9 +62,10 @@ def self_train(
 
     The student of a round is the teacher of the next. As proposed against backdoors, `relabel`
     is `functools.partial(pseudo_label, augment=a)` with an augmentation a that destroys
-    triggers, and the labelled images lose their own labels too. Vanilla self-training is
-    `functools.partial(pseudo_label, augment=jaxml.augment.identity, views=1)` with their labels
-    kept: where images of the pool or labels of the set carry the trigger, the student learns it.
+    triggers, and the labelled images lose their own labels too; "refined" gives up less. Vanilla
+    self-training is `functools.partial(pseudo_label, augment=jaxml.augment.identity, views=1)`
+    with their labels kept: where images of the pool or labels of the set carry the trigger, the
+    student learns it.
 
     Args:
       key: of training and labels; consumed.
@@ -80,7 +81,9 @@ def self_train(
       classes: number of labels.
       rounds: of label and student.
       labelled: "relabelled": the student sees the labelled images with the labels of `relabel`;
-        "kept": with their own; "dropped": not at all.
+        "refined": the same, with a given label y mixed in as far as the views believe it,
+        (1 - p(y)) p + p(y) e_y, which tells the student what the teacher was told and leaves
+        out what only a trigger speaks for; "kept": with their own; "dropped": not at all.
       teacher: a network that is trained already, instead of one trained here.
 
     Raises:
@@ -99,13 +102,15 @@ def self_train(
     everything = jnp.concatenate([images, pool])
     for i in range(rounds):
         key_label, key_train = jax.random.split(jax.random.fold_in(key, i))
-        seen = everything if labelled == "relabelled" else pool
+        seen = everything if labelled in ("relabelled", "refined") else pool
         new = relabel(key_label, networks[-1], seen)
         if new.targets.shape != (len(seen), classes):
             raise ValueError(
                 f"relabel: targets of shape {new.targets.shape}; accepted is "
                 f"({len(seen)}, {classes}), for classes={classes}"
             )
+        if labelled == "refined":
+            new = dataclasses.replace(new, targets=_refined(new, labels, classes))
         targets, weight = new.targets, new.kept.astype(new.targets.dtype)
         if labelled == "kept":
             seen = everything
@@ -114,6 +119,13 @@ def self_train(
         networks.append(_as_tree(train(key_train, seen, targets, weight)))
         found.append(new)
     return SelfTrained(tuple(networks), tuple(found))
+
+
+def _refined(new: PseudoLabels, labels: Array, classes: int) -> Array:
+    given = _one_hot(labels, classes, new.targets.dtype)
+    targets, rest = jnp.split(new.targets, [len(labels)])
+    believed = jnp.sum(new.probabilities[: len(labels)] * given, axis=-1, keepdims=True)
+    return jnp.concatenate([targets + believed * (given - targets), rest])
 
 
 def _one_hot(labels: Array, classes: int, dtype) -> Array:

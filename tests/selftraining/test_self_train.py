@@ -64,7 +64,7 @@ def run(augmentation, **settings):
     )
 
 
-@pytest.mark.parametrize("labelled", ["relabelled", "kept", "dropped"])
+@pytest.mark.parametrize("labelled", ["relabelled", "refined", "kept", "dropped"])
 def test_vanilla_keeps_the_backdoor(labelled):
     found = run(augment.identity, labelled=labelled)
     assert success(found.teacher) >= 0.9
@@ -82,6 +82,22 @@ def test_an_augmentation_that_breaks_the_trigger_removes_it():
 
 def test_own_labels_keep_the_backdoor_in_spite_of_it():
     assert success(run(black_top, labelled="kept").student) > 0
+
+
+def test_refined_labels_hold_the_given_ones_as_far_as_the_views_believe_them():
+    relabel = functools.partial(pseudo_label, augment=black_top, views=1, soft=True)
+    found = self_train(
+        KEY, least_squares, TRAIN, POISONED, POOL, relabel, classes=CLASSES, labelled="refined"
+    )
+    believed, refined = (np.asarray(found.labels[0].probabilities), found.labels[0].targets)
+    rows = np.arange(60)
+    expected = (1 - believed[rows, POISONED])[:, None] * believed[:60]
+    expected[rows, POISONED] += believed[rows, POISONED]
+    np.testing.assert_allclose(refined[:60], expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(refined[60:], believed[60:])
+    # The trigger spoke for the label of these alone.
+    assert success(found.teacher) >= 0.9 and success(found.student) == 0
+    assert accuracy(found.student) == 1
 
 
 def test_a_given_teacher_is_taken_and_thresholds_become_weights():
