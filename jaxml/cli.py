@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "methods",
         nargs="*",
         metavar="METHOD",
-        help="registration, speech, backdoor, self-training (default: all)",
+        help="registration, speech, backdoor, self-training, unlearning (default: all)",
     )
     reproduce.add_argument("--scale", default="standard", help="quick, standard (default) or paper")
     reproduce.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="DIR")
@@ -107,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     unlearn.add_argument("--retain", type=Path, required=True, metavar="FILE")
     unlearn.add_argument("--out", type=Path, default=Path("runs/unlearn"), metavar="DIR")
     unlearn.add_argument(
-        "--method", default="npo", help="npo (default), ga, simnpo, wga, satimp or rmu"
+        "--method", default="npo", help="npo (default), ga, simnpo, wga, satimp, dpo, idk or rmu"
+    )
+    unlearn.add_argument(
+        "--alternative", type=Path, metavar="FILE", help="for dpo and idk: instead of each text"
     )
     unlearn.add_argument(
         "--retain-term", default="nll", metavar="TERM", help="nll (default), kl or none"
@@ -131,6 +134,13 @@ def _parser() -> argparse.ArgumentParser:
         "--choices", type=Path, nargs="+", default=(), metavar="FILE", help="as of WMDP or MMLU"
     )
     measure.add_argument("--text", type=Path, nargs="+", default=(), metavar="FILE")
+    measure.add_argument(
+        "--privacy",
+        type=Path,
+        nargs=3,
+        metavar=("FORGET", "HOLDOUT", "MODEL"),
+        help="PrivLeak: texts unlearned, texts never seen, a model trained without the former",
+    )
     measure.add_argument("--length", type=int, default=512, help="tokens of a sequence")
     measure.add_argument("--out", type=Path, default=Path("runs/evaluation"), metavar="DIR")
     measure.set_defaults(run=_evaluate)
@@ -173,9 +183,9 @@ def _unlearn(args) -> None:
     names = ("method", "steps", "batch_size", "learning_rate", "beta")
     config = UnlearnConfig(retain=args.retain_term, **{n: getattr(args, n) for n in names})
     files = args.model, args.forget, args.retain, args.out
-    print(
-        unlearn_files(*files, config=config, layer=args.layer, length=args.length, seed=args.seed)
-    )
+    own = ("alternative", "layer", "length", "seed")
+    settings = {name: getattr(args, name) for name in own}
+    print(unlearn_files(*files, config=config, **settings))
 
 
 def _evaluate(args) -> None:
@@ -188,6 +198,7 @@ def _evaluate(args) -> None:
         knowledge=args.knowledge,
         choices=args.choices,
         texts=args.text,
+        privacy=args.privacy,
         length=args.length,
         progress=lambda line: print(line, file=sys.stderr),
     )

@@ -21,7 +21,7 @@ from jaxml.reproduce.report import Figure, Report, Table, write_report
 from jaxml.reproduce.stages import Stages
 from jaxml.reproduce.unlearn_decoder import sequence_log_probs, unlearn_decoder
 from jaxml.training import progress_bar
-from jaxml.unlearning import Sequences, UnlearnConfig
+from jaxml.unlearning import Sequences, UnlearnConfig, metrics
 
 
 def unlearn_files(
@@ -31,6 +31,7 @@ def unlearn_files(
     out: Path,
     *,
     config: UnlearnConfig,
+    alternative: Path | None = None,
     layer: int,
     length: int,
     seed: int,
@@ -47,6 +48,7 @@ def unlearn_files(
       retain: texts to keep, as `forget`.
       out: folder.
       config: of the loop.
+      alternative: for "dpo" and "idk": a text instead of each of `forget`.
       layer: that RMU steers, from 0.
       length: tokens of a sequence; longer texts are cut into so many, shorter ones are padded.
       seed: of the batches.
@@ -61,9 +63,11 @@ def unlearn_files(
     loaded = llama.load(model)
     params, decoder = loaded.params, loaded.config
     tokenizer = llama.load_tokenizer(model, decoder)
+    files = {"forget": forget, "retain": retain}
+    if alternative is not None:
+        files["alternative"] = alternative
     sets = {
-        name: tokenised(load_texts(path), tokenizer, length, path)
-        for name, path in (("forget", forget), ("retain", retain))
+        name: tokenised(load_texts(path), tokenizer, length, path) for name, path in files.items()
     }
     # Other settings or texts are another run.
     depends = {
@@ -82,6 +86,7 @@ def unlearn_files(
             sets["forget"],
             sets["retain"],
             config=config,
+            alternative=sets.get("alternative"),
             layer=layer,
             folder=checkpoints,
             progress=progress,
@@ -129,6 +134,7 @@ def evaluate_files(
     knowledge: Path | None = None,
     choices: Sequence[Path] = (),
     texts: Sequence[Path] = (),
+    privacy: Sequence[Path] | None = None,
     length: int = 512,
     progress: Callable[[str], None] | None = None,
 ) -> str:
@@ -141,7 +147,9 @@ def evaluate_files(
       knowledge: questions as of MUSE's `knowmem` or TOFU.
       choices: multiple-choice questions as of WMDP or MMLU.
       texts: files whose perplexity and Min-K% are wanted.
-      length: tokens of a sequence of `texts`.
+      privacy: for PrivLeak: a file of the texts unlearned, one of texts never seen, and a model
+        trained without the former.
+      length: tokens of a sequence of `texts` and `privacy`.
       progress: called with a line after each measure.
 
     Returns:
@@ -151,8 +159,10 @@ def evaluate_files(
       ValueError: nothing to measure, or a file that cannot be used, by its name.
       OSError: a file is missing, or `out` cannot be written.
     """
-    if not (verbatim or knowledge or choices or texts):
-        raise ValueError("nothing to measure; give --verbatim, --knowledge, --choices or --text")
+    if not (verbatim or knowledge or choices or texts or privacy):
+        raise ValueError(
+            "nothing to measure; give --verbatim, --knowledge, --choices, --text or --privacy"
+        )
     loaded = llama.load(model)
     params, decoder = loaded.params, loaded.config
     tokenizer = llama.load_tokenizer(model, decoder)
@@ -185,6 +195,9 @@ def evaluate_files(
         tell("perplexity", path, f"{value:.2f}", value)
         score = float(jnp.mean(membership(params, decoder, rows_of)))
         tell("Min-40%", path, f"{score:.3f}", score)
+    if privacy:
+        value = _privacy(*given, privacy, length)
+        tell("PrivLeak", privacy[0], f"{value:.1f}", value)
     report = Report(
         method="evaluation",
         title=f"What {model.name} knows",
@@ -226,6 +239,20 @@ def tokenised(texts: Sequence[str], tokenizer: Any, length: int, path: Path) -> 
         tokens[row, : len(piece)] = piece
         mask[row, : len(piece)] = True
     return Sequences(jnp.asarray(tokens), jnp.asarray(mask))
+
+
+def _privacy(params, decoder, tokenizer, files: Sequence[Path], length: int) -> float:
+    forget, holdout, retrained = files
+    other = llama.load(retrained)
+    if other.config.vocabulary != decoder.vocabulary:
+        raise ValueError(
+            f"{retrained}: a vocabulary of {other.config.vocabulary}; the model has "
+            f"{decoder.vocabulary}"
+        )
+    models = ((params, decoder), (other.params, other.config))
+    sets = [tokenised(load_texts(path), tokenizer, length, path) for path in (forget, holdout)]
+    scores = [membership(*model, texts) for model in models for texts in sets]
+    return float(metrics.privacy_leakage(*scores))
 
 
 def _token_mean(params, texts: Sequences, decoder) -> float:

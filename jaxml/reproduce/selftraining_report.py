@@ -69,7 +69,7 @@ def report(
             "it whatever the labels. The vanilla one sees the labelled images with their labels "
             "and the pool with the teacher's. The proposed one sees all of them with the teacher's "
             f"mean probabilities for {scale.views} views under the chosen augmentation, a given "
-            "label mixed in as far as these believe it. ACC is the "
+            "label mixed in where these agree on it. ACC is the "
             "accuracy on test images, ASR the share of triggered test images of other classes that "
             "get the attack's label. Without any "
             f"poison the teacher has an ACC of {_text(ceiling)}.",

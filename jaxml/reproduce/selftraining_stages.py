@@ -237,9 +237,7 @@ def student(
         labelled="kept" if vanilla else "refined",
         teacher=_network(model, tree_of("variables", teacher)),
     )
-    given = poisoned.labels
-    if not vanilla:
-        given = jnp.argmax(result.labels[0].targets[: len(pixels)], axis=-1)
+    given = poisoned.labels if vanilla else result.labels[0].labels[: len(pixels)]
     bad = poisoned.is_poisoned
     labels = [
         jnp.mean(given == images.labels, where=~bad),

@@ -81,9 +81,9 @@ def self_train(
       classes: number of labels.
       rounds: of label and student.
       labelled: "relabelled": the student sees the labelled images with the labels of `relabel`;
-        "refined": the same, with a given label y mixed in as far as the views believe it,
-        (1 - p(y)) p + p(y) e_y, which tells the student what the teacher was told and leaves
-        out what only a trigger speaks for; "kept": with their own; "dropped": not at all.
+        "refined": the same, made surer where the label y of the views is the given one,
+        (1 - p(y)) p + p(y) e_y for y = argmax p, which a label that only a trigger speaks for
+        seldom is; "kept": with their own; "dropped": not at all.
       teacher: a network that is trained already, instead of one trained here.
 
     Raises:
@@ -124,8 +124,9 @@ def self_train(
 def _refined(new: PseudoLabels, labels: Array, classes: int) -> Array:
     given = _one_hot(labels, classes, new.targets.dtype)
     targets, rest = jnp.split(new.targets, [len(labels)])
-    believed = jnp.sum(new.probabilities[: len(labels)] * given, axis=-1, keepdims=True)
-    return jnp.concatenate([targets + believed * (given - targets), rest])
+    agree = new.labels[: len(labels)] == labels
+    weight = jnp.where(agree, new.confidence[: len(labels)], 0)[:, None]
+    return jnp.concatenate([targets + weight * (given - targets), rest])
 
 
 def _one_hot(labels: Array, classes: int, dtype) -> Array:

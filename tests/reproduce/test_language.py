@@ -70,6 +70,31 @@ def test_unlearn_and_evaluate(files, tmp_path, capsys):
     assert results["accuracy: biology_test.csv"]["accuracy"] in (0, 0.5, 1)
 
 
+def test_an_alternative_to_each_text_gets_likelier(files, tmp_path, capsys):
+    (tmp_path / "asked.jsonl").write_text('{"text": "a b c d a"}\n{"text": "a c"}\n')
+    (tmp_path / "instead.jsonl").write_text('{"text": "f f f"}\n{"text": "f f"}\n')
+    more = ["--forget", tmp_path / "asked.jsonl", "--alternative", tmp_path / "instead.jsonl"]
+    more += "--method dpo --steps 10 --learning-rate 3e-2 --length 8".split()
+    assert run(files, tmp_path / "out", *more) == 0
+    capsys.readouterr()
+    found = json.loads((tmp_path / "out/results.json").read_text())["methods"]["unlearn"]
+    assert found["alternative"]["after"] > found["alternative"]["before"] + 0.5
+
+
+def test_privacy_of_a_model_against_itself_is_zero(files, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / "forget.jsonl", tmp_path / "holdout.jsonl"]
+    for path in paths:
+        rows = (json.dumps({"text": " ".join(rng.choice(WORDS, 6))}) for _ in range(8))
+        path.write_text("\n".join(rows))
+    arguments = ["evaluate-unlearning", "--model", files / "model", "--out", tmp_path / "out"]
+    arguments += ["--privacy", *paths, files / "model", "--length", 8]
+    assert main([str(a) for a in arguments]) == 0
+    found = json.loads((tmp_path / "out/results.json").read_text())["methods"]["evaluation"]
+    assert found["PrivLeak: forget.jsonl"] == 0
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
