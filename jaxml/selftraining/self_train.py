@@ -124,7 +124,7 @@ def self_train(
 def _refined(new: PseudoLabels, labels: Array, classes: int) -> Array:
     given = _one_hot(labels, classes, new.targets.dtype)
     targets, rest = jnp.split(new.targets, [len(labels)])
-    agree = new.labels[: len(labels)] == labels
+    agree = new.labels[: len(labels)] == labels.astype(new.labels.dtype)
     weight = jnp.where(agree, new.confidence[: len(labels)], 0)[:, None]
     return jnp.concatenate([targets + weight * (given - targets), rest])
 
