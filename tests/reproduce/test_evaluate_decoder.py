@@ -112,7 +112,7 @@ def test_membership_ranks_what_is_known_higher():
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_batches_and_padding_change_nothing(batch_size):
     passages = [Passage(text, "zz") for text in ("abcdefgh", "m", "tuv")]
-    found = evaluate._continued(
+    found = evaluate.continuations(
         PARAMS, DECODER, Letters(), [p.prompt for p in passages], 3, batch_size
     )
     assert found == ["i j k", "n o p", "w x y"]
