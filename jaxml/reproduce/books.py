@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -141,10 +142,7 @@ def joined(*sets: Sequences) -> Sequences:
     Args:
       sets: of sequences.
     """
-    return Sequences(
-        jnp.concatenate([texts.tokens for texts in sets]),
-        jnp.concatenate([texts.mask for texts in sets]),
-    )
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *sets)
 
 
 def _whole(tokens: np.ndarray) -> Sequences:

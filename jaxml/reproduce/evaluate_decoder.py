@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jaxml.data.questions import ChoiceQuestion, Passage, Question
 from jaxml.models import llama
+from jaxml.reproduce.unlearn_decoder import in_row_batches
 from jaxml.unlearning import Sequences, metrics
 
 # Prompts are padded to multiples of this, so that few shapes are compiled.
@@ -163,14 +164,8 @@ def membership(
       fraction: K, see `jaxml.unlearning.metrics.min_k_prob`.
       batch_size: rows at a time.
     """
-    rows, parts = len(texts.tokens), []
-    size = min(batch_size, rows)
-    for start in range(0, rows, size):
-        first = min(start, rows - size)
-        batch = jax.tree.map(lambda leaf: leaf[first : first + size], texts)  # noqa: B023
-        found = _min_k(params, batch, decoder=decoder, fraction=fraction)
-        parts.append(found[start - first :])
-    return jnp.concatenate(parts)
+    one_batch = functools.partial(_min_k, params, decoder=decoder, fraction=fraction)
+    return in_row_batches(one_batch, texts, batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "fraction"))

@@ -119,14 +119,28 @@ def sequence_log_probs(
       batch_size: rows at a time.
       chunk: see `jaxml.models.llama.chunked_log_prob`.
     """
-    rows = len(sequences.tokens)
+    one_batch = functools.partial(_summed, params, decoder=decoder, chunk=chunk)
+    return in_row_batches(one_batch, sequences, batch_size)
+
+
+def in_row_batches(
+    function: Callable[[Sequences], Array], texts: Sequences, batch_size: int
+) -> Array:
+    """Return a function of sequences for all rows, `batch_size` of them at a time.
+
+    Args:
+      function: to `[row, ...]`; each row has to be its own business.
+      texts: of any number of rows above 0.
+      batch_size: rows at a time; all calls are of one shape.
+    """
+    rows = len(texts.tokens)
     batch_size = min(batch_size, rows)
     parts = []
     for start in range(0, rows, batch_size):
         # The last batch starts early enough to be as long as the others.
         first = min(start, rows - batch_size)
-        batch = jax.tree.map(lambda leaf: leaf[first : first + batch_size], sequences)  # noqa: B023
-        parts.append(_summed(params, batch, decoder, chunk)[start - first :])
+        batch = jax.tree.map(lambda leaf: leaf[first : first + batch_size], texts)  # noqa: B023
+        parts.append(function(batch)[start - first :])
     return jnp.concatenate(parts)
 
 

@@ -12,7 +12,7 @@ from jaxml.models.llama.decoder import parameter_shapes
 from jaxml.reproduce import unlearning_stages as work
 from jaxml.reproduce.books import library, train_tokenizer
 from jaxml.reproduce.report import Report
-from jaxml.reproduce.stages import Arrays, Stages
+from jaxml.reproduce.stages import Arrays, Stages, tree_of
 from jaxml.reproduce.unlearning_report import report
 
 SCALES = {
@@ -114,7 +114,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
         for name in ("target", "retrained"):
             scratch = stages.scratch(f"training-{name}-{seed}", depends)
             train = functools.partial(work.trained, setting, name, scratch, key)
-            models[name] = work.params_of(run(f"model {name}", train))
+            models[name] = tree_of("params", run(f"model {name}", train))
             parts[name] = run(name, functools.partial(work.measured, setting, models[name]))
         target, key = models["target"], jax.random.fold_in(key, 1)
         for name, method in work.METHODS.items():
@@ -136,4 +136,4 @@ def experiment(settings, stages: Stages, progress) -> Report:
     )
     shapes = jax.tree.leaves(parameter_shapes(decoder), is_leaf=lambda x: isinstance(x, tuple))
     size = sum(map(math.prod, shapes))
-    return report(source, size, found, samples, tuple(work.METHODS), FOLLOWED, scale)
+    return report(source, size, found, samples[0], tuple(work.METHODS), FOLLOWED, scale)

@@ -27,7 +27,7 @@ def report(
     source: str,
     size: int,
     found: Sequence[Mapping[str, Arrays]],
-    passages: Sequence[Passage],
+    passage: Passage,
     methods: Sequence[str],
     followed: Sequence[str],
     scale: Any,
@@ -38,13 +38,15 @@ def report(
       source: one line on the books.
       size: parameters of the decoder.
       found: arrays of each seed by model.
-      passages: of the sample of each seed.
+      passage: of the sample of the first seed.
       methods: names, in order.
       followed: those with growing sets and successive requests.
       scale: of the run.
     """
     names = ("target", "retrained", *methods)
     values = {name: _axes(found, name) for name in names}
+    at_once = {name: _grown(found, name, scale) for name in followed}
+    requests = {name: _requested(found, name) for name in followed}
     spread = f", mean ± deviation of {len(found)} seeds" if len(found) > 1 else ""
     return Report(
         method="unlearning",
@@ -62,17 +64,17 @@ def report(
             Figure(
                 "growth",
                 "Larger forget sets at once, and folds on request one after another",
-                _growth(found, followed, scale),
+                _growth(at_once, requests, scale),
             ),
-            _samples_table(found[0], passages[0], names),
+            _samples_table(found[0], passage, names),
         ),
         results={
             "source": source,
             "parameters": size,
             "seeds": len(found),
             "axes": {name: dict(zip(AXES, v.T, strict=True)) for name, v in values.items()},
-            "growth": {name: _grown(found, name, scale) for name in followed},
-            "requests": {name: _requested(found, name) for name in followed},
+            "growth": at_once,
+            "requests": requests,
         },
     )
 
@@ -125,21 +127,18 @@ def _claims_table(values, followed, spread) -> Table:
 
 
 def _trade_off(values) -> bytes:
-    lines = {name: (of[:, 0], of[:, 3]) for name, of in values.items()}
     figure, axes = plots.new_figure(6.5, 4.6)
-    for name, (forget, retain) in lines.items():
+    for name, of in values.items():
         marker = "*" if name in ("target", "retrained") else "o"
-        axes.plot(forget, retain, marker, label=name)
+        axes.plot(of[:, 0], of[:, 3], marker, label=name)
     axes.set(xlabel="VerbMem on the forget book", ylabel="KnowMem on the retain book")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return plots.png(figure)
 
 
-def _growth(found, followed, scale) -> bytes:
+def _growth(at_once, requests, scale) -> bytes:
     share = np.arange(1, scale.folds + 1) / scale.folds
     panels = []
-    at_once = {name: _grown(found, name, scale) for name in followed}
-    requests = {name: _requested(found, name) for name in followed}
     for title, of in (("at once", at_once), ("one after another", requests)):
         lines, bands = {}, {}
         for name, values in of.items():

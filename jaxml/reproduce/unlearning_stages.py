@@ -16,7 +16,7 @@ from jaxml import unlearning
 from jaxml.models import llama
 from jaxml.reproduce.books import Library, joined
 from jaxml.reproduce.evaluate_decoder import continuations, knowledge, membership, verbatim
-from jaxml.reproduce.stages import Arrays, flat_arrays, tree_of
+from jaxml.reproduce.stages import Arrays, flat_arrays
 from jaxml.reproduce.unlearn_decoder import unlearn_decoder
 from jaxml.training import fit
 from jaxml.unlearning import Sequences, UnlearnConfig
@@ -74,27 +74,40 @@ def trained(setting: Setting, name: str, folder: Path, key) -> Arrays:
     texts = joined(*sets)
     key_init, key_fit = jax.random.split(key)
     params = llama.init(key_init, setting.decoder)
-    steps = _steps(setting, len(texts.tokens), setting.scale.epochs)
+    scale = setting.scale
+    steps = max(1, round(scale.epochs * len(texts.tokens) / scale.batch_size))
     params, loss = _fit(setting, key_fit, params, texts, steps, 3e-3, folder)
     return {**flat_arrays("params", params), "loss": loss}
 
 
 def measured(setting: Setting, params: PyTree) -> Arrays:
-    """Return what a model recites, answers and gives away of both books."""
+    """Return what a model recites, answers and gives away of both books, and what it writes."""
+    books, scale = setting.library, setting.scale
+    scores = functools.partial(membership, params, setting.decoder, batch_size=scale.batch_size)
+    prompt = books.forget_passages[0].prompt
+    written = continuations(params, setting.decoder, books.tokenizer, [prompt], _rest(scale), 1)
+    return {
+        **memorised(setting, params),
+        "forget_scores": np.asarray(scores(books.forget)),
+        "holdout_scores": np.asarray(scores(books.holdout)),
+        "sample": np.array(written),
+    }
+
+
+def memorised(setting: Setting, params: PyTree) -> Arrays:
+    """Return what a model recites and answers of the first and of the second book."""
     books, scale = setting.library, setting.scale
     model = params, setting.decoder, books.tokenizer
-    rest = scale.length - 1 - scale.prompt
-    recited = functools.partial(verbatim, *model, tokens=rest, batch_size=scale.batch_size)
+    recited = functools.partial(verbatim, *model, tokens=_rest(scale), batch_size=scale.batch_size)
     answered = functools.partial(knowledge, *model, tokens=8, batch_size=scale.batch_size)
-    scores = functools.partial(membership, params, setting.decoder, batch_size=scale.batch_size)
-    shown = books.forget_passages[:1]
     return {
         "verbatim": np.array([recited(books.forget_passages), recited(books.retain_passages)]),
         "knowledge": np.array([answered(books.forget_questions), answered(books.retain_questions)]),
-        "forget_scores": np.asarray(scores(books.forget)),
-        "holdout_scores": np.asarray(scores(books.holdout)),
-        "sample": np.array(continuations(*model, [p.prompt for p in shown], rest, 1)),
     }
+
+
+def _rest(scale: Scale) -> int:
+    return scale.length - 1 - scale.prompt
 
 
 def forgotten(
@@ -149,7 +162,7 @@ def grown(setting: Setting, method: "Method", params: PyTree, folds: int, key) -
     rows = slice(folds * _fold(setting))
     steps = max(1, setting.scale.steps * folds // setting.scale.folds)
     found = forgotten(setting, method, params, rows, steps, key)
-    return measured(_first(setting, rows), found)
+    return memorised(_first(setting, rows), found)
 
 
 def requested(setting: Setting, method: "Method", params: PyTree, key) -> Arrays:
@@ -162,8 +175,8 @@ def requested(setting: Setting, method: "Method", params: PyTree, key) -> Arrays
     for i in range(setting.scale.folds):
         rows = slice(i * size, (i + 1) * size)
         params = forgotten(setting, method, params, rows, steps, jax.random.fold_in(key, i))
-        parts.append(measured(_first(setting, slice(rows.stop)), params))
-    return {name: np.stack([part[name] for part in parts]) for name in ("verbatim", "knowledge")}
+        parts.append(memorised(_first(setting, slice(rows.stop)), params))
+    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
 
 def _fold(setting: Setting) -> int:
@@ -205,11 +218,6 @@ METHODS: Mapping[str, Method] = {
 }
 
 
-def params_of(arrays: Arrays) -> PyTree:
-    """Return the parameters of a stage of `trained`."""
-    return tree_of("params", arrays)
-
-
 def _fit(
     setting: Setting, key, params, texts: Sequences, steps: int, rate: float, folder: Path | None
 ) -> tuple[Any, np.ndarray]:
@@ -227,10 +235,6 @@ def _fit(
         folder=folder,
     )
     return found.params, found.history["loss"]
-
-
-def _steps(setting: Setting, rows: int, epochs: int) -> int:
-    return max(1, round(epochs * rows / setting.scale.batch_size))
 
 
 # Kept, as a compiled step is known by the object.
