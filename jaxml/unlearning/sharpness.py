@@ -49,9 +49,14 @@ def shifted_to_worst(loss: Callable[[PyTree], Array], params: PyTree, rho: Scala
     return jax.tree.map(shift, params, gradient)
 
 
-def _norm(tree: PyTree) -> Array:
-    """Euclidean norm over all leaves, above 0, in single precision or better."""
+def squared_norm(tree: PyTree) -> Array:
+    """Return the sum of squares over all leaves, in single precision or better."""
     leaves = jax.tree.leaves(tree)
     dtype = jnp.float64 if any(leaf.dtype == jnp.float64 for leaf in leaves) else jnp.float32
-    square = sum((jnp.sum(jnp.square(x.astype(dtype))) for x in leaves), jnp.zeros((), dtype))
-    return jnp.sqrt(jnp.maximum(square, jnp.finfo(dtype).tiny))
+    return sum((jnp.sum(jnp.square(x.astype(dtype))) for x in leaves), jnp.zeros((), dtype))
+
+
+def _norm(tree: PyTree) -> Array:
+    """Euclidean norm over all leaves, above 0."""
+    square = squared_norm(tree)
+    return jnp.sqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))

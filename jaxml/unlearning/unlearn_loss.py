@@ -233,14 +233,21 @@ def check_unlearning(
     sets = {"forget": forget, "retain": retain, "alternative": alternative}
     for name, texts in sets.items():
         if texts is not None:
-            _check_texts(name, texts, vocabulary)
+            check_texts(name, texts, vocabulary=vocabulary)
     if alternative is not None and len(alternative.tokens) != len(forget.tokens):
         raise ValueError(
             f"alternative: {len(alternative.tokens)} rows; forget has {len(forget.tokens)}"
         )
 
 
-def _check_texts(name: str, texts: Sequences, vocabulary: int | None) -> None:
+def check_texts(name: str, texts: Sequences, *, vocabulary: int | None = None) -> None:
+    """Raise ValueError unless these are rows of 2 tokens or more, with a mask of their shape.
+
+    Args:
+      name: of the argument.
+      texts: of one set.
+      vocabulary: number of tokens, where it is known.
+    """
     tokens, mask = texts.tokens, texts.mask
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         found = f"{tokens.dtype}{list(tokens.shape)}"

@@ -1,0 +1,16 @@
+"""Coresets of the forget set: scores of chunks, and the choice of some by a score.
+
+Every method gives one score a chunk; `select` takes the chunks of the highest, lowest or middle
+ones.
+"""
+
+from jaxml.unlearning.coreset.difficulty import el2n as el2n
+from jaxml.unlearning.coreset.difficulty import keyword_density as keyword_density
+from jaxml.unlearning.coreset.difficulty import loss as loss
+from jaxml.unlearning.coreset.difficulty import min_k as min_k
+from jaxml.unlearning.coreset.difficulty import perplexity as perplexity
+from jaxml.unlearning.coreset.geometry import k_centre as k_centre
+from jaxml.unlearning.coreset.geometry import moderate as moderate
+from jaxml.unlearning.coreset.grand import grand as grand
+from jaxml.unlearning.coreset.select import random as random
+from jaxml.unlearning.coreset.select import select as select
