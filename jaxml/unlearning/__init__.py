@@ -1,6 +1,7 @@
 """Unlearning in language models: objectives on log-probabilities, and the measures of it."""
 
 from jaxml.unlearning import coreset as coreset
+from jaxml.unlearning import keywords as keywords
 from jaxml.unlearning import metrics as metrics
 from jaxml.unlearning.log_prob import sequence_log_prob as sequence_log_prob
 from jaxml.unlearning.log_prob import token_log_prob as token_log_prob
