@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning import Sequences, keywords
+from jaxml.unlearning import Sequences, coreset, keywords
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
@@ -72,6 +72,14 @@ def test_jit_and_vmap_over_sets(function):
     for i in range(3):
         one = function(jax.tree.map(lambda leaf: leaf[i], sets), hits[i])  # noqa: B023
         np.testing.assert_array_equal(found.mask[i], one.mask)
+
+
+def test_hits_may_come_from_numpy():
+    np.testing.assert_array_equal(
+        keywords.keyword_mask(TEXTS, np.asarray(HITS)).mask, keywords.keyword_mask(TEXTS, HITS).mask
+    )
+    found = coreset.keyword_density(np.asarray(HITS), MASK)
+    np.testing.assert_array_equal(found, coreset.keyword_density(HITS, MASK))
 
 
 def test_sets_in_front_need_no_vmap():

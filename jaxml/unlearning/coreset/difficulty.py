@@ -7,6 +7,7 @@ no token counts has the score NaN.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxml.unlearning.log_prob import check_logits
@@ -103,7 +104,7 @@ def min_k(
 
 
 def keyword_density(
-    hits: Bool[Array, "*chunk time"], mask: Bool[Array, "*chunk time"]
+    hits: Bool[Array | np.ndarray, "*chunk time"], mask: Bool[Array, "*chunk time"]
 ) -> Float[Array, " *chunk"]:
     """Return the share of the tokens of each chunk that belong to keywords.
 
@@ -117,6 +118,7 @@ def keyword_density(
     Raises:
       ValueError: the shapes differ or a wrong dtype.
     """
+    hits = jnp.asarray(hits)
     if hits.dtype != jnp.bool_:
         raise ValueError(f"hits: dtype {hits.dtype}; accepted is bool")
     check_mask(mask, hits=hits)

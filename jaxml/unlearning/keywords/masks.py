@@ -4,13 +4,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Key
 
 from jaxml.unlearning.unlearn_loss import Sequences
 from jaxml.unlearning.validate import check_alike
 
+Hits = Bool[Array | np.ndarray, "*set row time"]
 
-def keyword_mask(sequences: Sequences, hits: Bool[Array, "*set row time"]) -> Sequences:
+
+def keyword_mask(sequences: Sequences, hits: Hits) -> Sequences:
     """Return the sequences with keywords alone to count, among the tokens that do.
 
     Args:
@@ -20,11 +23,11 @@ def keyword_mask(sequences: Sequences, hits: Bool[Array, "*set row time"]) -> Se
     Raises:
       ValueError: `hits` of another shape than the mask, or not bool.
     """
-    _check(sequences, hits)
+    hits = _checked(sequences, hits)
     return dataclasses.replace(sequences, mask=sequences.mask & hits)
 
 
-def complement_mask(sequences: Sequences, hits: Bool[Array, "*set row time"]) -> Sequences:
+def complement_mask(sequences: Sequences, hits: Hits) -> Sequences:
     """Return the sequences with all to count that did, but the keywords.
 
     Args:
@@ -34,13 +37,11 @@ def complement_mask(sequences: Sequences, hits: Bool[Array, "*set row time"]) ->
     Raises:
       ValueError: `hits` of another shape than the mask, or not bool.
     """
-    _check(sequences, hits)
+    hits = _checked(sequences, hits)
     return dataclasses.replace(sequences, mask=sequences.mask & ~hits)
 
 
-def random_mask(
-    key: Key[Array, ""], sequences: Sequences, hits: Bool[Array, "*set row time"]
-) -> Sequences:
+def random_mask(key: Key[Array, ""], sequences: Sequences, hits: Hits) -> Sequences:
     """Return the sequences with as many tokens to count as keywords would, drawn by chance.
 
     The control of `keyword_mask`: in each row the loss has the same number of terms. Any tokens
@@ -55,7 +56,7 @@ def random_mask(
     Raises:
       ValueError: `hits` of another shape than the mask, or not bool.
     """
-    _check(sequences, hits)
+    hits = _checked(sequences, hits)
     is_predicted = jnp.arange(hits.shape[-1], dtype=jnp.int32) > 0
     eligible = sequences.mask & is_predicted
     count = jnp.sum(eligible & hits, axis=-1, keepdims=True, dtype=jnp.int32)
@@ -64,7 +65,9 @@ def random_mask(
     return dataclasses.replace(sequences, mask=rank < count)
 
 
-def _check(sequences: Sequences, hits: Array) -> None:
+def _checked(sequences: Sequences, hits: Hits) -> Array:
+    hits = jnp.asarray(hits)
     check_alike(mask=sequences.mask, hits=hits)
     if hits.dtype != jnp.bool_:
         raise ValueError(f"hits: dtype {hits.dtype}; accepted is bool")
+    return hits
