@@ -14,7 +14,8 @@ from jaxml.models import llama
 from jaxml.models.llama.log_prob import CHUNK
 from jaxml.training import Progress, fit
 from jaxml.unlearning import Sequences, UnlearnConfig, Unlearned, rmu_control
-from jaxml.unlearning.unlearn import adamw, rmu_terms
+from jaxml.unlearning.optimise import adamw
+from jaxml.unlearning.unlearn import rmu_terms
 from jaxml.unlearning.unlearn_loss import (
     check_unlearning,
     draw_batches,

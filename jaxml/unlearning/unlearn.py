@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Key, PyTree
 
 from jaxml.unlearning.log_prob import token_log_prob
+from jaxml.unlearning.optimise import adamw, minimise
 from jaxml.unlearning.rmu import rmu, rmu_control
 from jaxml.unlearning.unlearn_loss import (
     OfTokens,
@@ -88,17 +89,6 @@ def unlearn(
     )
 
 
-# Kept, as a compiled loop is known by the object.
-@functools.lru_cache(maxsize=32)
-def adamw(learning_rate: float) -> optax.GradientTransformation:
-    """Return the optimizer of unlearning, without decay.
-
-    Args:
-      learning_rate: constant.
-    """
-    return optax.adamw(learning_rate, weight_decay=0.0)
-
-
 @functools.partial(jax.jit, static_argnames=("apply", "config", "optimizer"))
 def _unlearn(key, params, forget, retain, alternative, *, apply, config, optimizer):
     key_control, key_steps = jax.random.split(key)
@@ -115,18 +105,13 @@ def _unlearn(key, params, forget, retain, alternative, *, apply, config, optimiz
             _sequence_log_probs, params, log_prob=log_prob, batch_size=config.batch_size
         )
         data = unlearning_data(config, params, forget, retain, alternative, before)
-    gradient = jax.value_and_grad(loss, has_aux=True)
-
-    def step(state, number):
-        params, opt_state = state
-        (value, terms), slope = gradient(params, data, jax.random.fold_in(key_steps, number))
-        # optax is not written for strict promotion, which the caller may have switched on.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(slope, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), {"loss": value, **terms}
-
-    numbers = jnp.arange(config.steps, dtype=jnp.uint32)
-    (params, _), history = lax.scan(step, (params, optimizer.init(params)), numbers)
+    params, history = minimise(
+        key_steps,
+        params,
+        lambda params, key: loss(params, data, key),
+        steps=config.steps,
+        optimizer=optimizer,
+    )
     return Unlearned(params, history)
 
 

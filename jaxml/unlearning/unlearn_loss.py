@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Integer, PyTree
 from jaxml.known import is_concrete
 from jaxml.unlearning import objectives, token_objectives
 from jaxml.unlearning.sharpness import shifted_to_worst
-from jaxml.unlearning.validate import check_choice, check_positive
+from jaxml.unlearning.validate import check_choice, check_counts, check_positive
 
 Method = Literal["ga", "npo", "simnpo", "wga", "satimp", "dpo", "idk", "rmu"]
 Retain = Literal["none", "nll", "kl"]
@@ -140,7 +140,23 @@ def draw_batches(
     key_forget, key_retain = jax.random.split(key)
     names = ("forget", "reference", "alternative", "alternative_reference")
     forget = {name: data[name] for name in names if name in data}
-    return _batch(key_forget, forget, batch_size), _batch(key_retain, data["retain"], batch_size)
+    rows = draw_rows(key_forget, forget, batch_size)
+    return rows, draw_rows(key_retain, data["retain"], batch_size)
+
+
+def draw_rows(key: Array, rows: PyTree, batch_size: int) -> PyTree:
+    """Return different rows of arrays `[row, ...]`, the same of each.
+
+    Args:
+      key: consumed.
+      rows: arrays, such as `Sequences`.
+      batch_size: number drawn; of fewer, all in their order.
+    """
+    count = len(jax.tree.leaves(rows)[0])
+    if count <= batch_size:
+        return rows
+    index = jax.random.choice(key, jnp.arange(count, dtype=jnp.int32), (batch_size,), replace=False)
+    return jax.tree.map(lambda leaf: leaf[index], rows)
 
 
 def summed_log_prob(logp: Float[Array, "row transition"], texts: Sequences) -> Float[Array, " row"]:
@@ -153,13 +169,23 @@ def summed_log_prob(logp: Float[Array, "row transition"], texts: Sequences) -> F
     return jnp.sum(jnp.where(texts.mask[:, 1:], logp, 0), axis=-1)
 
 
+def mean_nll(logp: Float[Array, "row transition"], texts: Sequences) -> Float[Array, ""]:
+    """Return the mean of minus the log-probability over all tokens that count, in nats.
+
+    Args:
+      logp: of all tokens but the first, `[row, time - 1]`.
+      texts: the sequences.
+    """
+    return objectives.nll(summed_log_prob(logp, texts), lengths=_lengths(texts))
+
+
 def _forget_term(params, batch, config: UnlearnConfig, log_prob: OfTokens):
     method, forget = config.method, batch["forget"]
     of = lambda texts: summed_log_prob(log_prob(params, texts.tokens), texts)
     given: dict[str, Any] = {} if config.beta is None else {"beta": config.beta}
     if method == "idk":
         alternative = batch["alternative"]
-        return objectives.nll(of(alternative), lengths=_lengths(alternative))
+        return mean_nll(log_prob(params, alternative.tokens), alternative)
     if method == "dpo":
         references = batch["reference"], batch["alternative_reference"]
         return objectives.dpo(of(forget), of(batch["alternative"]), *references, **given)
@@ -177,8 +203,7 @@ def _forget_term(params, batch, config: UnlearnConfig, log_prob: OfTokens):
 
 def _retain_term(params, frozen, retain: Sequences, config: UnlearnConfig, log_prob, logits):
     if config.retain == "nll":
-        logp = summed_log_prob(log_prob(params, retain.tokens), retain)
-        return objectives.nll(logp, lengths=_lengths(retain))
+        return mean_nll(log_prob(params, retain.tokens), retain)
     if config.retain == "kl":
         before = jax.lax.stop_gradient(logits(frozen, retain.tokens))
         now = logits(params, retain.tokens)
@@ -188,14 +213,6 @@ def _retain_term(params, frozen, retain: Sequences, config: UnlearnConfig, log_p
 
 def _lengths(texts: Sequences):
     return jnp.sum(texts.mask[:, 1:], axis=-1, dtype=jnp.int32)
-
-
-def _batch(key, rows, batch_size: int):
-    count = len(jax.tree.leaves(rows)[0])
-    if count <= batch_size:
-        return rows
-    index = jax.random.choice(key, jnp.arange(count, dtype=jnp.int32), (batch_size,), replace=False)
-    return jax.tree.map(lambda leaf: leaf[index], rows)
 
 
 def check_unlearning(
@@ -218,9 +235,7 @@ def check_unlearning(
     check_choice(config.method, get_args(Method), "method")
     check_choice(config.retain, get_args(Retain), "retain")
     check_positive(learning_rate=config.learning_rate)
-    for name in ("steps", "batch_size"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}={getattr(config, name)}: accepted is 1 or more")
+    check_counts(steps=config.steps, batch_size=config.batch_size)
     for name in ("rho", "retain_weight", "alpha"):
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name}={getattr(config, name)}: accepted is 0 or more")
@@ -240,20 +255,24 @@ def check_unlearning(
         )
 
 
-def check_texts(name: str, texts: Sequences, *, vocabulary: int | None = None) -> None:
-    """Raise ValueError unless these are rows of 2 tokens or more, with a mask of their shape.
+def check_texts(
+    name: str, texts: Sequences, *, vocabulary: int | None = None, shortest: int = 2
+) -> None:
+    """Raise ValueError if sequences cannot be used.
 
     Args:
       name: of the argument.
-      texts: of one set.
+      texts: the sequences.
       vocabulary: number of tokens, where it is known.
+      shortest: least length of a row.
     """
     tokens, mask = texts.tokens, texts.mask
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         found = f"{tokens.dtype}{list(tokens.shape)}"
         raise ValueError(f"{name}: tokens {found}; accepted are integers [row, time]")
-    if not tokens.shape[0] or tokens.shape[1] < 2:
-        raise ValueError(f"{name}: tokens {tokens.shape}; accepted are rows of 2 tokens or more")
+    if not tokens.shape[0] or tokens.shape[1] < shortest:
+        accepted = f"accepted are rows of {shortest} tokens or more"
+        raise ValueError(f"{name}: tokens {tokens.shape}; {accepted}")
     if mask.shape != tokens.shape or mask.dtype != jnp.bool_:
         found = f"{mask.dtype}{list(mask.shape)}"
         raise ValueError(f"{name}: mask {found}; accepted is bool{list(tokens.shape)}")

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from jaxml.known import is_concrete
 
@@ -42,11 +43,33 @@ def check_mask(mask: Array, **array: Array) -> None:
         raise ValueError(f"mask: dtype {mask.dtype}; accepted is bool")
 
 
+def check_trees(**trees: PyTree) -> None:
+    """Raise ValueError unless all have the structure, shapes and dtypes of the first."""
+    (first, expected), *others = trees.items()
+    structure = jax.tree.structure(expected)
+    kind = lambda leaf: f"{leaf.dtype}{list(leaf.shape)}"
+    for name, tree in others:
+        if jax.tree.structure(tree) != structure:
+            raise ValueError(f"{name}: {jax.tree.structure(tree)}; {first} has {structure}")
+        leaves = jax.tree_util.tree_leaves_with_path(expected)
+        for (path, leaf), mate in zip(leaves, jax.tree.leaves(tree), strict=True):
+            if kind(leaf) != kind(mate):
+                where = jax.tree_util.keystr(path)
+                raise ValueError(f"{name}{where}: {kind(mate)}; {first} has {kind(leaf)}")
+
+
 def check_positive(**numbers: Any) -> None:
     """Raise ValueError if a number whose value is known now is not above 0 and finite."""
     for name, value in numbers.items():
         if is_concrete(value) and not 0 < value < float("inf"):
             raise ValueError(f"{name}={value}: accepted are positive numbers")
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ValueError unless all are 1 or more."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: accepted is 1 or more")
 
 
 def check_choice(value: Any, accepted: Sequence[str], name: str) -> None:
