@@ -278,7 +278,9 @@ def check_texts(
         raise ValueError(f"{name}: mask {found}; accepted is bool{list(tokens.shape)}")
     if vocabulary is None or not is_concrete(tokens):
         return
-    low, high = int(jnp.min(tokens)), int(jnp.max(tokens))
+    # Tokens that a traced function captures are known, but what is computed from them is not.
+    with jax.ensure_compile_time_eval():
+        low, high = int(jnp.min(tokens)), int(jnp.max(tokens))
     if low < 0 or high >= vocabulary:
         raise ValueError(
             f"{name}: tokens from {low} to {high}; accepted are 0 to {vocabulary - 1}: does the "
