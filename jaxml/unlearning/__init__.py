@@ -1,5 +1,6 @@
 """Unlearning in language models: objectives on log-probabilities, and the measures of it."""
 
+from jaxml.unlearning import attacks as attacks
 from jaxml.unlearning import connectivity as connectivity
 from jaxml.unlearning import coreset as coreset
 from jaxml.unlearning import keywords as keywords
