@@ -160,8 +160,7 @@ def test_one_program_for_all_keys_suffixes_and_arrays_of_the_objective():
         SEARCH(key, Partial(counted, MATRIX + i), suffix=START + i)
         if not i:
             first = len(traces)
-    # Once more for each call: whether it is a scalar.
-    assert len(traces) == first + 2
+    assert len(traces) == first
 
 
 def test_dtype_of_the_embedding_is_kept():

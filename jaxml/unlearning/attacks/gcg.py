@@ -72,15 +72,11 @@ def gcg(
     """
     check_counts(steps=steps, candidates=candidates, top_k=top_k, batch_size=batch_size)
     _check_tokens(embedding, suffix, allowed, top_k)
-    objective = with_arrays(objective)
-    shape = jax.eval_shape(objective, embedding[suffix]).shape
-    if shape:
-        raise ValueError(f"objective: returns shape {shape}; accepted is a scalar")
     if allowed is None:
         allowed = jnp.ones(len(embedding), bool)
     return _gcg(
         key,
-        objective,
+        with_arrays(objective),
         embedding,
         suffix,
         allowed,
@@ -109,6 +105,8 @@ def _gcg(key, objective, embedding, suffix, allowed, *, steps, candidates, top_k
         return (suffix, value), value
 
     first = value_of(suffix)
+    if first.shape:
+        raise ValueError(f"objective: returns shape {first.shape}; accepted is a scalar")
     numbers = jnp.arange(steps, dtype=jnp.uint32)
     (suffix, _), history = lax.scan(step, (suffix, first), numbers)
     return Attacked(suffix, jnp.concatenate([first[None], history]))
