@@ -99,6 +99,33 @@ def _parser() -> argparse.ArgumentParser:
     identify.add_argument("--sparsity", type=float, default=0.01, help="weight of |mask|_1")
     identify.set_defaults(run=_identify)
 
+    coreset = commands.add_parser("coreset", help="choose a part of texts to forget, by a score")
+    coreset.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
+    coreset.add_argument(
+        "--forget", type=Path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
+    )
+    coreset.add_argument(
+        "--retain", type=Path, metavar="FILE", help="texts to keep; for keyword_density alone"
+    )
+    coreset.add_argument(
+        "--score",
+        default="random",
+        metavar="NAME",
+        help="random (default), el2n, grand (of the down matrices only), loss, perplexity, min_k, "
+        "moderate, k_centre or keyword_density",
+    )
+    coreset.add_argument(
+        "--fraction", type=float, default=0.05, help="of the chunks (default: 0.05)"
+    )
+    coreset.add_argument("--keep", default="top", help="top (default), bottom or middle scores")
+    coreset.add_argument("--length", type=int, default=512, help="tokens of a chunk")
+    coreset.add_argument(
+        "--count", type=int, default=100, help="keywords of keyword_density (default: 100)"
+    )
+    coreset.add_argument("--seed", type=int, default=0)
+    coreset.add_argument("--out", type=Path, default=Path("runs/coreset"), metavar="DIR")
+    coreset.set_defaults(run=_coreset)
+
     unlearn = commands.add_parser("unlearn", help="make a language model forget texts")
     unlearn.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
     unlearn.add_argument(
@@ -174,6 +201,14 @@ def _identify(args) -> None:
     settings = {name: getattr(args, name) for name in names}
     progress = lambda line: print(line, file=sys.stderr)
     print(identify_files(args.images, args.model, args.out, progress=progress, **settings))
+
+
+def _coreset(args) -> None:
+    from jaxml.reproduce.chunks import choose_files
+
+    names = ("retain", "score", "fraction", "keep", "length", "count", "seed")
+    settings = {name: getattr(args, name) for name in names}
+    print(choose_files(args.model, args.forget, args.out, **settings))
 
 
 def _unlearn(args) -> None:

@@ -36,9 +36,7 @@ def select(
       ValueError: `fraction` is out of range, `keep` unknown, or `scores` empty, not
         floating-point, not of one axis, or NaN.
     """
-    check_choice(keep, get_args(Keep), "keep")
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction={fraction}: accepted is above 0 and up to 1")
+    check_selection(fraction, keep)
     check_rows(scores=scores)
     if not known(scores, lambda scores: ~jnp.any(jnp.isnan(scores))):
         missing = np.flatnonzero(np.isnan(np.asarray(scores, np.float64))).tolist()
@@ -65,6 +63,13 @@ def random(key: Key[Array, ""], count: int) -> Float[Array, " chunk"]:
     if count < 1:
         raise ValueError(f"count={count}: accepted is 1 or more")
     return jax.random.permutation(key, jnp.arange(count, dtype=jnp.float32))
+
+
+def check_selection(fraction: float, keep: str) -> None:
+    """Raise ValueError if `select` does not take these, before there are scores."""
+    check_choice(keep, get_args(Keep), "keep")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction={fraction}: accepted is above 0 and up to 1")
 
 
 def _order(scores: Array, keep: Keep) -> Array:
