@@ -13,11 +13,11 @@
 # %% [markdown]
 # # How much of a forget set is needed?
 #
-# Unlearning with a twentieth of the forget set, drawn by chance, can forget all of it: the
-# coreset effect. This notebook shows it in a small Llama, and where it ends. In one world 48
-# people belong to guilds of eight, and a guild has one town, trade, instrument and animal: what
-# is true of one member is true of all. In the other world each person has their own. The model
-# is to forget the first eight people, from 5, 10, 25 or 100 % of what was said about them.
+# Unlearning on a twentieth of the forget set, drawn by chance, can forget all of it: the coreset
+# effect. This notebook shows it in a small Llama, and where it ends. There are two worlds of 48
+# people. In the first they belong to guilds, and a guild has one town, trade, instrument and
+# animal, so that all sentences about it tell the same. In the second, each person has their own.
+# The model is to forget the first eight people, by 5, 10, 25 or 100 % of what it was told of them.
 
 # %%
 import jax
@@ -37,15 +37,14 @@ CLAUSES = {
     "plays the": ("drum", "flute", "lute"),
     "keeps a": ("cat", "dog", "goat"),
 }
-NAMES = [
-    a + b for a in "Ba Ke Lo Mi Nu Sa".split() for b in "da fin lor mes nak ric ton vy".split()
-]
-# Every fact of a guild holds of one other guild too, each time of another one.
+FIRST, SECOND = ("Ba", "Ke", "Lo", "Mi", "Nu", "Sa"), "da fin lor mes nak ric ton vy".split()
+NAMES = [first + second for first in FIRST for second in SECOND]
+# A row a guild. Each fact of it is also one of another guild, so that no word is only its own.
 GUILDS = [(0, 0, 0, 0), (0, 1, 1, 1), (1, 0, 2, 2), (1, 2, 0, 1), (2, 1, 2, 0), (2, 2, 1, 2)]
 
 
 def sentences(facts):
-    """Four sentences a person: the same facts, beginning with another one."""
+    """Four sentences a person: the same facts, each time from another one on."""
     texts = []
     for name, row in zip(NAMES, facts, strict=True):
         clauses = [f"{verb} {CLAUSES[verb][fact]}" for verb, fact in zip(CLAUSES, row, strict=True)]
@@ -61,16 +60,22 @@ worlds = {
 print(*worlds["guilds"][:2], worlds["guilds"][4], sep="\n")
 
 # %% [markdown]
-# Three models of each world, from different starts, are six in one program: `jax.vmap` over
-# parameters and texts. A token is a word.
+# A token is a word. Three models of each world, from different starts, are six in one program:
+# `jax.vmap` over parameters and texts. The same is done without a word about the eight: what
+# these models get right, one can guess. They are below a third in the guilds, because the way
+# the other guilds' facts go together misleads them.
 
 # %%
-SEEDS, FORGET = 3, 32
+SEEDS, FORGET, ROWS = 3, 32, 192
 words = sorted({word for texts in worlds.values() for text in texts for word in text.split()})
-tokens = np.array([[[words.index(word) for word in text.split()] for text in texts]
-                   for texts in worlds.values()], np.int32)  # fmt: skip
-is_fact = np.isin(tokens, [words.index(word) for three in CLAUSES.values() for word in three])
-tokens, is_fact = (jnp.repeat(jnp.asarray(array), SEEDS, axis=0) for array in (tokens, is_fact))
+number = {word: place for place, word in enumerate(words)}
+facts = [number[word] for three in CLAUSES.values() for word in three]
+tokens = np.array(
+    [[[number[word] for word in text.split()] for text in texts] for texts in worlds.values()],
+    np.int32,
+)
+tokens = jnp.asarray(np.repeat(tokens, SEEDS, axis=0))
+is_fact = jnp.isin(tokens, jnp.asarray(facts))
 told = Sequences(tokens, jnp.ones(tokens.shape, bool))
 forget = jax.tree.map(lambda leaf: leaf[:, :FORGET], told)
 retain = jax.tree.map(lambda leaf: leaf[:, FORGET:], told)
@@ -132,19 +137,19 @@ def report(name, models):
 
 
 models = fit(told)
-repeated = jax.tree.map(lambda leaf: leaf[:, np.resize(np.arange(160), 192)], retain)
-never = fit(repeated)
+# Repeated to as many rows, so that the compiled program serves again.
+never = fit(jax.tree.map(lambda leaf: leaf[:, np.resize(np.arange(ROWS - FORGET), ROWS)], retain))
 before = report("before", models)
 untold = report("never told", never)
-assert min(part.min() for part in before) > 0.8
+assert min(part.mean() for part in before) > 0.9
 
 # %% [markdown]
 # ## Few sentences for all
 #
 # Three ways to choose: by chance, what is memorised best (Min-K), and what has the largest
-# gradient (GraNd). A coreset is repeated until it has as many rows as the forget set. So every
-# run has the same number of optimizer steps and the same batches, and one compiled program serves
-# all. One who only guesses gets about a third of the facts right.
+# gradient (GraNd). Every run has the same number of optimizer steps. A coreset is repeated until
+# it has as many rows as the forget set: then its batches are as large, and one compiled program
+# serves all.
 
 # %%
 FRACTIONS = (0.05, 0.1, 0.25)
@@ -163,14 +168,14 @@ def scores_of(key, params, texts):
     }
 
 
-def rows_of(texts, indices):
-    return jax.tree.map(lambda leaf: leaf[jnp.resize(indices, FORGET)], texts)
-
-
 def choose(scores, fraction):
-    return jax.vmap(lambda texts, scores: rows_of(texts, coreset.select(scores, fraction)))(
-        forget, scores
-    )
+    """Rows of the forget set that a score picks, for each of the six models."""
+
+    def one(texts, scores):
+        rows = jnp.resize(coreset.select(scores, fraction), FORGET)
+        return jax.tree.map(lambda leaf: leaf[rows], texts)
+
+    return jax.vmap(one)(forget, scores)
 
 
 @jax.jit
@@ -189,8 +194,12 @@ after["all"] = unlearned(keys, models, forget, retain)
 found = {name: report(name, params) for name, params in after.items()}
 
 # %% [markdown]
-# In the guilds two sentences of two people do the work of all 32 of eight. Of the others not a
-# word was in the coreset. In the other world much of the rest stays.
+# In the guilds two sentences, of two people at most, bring down what is known of all eight: about
+# as far as all 32 do, up to the spread between seeds, and to where a model is that was never
+# told. In the other world much is left of what was not in the coreset, and by more sentences the
+# retain set suffers too: nothing but the names tells the eight from the others. So the effect
+# is one of redundancy: two sentences suffice where they say what the others say. Which way of
+# choosing is best three models cannot tell: with two layers the order is another one.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), sharey=True, layout="constrained")
@@ -214,8 +223,11 @@ assert few[0] < 0.4 and few[0] < few[1] - 0.2
 # %% [markdown]
 # ## Few words for all
 #
-# Keywords are what is more typical of the forget set than of the retain set. The loss on them
-# alone, on all but them, and on as many tokens drawn by chance:
+# Keywords are words that are more typical of the forget set than of the retain set; they are
+# printed for each world, names among them, which as first words have no loss. Unlearning works on
+# them alone, on all but them, and as a control on as many tokens of each sentence drawn by
+# chance. The keywords carry the facts: without them, more of these stay. Where all sentences
+# tell the same, tokens drawn by chance do as well, since among 32 sentences they hit every fact.
 
 # %%
 decode = lambda row: " ".join(words[token] for token in row)
@@ -234,13 +246,15 @@ masked = {
 by_words = {
     name: report(name, unlearned(keys, models, texts, retain)) for name, texts in masked.items()
 }
+assert by_words["keywords"][0].mean() < by_words["all but keywords"][0].mean()
 
 # %% [markdown]
 # ## The same place, or another?
 #
 # The straight line between the model that forgot by all sentences and the one that forgot by
-# a tenth. A barrier of nothing means that they lie in one basin. Both come from one model by 40
-# steps, so that it would be news if they did not.
+# a tenth of them. The barrier is how far the loss of the retain set rises above the line between
+# its ends; 0 means that both models lie in one basin. It is a weak test here: both come from one
+# model by 40 steps.
 
 
 # %%
@@ -256,23 +270,25 @@ def path_of(params_a, params_b, forget, retain):
 
 path = path_of(after["all"], after["random 10%"], forget, retain)
 barriers = jax.vmap(connectivity.barrier)(path.points, path.values["retain"])
+figure, axis = plt.subplots(layout="constrained")
 for place, world in enumerate(worlds):
     rows = slice(place * SEEDS, (place + 1) * SEEDS)
-    print(world, "barriers of the retain loss:", np.round(barriers[rows], 3))
+    print(f"{world:8} barriers of the retain loss:", *(f"{b:.3f}" for b in barriers[rows]))
     for part, style in (("forget", "-"), ("retain", ":")):
-        plt.plot(path.points[0], path.values[part][rows].mean(0), f"C{place}{style}",
-                 label=f"{world}, {part}")  # fmt: skip
-plt.xlabel("from all (0) to a tenth (1)")
-plt.ylabel("negative log-likelihood")
-plt.legend()
+        mean = path.values[part][rows].mean(axis=0)
+        axis.plot(path.points[0], mean, f"C{place}{style}", label=f"{world}, {part}")
+axis.set(xlabel="from all (0) to a tenth (1)", ylabel="negative log-likelihood of a token")
+axis.legend()
 plt.show()
+assert barriers[:SEEDS].max() < 0.1
 
 # %% [markdown]
 # ## Is it gone?
 #
-# Relearning trains the models on three of the sentences; the model that was never told is the
-# control: what it knows afterwards, the three sentences taught. Quantisation rounds the weights
-# to four bits, in which small changes may vanish.
+# Relearning trains the models on three of the sentences. The models that were never told are
+# the control: what they know afterwards, the three sentences taught them. In the guilds that is
+# more than what comes back in the others, at the price of the retain set: redundancy serves
+# the attacker too, and without the control one would take for a memory what was taught anew.
 
 # %%
 three = choose(jax.vmap(lambda key: coreset.random(key, FORGET))(keys[::-1]), 0.1)
@@ -286,7 +302,21 @@ def relearned(key, params, texts):
     ).params
 
 
-for name, params in {**{name: after[name] for name in ("all", "random 10%")},
-                     "never told": never}.items():  # fmt: skip
-    report(f"{name}, relearned", relearned(keys, params, three))
-    report(f"{name}, 4 bits", attacks.quantise(params))
+again = {
+    name: report(f"{name}, relearned", relearned(keys, params, three))
+    for name, params in {"all": after["all"], "10%": after["random 10%"], "never": never}.items()
+}
+assert again["never"][0][0].mean() > max(again["all"][0][0].mean(), again["10%"][0][0].mean())
+
+# %% [markdown]
+# Rounding all weights but the norms to four bits could undo small changes. The model before
+# shows what rounding itself costs. By default embeddings and head would stay as they are; here
+# they are nearly a third of all weights. Nothing of note comes back.
+
+# %%
+for name, params in {"before": models, "all": after["all"], "10%": after["random 10%"]}.items():
+    report(f"{name}, 4 bits", attacks.quantise(params, keep=("norm",)))
+
+# %% [markdown]
+# A toy shows what the effect can come from, not how far it goes in a real corpus: there, a
+# forget set lies somewhere between these two worlds.
