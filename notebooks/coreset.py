@@ -210,7 +210,7 @@ for place, (axis, world) in enumerate(zip(axes, worlds, strict=True)):
         gone, kept = (np.array([run[part][place].mean() for run in runs]) for part in (0, 1))
         (line,) = axis.plot(share, gone, "o-", label=method)
         axis.plot(share, kept, "s:", color=line.get_color())
-    axis.axhline(untold[0][place].mean(), color="k", lw=0.5)
+    axis.axhline(untold[0][place].mean(), color="k", lw=0.5, label="never told")
     axis.set(title=world, xscale="log", xlabel="% of the forget set", ylim=(0, 1))
     axis.set_xticks(share, [f"{value:.0f}" for value in share])
 axes[0].set_ylabel("facts known: forget (solid), retain (dotted)")
