@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         "methods",
         nargs="*",
         metavar="METHOD",
-        help="registration, speech, backdoor, self-training, unlearning (default: all)",
+        help="registration, speech, backdoor, self-training, unlearning, coreset (default: all)",
     )
     reproduce.add_argument("--scale", default="standard", help="quick, standard (default) or paper")
     reproduce.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="DIR")

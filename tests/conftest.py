@@ -1,5 +1,7 @@
 """Strict settings for the whole suite: 8 CPU devices, x64 available, no silent promotion."""
 
+from pathlib import Path
+
 import jax
 import jaxtyping
 import pytest
@@ -15,9 +17,15 @@ def unchecked(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+# These compile many small programs: LLVM's optimisation of them takes longer than all they do.
+UNOPTIMISED = ("test_api.py", "unlearning/", "models/test_llama", "reproduce/")
+
+
 @pytest.fixture(autouse=True, scope="module")
-def _free_compiled_programs():
+def _compiled_programs(request):
     """Each compiled program maps memory; a suite of them exceeds what a process may map."""
+    place = request.path.relative_to(Path(__file__).parent).as_posix()
+    jax.config.update("jax_disable_most_optimizations", place.startswith(UNOPTIMISED))
     yield
     jax.clear_caches()
 

@@ -16,6 +16,7 @@ EXPERIMENTS = {
     "backdoor": "jaxml.reproduce.backdoor",
     "self-training": "jaxml.reproduce.selftraining",
     "unlearning": "jaxml.reproduce.unlearning",
+    "coreset": "jaxml.reproduce.coreset",
 }
 SCALES = ("quick", "standard", "paper")
 

@@ -102,7 +102,7 @@ PRETRAINED = work.Scale(
     seeds=1,
     rates=0.05,
 )
-PRETRAINED_METHODS = ("GradDiff", "NPO", "SimNPO", "RMU")
+PRETRAINED_METHODS = ("NPO", "RMU")
 QUESTIONS, SUBJECT = "mcq/high_school_geography_test.csv", "high_school_geography"
 MOST_QUESTIONS = 100
 MISSING = (

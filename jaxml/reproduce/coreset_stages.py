@@ -1,0 +1,263 @@
+"""The stages of the study of coresets: choosing, unlearning, keywords, paths and attacks."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, PyTree
+
+from jaxml.models import llama
+from jaxml.models.llama.decoder import rms_norm
+from jaxml.reproduce.evaluate_decoder import verbatim
+from jaxml.reproduce.score_decoder import Score, chunk_scores, chunk_texts, keyword_hits
+from jaxml.reproduce.stages import Arrays, flat_arrays
+from jaxml.reproduce.unlearn_decoder import sequence_log_probs
+from jaxml.reproduce.unlearning_stages import METHODS, Setting, forgotten, memorised
+from jaxml.unlearning import Sequences, attacks, connectivity, coreset, keywords
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What is compared.
+
+    Attributes:
+      fractions: of the forget set, rising, below 1.
+      compared: one of them, for the claims, paths and attacks.
+      scores: names of `chunk_scores`; "random" among them.
+      objectives: names of `METHODS` run with every score.
+      others: those run with "random" alone.
+      words: number of keywords.
+      points: of a path.
+      relearnt: chunks that an attacker trains on.
+      attack_steps: of relearning, and of the search for a suffix.
+      suffix: tokens of it.
+      candidates: suffixes tried in a step.
+    """
+
+    fractions: tuple[float, ...]
+    compared: float
+    scores: tuple[Score, ...]
+    objectives: tuple[str, ...]
+    others: tuple[str, ...]
+    words: int
+    points: int
+    relearnt: int
+    attack_steps: int
+    suffix: int
+    candidates: int
+
+
+def scored(setting: Setting, target: PyTree, grid: Grid, key) -> Arrays:
+    """Return every score of every chunk of the forget set, `[chunk]` each."""
+    forget = setting.library.forget
+    words = keyword_list(setting, grid.words)
+    hits = keyword_hits(setting.library.tokenizer, forget, words)
+    found = {}
+    for name in grid.scores:
+        key, key_score = jax.random.split(key)
+        given = key_score, name, target, setting.decoder, forget
+        found[name] = np.asarray(chunk_scores(*given, hits=hits))
+    return found
+
+
+def chosen(setting: Setting, scores: np.ndarray, fraction: float) -> Sequences:
+    """Return the chunks that a score picks, repeated to as many as all.
+
+    So batches are as large as those of the whole set, and one compiled program serves all.
+    """
+    forget = setting.library.forget
+    rows = coreset.select(jnp.asarray(scores), fraction)
+    repeated = jnp.resize(rows, (len(forget.tokens),))
+    return jax.tree.map(lambda leaf: leaf[repeated], forget)
+
+
+def unlearned(
+    setting: Setting, name: str, target: PyTree, forget: Sequences, steps: int, key, *, keep: bool
+) -> Arrays:
+    """Return what is measured after unlearning some chunks, and the parameters if `keep`."""
+    params = forgotten(setting, METHODS[name], target, forget, steps, key)
+    return {**measured(setting, params), **(flat_arrays("params", params) if keep else {})}
+
+
+def measured(setting: Setting, params: PyTree) -> Arrays:
+    """Return what a model recites and answers of both books, and its loss on them, in nats."""
+    books = setting.library
+    nll = [_nll(setting, params, texts) for texts in (books.forget, books.retain)]
+    return {**memorised(setting, params), "nll": np.array(nll)}
+
+
+def keyword_list(setting: Setting, words: int) -> tuple[str, ...]:
+    """Return the keywords of the forget set against the retain set, best first."""
+    books = setting.library
+    texts = (chunk_texts(books.tokenizer, part) for part in (books.forget, books.retain))
+    return keywords.extract(*texts, count=words)
+
+
+def keyword_sets(setting: Setting, words: int, key) -> dict[str, Sequences]:
+    """Return the forget set with a loss on some of its tokens, and its keywords as texts."""
+    books = setting.library
+    found = keyword_list(setting, words)
+    hits = keyword_hits(books.tokenizer, books.forget, found)
+    alone = keywords.keyword_texts(chunk_texts(books.tokenizer, books.forget), found)
+    return {
+        "keywords in their text": keywords.keyword_mask(books.forget, hits),
+        "all but keywords": keywords.complement_mask(books.forget, hits),
+        "as many random tokens": keywords.random_mask(key, books.forget, hits),
+        "keywords alone as texts": _as_chunks(books.tokenizer, alone, books.forget),
+    }
+
+
+def path(setting: Setting, params_a: PyTree, params_b: PyTree, points: int) -> Arrays:
+    """Return the loss on both books along the line between two models, in nats a token."""
+    books = setting.library
+    losses = Partial(_losses(setting.decoder), books.forget, books.retain)
+    found = connectivity.linear_path(params_a, params_b, losses, points=points)
+    return {"points": np.asarray(found.points), "nll": np.asarray(found.values)}
+
+
+def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyTree, key) -> Arrays:
+    """Return what each attack brings out of a model: VerbMem of chunks the attacker lacks.
+
+    "suffix" is the loss on continuations, in nats a token, without and with the suffix.
+    """
+    books, decoder = setting.library, setting.decoder
+    key_learn, key_suffix = jax.random.split(key)
+    known = jax.tree.map(lambda leaf: leaf[: grid.relearnt], books.forget)
+    relearned = attacks.relearn(
+        key_learn,
+        model,
+        _logits(decoder),
+        known,
+        steps=grid.attack_steps,
+        batch_size=setting.scale.batch_size,
+        learning_rate=1e-3 * setting.scale.rates,
+    ).params
+    recited = functools.partial(_recited, setting, first=grid.relearnt)
+    shown = books.forget_passages[0]
+    example = f"{shown.prompt}{shown.continuation}\n"
+    return {
+        "nothing": recited(model),
+        "solved example in front": recited(model, front=example),
+        "4-bit weights": recited(attacks.quantise(model, bits=4)),
+        "relearning": recited(relearned),
+        "suffix": _suffix(setting, grid, name == "RMU", target, model, key_suffix),
+    }
+
+
+def _recited(setting: Setting, params: PyTree, *, first: int, front: str = "") -> np.ndarray:
+    books, scale = setting.library, setting.scale
+    passages = [
+        dataclasses.replace(passage, prompt=front + passage.prompt)
+        for passage in books.forget_passages[first:]
+    ]
+    rest = scale.length - 1 - scale.prompt
+    given = params, setting.decoder, books.tokenizer, passages
+    return np.array(verbatim(*given, tokens=rest, batch_size=scale.batch_size))
+
+
+def _suffix(setting: Setting, grid: Grid, matched: bool, target, model, key) -> np.ndarray:
+    """Search a suffix that serves several prompts; of RMU also one that restores hidden states."""
+    books, decoder, scale = setting.library, setting.decoder, setting.scale
+    tokens = books.forget.tokens[: grid.relearnt]
+    start, answer = tokens[:, : 1 + scale.prompt], tokens[:, 1 + scale.prompt :][:, :16]
+    layer = min(7, decoder.layers // 2)
+    apply = Partial(_from_embeddings(decoder, layer + 1), model)
+    texts = (
+        Sequences(start, jnp.ones(start.shape, bool)),
+        Sequences(answer, jnp.ones(answer.shape, bool)),
+    )
+    build = functools.partial(attacks.attack_objective, apply, model["embed"], *texts)
+    loss = build()
+    objective = loss
+    if matched:
+        reference = Partial(_hidden(decoder, layer + 1), target)
+        size = jnp.mean(jnp.sum(jnp.square(reference(target["embed"][start], None)), axis=-1))
+        objective = build(reference=reference, weight=1 / size)
+    (first,) = books.tokenizer.encode(" the", add_special_tokens=False)[:1]
+    found = attacks.gcg(
+        key,
+        objective,
+        model["embed"],
+        jnp.full(grid.suffix, first, jnp.int32),
+        steps=grid.attack_steps,
+        candidates=grid.candidates,
+        top_k=min(64, decoder.vocabulary),
+    )
+    before = loss(model["embed"][jnp.zeros(0, jnp.int32)])
+    return np.array([before, loss(model["embed"][found.suffix])])
+
+
+def _as_chunks(tokenizer, texts: Sequence[str], like: Sequences) -> Sequences:
+    """Return texts as rows of the shape of others, repeated to as many; empty ones are left out."""
+    rows, length = like.tokens.shape
+    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts if text]
+    tokens = np.zeros((len(encoded), length), np.int32)
+    mask = np.zeros((len(encoded), length), bool)
+    for i, row in enumerate(encoded):
+        whole = [tokenizer.bos_token_id, *row][:length]
+        tokens[i, : len(whole)], mask[i, : len(whole)] = whole, True
+    repeated = np.resize(np.arange(len(encoded)), rows)
+    return Sequences(jnp.asarray(tokens[repeated]), jnp.asarray(mask[repeated]))
+
+
+def _nll(setting: Setting, params: PyTree, texts: Sequences) -> float:
+    """Return the loss on texts in nats a token."""
+    total = sequence_log_probs(
+        params, texts, setting.decoder, batch_size=setting.scale.batch_size
+    ).sum()
+    return -float(total) / float(texts.mask[:, 1:].sum())
+
+
+# Kept, as compiled programs are known by the object.
+@functools.lru_cache(maxsize=8)
+def _losses(decoder) -> Callable[..., Array]:
+    def losses(forget: Sequences, retain: Sequences, params) -> Array:
+        def nll(texts):
+            logp = llama.log_prob(params, texts.tokens, decoder)
+            return -jnp.mean(logp, where=texts.mask[:, 1:])
+
+        return jnp.stack([nll(forget), nll(retain)])
+
+    return losses
+
+
+@functools.lru_cache(maxsize=8)
+def _logits(decoder) -> Callable[..., Array]:
+    return lambda params, tokens: llama.apply(params, tokens, decoder)
+
+
+@functools.lru_cache(maxsize=8)
+def _hidden(decoder, layers: int) -> Callable[..., Array]:
+    def hidden(params, embedded, mask):
+        first = llama.select_layers(params["layers"], 0, layers)
+        return llama.run_layers(first, embedded, decoder, mask=mask)
+
+    return hidden
+
+
+@functools.lru_cache(maxsize=8)
+def _from_embeddings(decoder, layers: int) -> Callable[..., tuple[Array, Array]]:
+    first = _hidden(decoder, layers)
+
+    def apply(params, embedded, mask):
+        hidden = first(params, embedded, mask)
+        last = llama.select_layers(params["layers"], layers, decoder.layers)
+        final = llama.run_layers(last, hidden, decoder, mask=mask)
+        return rms_norm(final, params["norm"], decoder) @ llama.head(params), hidden
+
+    return apply
+
+
+def kept_share(
+    target: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Return how much of the whole set's forgetting is reached: of VerbMem and of KnowMem."""
+    share = []
+    for measure in ("verbatim", "knowledge"):
+        drop = target[measure][0] - full[measure][0]
+        share.append((target[measure][0] - own[measure][0]) / drop if drop > 0 else np.nan)
+    return np.array(share)
