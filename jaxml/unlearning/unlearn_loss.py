@@ -47,7 +47,7 @@ class UnlearnConfig:
         RMU has its own term.
       steps: of the optimizer.
       batch_size: sequences of each set in a step.
-      learning_rate: of AdamW, constant.
+      learning_rate: of AdamW, constant; the default is for large models, small ones need 1e-3.
       beta: of the method; by default 0.1 for "npo" and "dpo", 2.5 for "simnpo", 1 for "wga".
       retain_weight: factor of the retain term.
       rho: distance of a sharpness-aware forget step, see `sam_value_and_grad`; 0 is none.

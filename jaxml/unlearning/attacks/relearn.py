@@ -53,7 +53,7 @@ def relearn(
       texts: those the attacker has, such as 20 rows of the forget set.
       steps: of the optimizer.
       batch_size: texts in a step.
-      learning_rate: of AdamW, constant.
+      learning_rate: of AdamW, constant; the default is for large models, small ones need 1e-3.
       optimizer: instead of AdamW without decay; keep the object, as `apply`.
 
     Raises:

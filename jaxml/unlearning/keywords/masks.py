@@ -46,7 +46,7 @@ def random_mask(key: Key[Array, ""], sequences: Sequences, hits: Hits) -> Sequen
 
     The control of `keyword_mask`: in each row the loss has the same number of terms. Any tokens
     that count may be drawn, keywords among them; but never the first of a row, which has no
-    prediction, nor is one drawn for it.
+    prediction, nor is one drawn for it. The draw is one for all steps that use the result.
 
     Args:
       key: consumed.
