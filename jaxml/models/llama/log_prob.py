@@ -12,8 +12,8 @@ from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params, head, hidden_states
 from jaxml.models.llama.precision import at_least_single
 
-# 64 MiB in float32; much smaller ones make the products with the head slower.
-CHUNK = 2**24
+# 256 MiB in float32; smaller ones make the head run twice and its products slower.
+CHUNK = 2**26
 
 
 def log_prob(
@@ -54,10 +54,10 @@ def chunked_log_prob(
 ) -> Float[Array, "row time-1"]:
     """Return the log-probability of the next tokens from what the head multiplies.
 
-    At most `chunk` logits exist at once, those of some times of all rows, in the gradient too,
-    which makes them a second time: memory beside that of the arguments and their gradients
-    depends on `chunk`, not on vocabulary or length. Rows may lie on several devices. For
-    reverse-mode gradients only.
+    At most `chunk` logits exist at once, those of some times of all rows: memory beside that of
+    the arguments and their gradients depends on `chunk`, not on vocabulary or length. Where all
+    of them fit they are kept for the gradient, which else makes them a second time. Rows may lie
+    on several devices. For reverse-mode gradients only.
 
     Args:
       hidden: normed hidden states `[row, time, width]`, as of `hidden_states`.
@@ -96,37 +96,53 @@ def _log_prob(hidden: Array, head: Array, targets: Array, pieces: int) -> Array:
 
 
 def _forward(hidden, head, targets, pieces):
+    if pieces == 1:
+        logits = _logits(hidden, head)
+        logp, total = _chosen(logits, targets)
+        return logp, (hidden, head, targets, total, logits)
+
     def one_piece(_, piece):
-        logits = _logits(piece[0], head)
-        chosen = jnp.take_along_axis(logits, piece[1][..., None], axis=-1)[..., 0]
-        total = jax.nn.logsumexp(logits, axis=-1)
-        return None, (chosen - total, total)
+        return None, _chosen(_logits(piece[0], head), piece[1])
 
     _, (logp, total) = lax.scan(one_piece, None, (_cut(hidden, pieces), _cut(targets, pieces)))
-    return _join(logp), (hidden, head, targets, _join(total))
+    return _join(logp), (hidden, head, targets, _join(total), None)
 
 
 def _backward(pieces, kept, cotangent):
-    hidden, head, targets, total = kept
+    hidden, head, targets, total, logits = kept
+    if pieces == 1:
+        of_head, of_hidden = _slopes(hidden, head, targets, total, cotangent, logits)
+        return of_hidden, of_head.astype(head.dtype), None
 
-    def one_piece(head_gradient, piece):
-        hidden, target, total, cotangent = piece
-        # d log p / d logits = onehot - softmax.
-        softmax = jnp.exp(_logits(hidden, head) - total[..., None])
-        place = lax.broadcasted_iota(target.dtype, softmax.shape, 2)
-        wrapped = jnp.where(target < 0, target + head.shape[1], target)
-        chosen = (place == wrapped[..., None]).astype(softmax.dtype)
-        slope = (cotangent[..., None] * (chosen - softmax)).astype(hidden.dtype)
-        own = jnp.einsum("rtw,rtv->wv", hidden, slope, preferred_element_type=softmax.dtype)
-        return head_gradient + own, slope @ head.T
+    def one_piece(so_far, piece):
+        own, of_hidden = _slopes(piece[0], head, *piece[1:], _logits(piece[0], head))
+        return so_far + own, of_hidden
 
     cut = [_cut(array, pieces) for array in (hidden, targets, total, cotangent)]
     start = jnp.zeros(head.shape, cotangent.dtype)
-    head_gradient, hidden_gradient = lax.scan(one_piece, start, tuple(cut))
-    return _join(hidden_gradient), head_gradient.astype(head.dtype), None
+    of_head, of_hidden = lax.scan(one_piece, start, tuple(cut))
+    return _join(of_hidden), of_head.astype(head.dtype), None
 
 
 _log_prob.defvjp(_forward, _backward)
+
+
+def _chosen(logits: Array, targets: Array) -> tuple[Array, Array]:
+    """Log-probability of the targets, and the logarithm of the sum of exp of all logits."""
+    total = jax.nn.logsumexp(logits, axis=-1)
+    return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - total, total
+
+
+def _slopes(hidden, head, targets, total, cotangent, logits) -> tuple[Array, Array]:
+    """Gradients of the head and of the hidden states."""
+    # d log p / d logits = onehot - softmax.
+    softmax = jnp.exp(logits - total[..., None])
+    place = lax.broadcasted_iota(targets.dtype, softmax.shape, 2)
+    wrapped = jnp.where(targets < 0, targets + head.shape[1], targets)
+    chosen = (place == wrapped[..., None]).astype(softmax.dtype)
+    slope = (cotangent[..., None] * (chosen - softmax)).astype(hidden.dtype)
+    of_head = jnp.einsum("rtw,rtv->wv", hidden, slope, preferred_element_type=softmax.dtype)
+    return of_head, slope @ head.T
 
 
 def _logits(hidden: Array, head: Array) -> Array:
