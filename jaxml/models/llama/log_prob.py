@@ -115,7 +115,9 @@ def _backward(pieces, kept, cotangent):
         return of_hidden, of_head.astype(head.dtype), None
 
     def one_piece(so_far, piece):
-        own, of_hidden = _slopes(piece[0], head, *piece[1:], _logits(piece[0], head))
+        hidden, targets, total, cotangent = piece
+        logits = _logits(hidden, head)
+        own, of_hidden = _slopes(hidden, head, targets, total, cotangent, logits)
         return so_far + own, of_hidden
 
     cut = [_cut(array, pieces) for array in (hidden, targets, total, cotangent)]
