@@ -9,12 +9,12 @@ import jax
 from jaxml.data.text import load_books
 from jaxml.models import llama
 from jaxml.reproduce import coreset_stages as work
-from jaxml.reproduce.books import library, train_tokenizer
+from jaxml.reproduce.books import train_tokenizer
 from jaxml.reproduce.coreset_report import report
 from jaxml.reproduce.report import Report
-from jaxml.reproduce.score_decoder import Score
+from jaxml.reproduce.score_decoder import Score, keyword_hits
 from jaxml.reproduce.stages import Arrays, Stages, tree_of
-from jaxml.reproduce.unlearning_stages import Scale, Setting, trained
+from jaxml.reproduce.unlearning_stages import Scale, Setting, library_of, small_decoder, trained
 
 
 class Size(NamedTuple):
@@ -30,10 +30,7 @@ EVERY_SCORE: tuple[Score, ...] = (
 )  # fmt: skip
 SCALES = {
     "quick": Size(
-        llama.LlamaConfig(
-            vocabulary=512, width=64, layers=2, heads=2, key_heads=2, head_width=32,
-            mlp_width=160, tied=True,
-        ),
+        small_decoder(vocabulary=512, width=64, layers=2, heads=2),
         Scale(length=64, prompt=16, forget=20, retain=20, folds=1, epochs=80, batch_size=8,
               steps=60, seeds=1),
         work.Grid(fractions=(0.05, 0.25), compared=0.05,
@@ -42,10 +39,7 @@ SCALES = {
                   candidates=64),
     ),
     "standard": Size(
-        llama.LlamaConfig(
-            vocabulary=1024, width=128, layers=4, heads=4, key_heads=4, head_width=32,
-            mlp_width=320, tied=True,
-        ),
+        small_decoder(vocabulary=1024, width=128, layers=4, heads=4),
         Scale(length=128, prompt=32, forget=40, retain=40, folds=1, epochs=40, batch_size=8,
               steps=100, seeds=3),
         work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5), compared=0.05, scores=EVERY_SCORE,
@@ -53,10 +47,7 @@ SCALES = {
                   relearnt=8, attack_steps=40, suffix=10, candidates=256),
     ),
     "paper": Size(
-        llama.LlamaConfig(
-            vocabulary=32_000, width=2048, layers=16, heads=16, key_heads=16, head_width=128,
-            mlp_width=5120, tied=True,
-        ),
+        small_decoder(vocabulary=32_000, width=2048, layers=16, heads=16),
         Scale(length=512, prompt=128, forget=100, retain=100, folds=1, epochs=40, batch_size=16,
               steps=250, seeds=3),
         work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5), compared=0.05, scores=EVERY_SCORE,
@@ -82,15 +73,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
     }
     found, words = [], ()
     for seed in range(scale.seeds):
-        books = library(
-            corpus,
-            tokenizer,
-            seed=settings.seed + seed,
-            length=scale.length,
-            forget=scale.forget,
-            retain=scale.retain,
-            prompt=scale.prompt,
-        )
+        books = library_of(scale, corpus, tokenizer, settings.seed + seed)
         setting = Setting(books, size.decoder, scale)
         words = words or work.keyword_list(setting, grid.words)
         depends = {**inputs, "run": seed}
@@ -127,7 +110,9 @@ def _one_seed(size: Size, setting: Setting, run, scratch, key) -> dict[str, Arra
     train = functools.partial(trained, setting, "target", start, scratch, key_train)
     target = tree_of("params", run("model target", train))
     parts = {"target": run("target", functools.partial(work.measured, setting, target))}
-    scores = run("scores", functools.partial(work.scored, setting, target, grid, key_score))
+    words = work.keyword_list(setting, grid.words)
+    hits = keyword_hits(setting.library.tokenizer, setting.library.forget, words)
+    scores = run("scores", functools.partial(work.scored, setting, target, grid, hits, key_score))
     parts["scores"] = scores
 
     def unlearned(name, objective, forget, steps, *, keep=False):
@@ -148,7 +133,7 @@ def _one_seed(size: Size, setting: Setting, run, scratch, key) -> dict[str, Arra
             picked = work.chosen(setting, scores["random"], fraction)
             steps = max(1, round(scale.steps * fraction))
             unlearned(f"{objective}, epochs {fraction:g}", objective, picked, steps)
-    sets = work.keyword_sets(setting, grid.words, key_mask)
+    sets = work.keyword_sets(setting, words, hits, key_mask)
     for objective in grid.objectives:
         for kind, texts in sets.items():
             unlearned(f"{objective}, {kind}", objective, texts, scale.steps)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from jaxml.reproduce import plots
-from jaxml.reproduce.coreset_stages import Grid, kept_share
+from jaxml.reproduce.coreset_stages import Grid
 from jaxml.reproduce.report import Figure, Report, Table
 from jaxml.reproduce.stages import Arrays
 from jaxml.unlearning import connectivity
@@ -66,6 +66,17 @@ def report(
         ),
         results={"source": source, "seeds": seeds, "runs": _numbers(found)},
     )
+
+
+def kept_share(
+    target: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Return how much of the whole set's forgetting is reached: of VerbMem and of KnowMem."""
+    share = []
+    for measure in ("verbatim", "knowledge"):
+        drop = target[measure][0] - full[measure][0]
+        share.append((target[measure][0] - own[measure][0]) / drop if drop > 0 else np.nan)
+    return np.array(share)
 
 
 def _kept(found, objective: str, name: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ from jaxtyping import Array, PyTree
 from jaxml.models import llama
 from jaxml.models.llama.decoder import rms_norm
 from jaxml.reproduce.evaluate_decoder import verbatim
-from jaxml.reproduce.score_decoder import Score, chunk_scores, chunk_texts, keyword_hits
+from jaxml.reproduce.score_decoder import Score, chunk_scores, chunk_texts
 from jaxml.reproduce.stages import Arrays, flat_arrays
 from jaxml.reproduce.unlearn_decoder import sequence_log_probs
-from jaxml.reproduce.unlearning_stages import METHODS, Setting, forgotten, memorised
+from jaxml.reproduce.unlearning_stages import METHODS, Setting, forgotten, memorised, steered_layer
 from jaxml.unlearning import Sequences, attacks, connectivity, coreset, keywords
 
 
@@ -51,11 +51,9 @@ class Grid:
     candidates: int
 
 
-def scored(setting: Setting, target: PyTree, grid: Grid, key) -> Arrays:
+def scored(setting: Setting, target: PyTree, grid: Grid, hits: np.ndarray, key) -> Arrays:
     """Return every score of every chunk of the forget set, `[chunk]` each."""
     forget = setting.library.forget
-    words = keyword_list(setting, grid.words)
-    hits = keyword_hits(setting.library.tokenizer, forget, words)
     found = {}
     for name in grid.scores:
         key, key_score = jax.random.split(key)
@@ -97,12 +95,12 @@ def keyword_list(setting: Setting, words: int) -> tuple[str, ...]:
     return keywords.extract(*texts, count=words)
 
 
-def keyword_sets(setting: Setting, words: int, key) -> dict[str, Sequences]:
+def keyword_sets(
+    setting: Setting, words: Sequence[str], hits: np.ndarray, key
+) -> dict[str, Sequences]:
     """Return the forget set with a loss on some of its tokens, and its keywords as texts."""
     books = setting.library
-    found = keyword_list(setting, words)
-    hits = keyword_hits(books.tokenizer, books.forget, found)
-    alone = keywords.keyword_texts(chunk_texts(books.tokenizer, books.forget), found)
+    alone = keywords.keyword_texts(chunk_texts(books.tokenizer, books.forget), words)
     return {
         "keywords in their text": keywords.keyword_mask(books.forget, hits),
         "all but keywords": keywords.complement_mask(books.forget, hits),
@@ -164,7 +162,7 @@ def _suffix(setting: Setting, grid: Grid, matched: bool, target, model, key) -> 
     books, decoder, scale = setting.library, setting.decoder, setting.scale
     tokens = books.forget.tokens[: grid.relearnt]
     start, answer = tokens[:, : 1 + scale.prompt], tokens[:, 1 + scale.prompt :][:, :16]
-    layer = min(7, decoder.layers // 2)
+    layer = steered_layer(decoder)
     apply = Partial(_from_embeddings(decoder, layer + 1), model)
     texts = (
         Sequences(start, jnp.ones(start.shape, bool)),
@@ -250,14 +248,3 @@ def _from_embeddings(decoder, layers: int) -> Callable[..., tuple[Array, Array]]
         return rms_norm(final, params["norm"], decoder) @ llama.head(params), hidden
 
     return apply
-
-
-def kept_share(
-    target: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Return how much of the whole set's forgetting is reached: of VerbMem and of KnowMem."""
-    share = []
-    for measure in ("verbatim", "knowledge"):
-        drop = target[measure][0] - full[measure][0]
-        share.append((target[measure][0] - own[measure][0]) / drop if drop > 0 else np.nan)
-    return np.array(share)

@@ -17,7 +17,7 @@ from jaxml.data.text import TextCorpus, load_books
 from jaxml.models import llama
 from jaxml.models.llama.decoder import parameter_shapes
 from jaxml.reproduce import unlearning_stages as work
-from jaxml.reproduce.books import library, train_tokenizer
+from jaxml.reproduce.books import train_tokenizer
 from jaxml.reproduce.report import Report
 from jaxml.reproduce.stages import Arrays, Stages, tree_of
 from jaxml.reproduce.unlearning_report import Found, report
@@ -30,22 +30,9 @@ class Size(NamedTuple):
     scale: work.Scale
 
 
-def _decoder(vocabulary: int, width: int, layers: int, heads: int) -> llama.LlamaConfig:
-    return llama.LlamaConfig(
-        vocabulary=vocabulary,
-        width=width,
-        layers=layers,
-        heads=heads,
-        key_heads=heads,
-        head_width=width // heads,
-        mlp_width=5 * width // 2,
-        tied=True,
-    )
-
-
 SCALES = {
     "quick": Size(
-        _decoder(vocabulary=512, width=64, layers=2, heads=2),
+        work.small_decoder(vocabulary=512, width=64, layers=2, heads=2),
         work.Scale(
             length=64,
             prompt=16,
@@ -59,7 +46,7 @@ SCALES = {
         ),
     ),
     "standard": Size(
-        _decoder(vocabulary=1024, width=128, layers=4, heads=4),
+        work.small_decoder(vocabulary=1024, width=128, layers=4, heads=4),
         work.Scale(
             length=128,
             prompt=32,
@@ -73,7 +60,7 @@ SCALES = {
         ),
     ),
     "paper": Size(
-        _decoder(vocabulary=32_000, width=2048, layers=16, heads=16),
+        work.small_decoder(vocabulary=32_000, width=2048, layers=16, heads=16),
         work.Scale(
             length=512,
             prompt=128,
@@ -206,15 +193,7 @@ def _run(study: Study, corpus: TextCorpus, settings, stages: Stages, progress, b
     }
     passages = []
     for seed in range(scale.seeds):
-        books = library(
-            corpus,
-            study.tokenizer,
-            seed=settings.seed + seed,
-            length=scale.length,
-            forget=scale.forget,
-            retain=scale.retain,
-            prompt=scale.prompt,
-        )
+        books = work.library_of(scale, corpus, study.tokenizer, settings.seed + seed)
         passages.append(books.forget_passages[0])
         setting = work.Setting(books, study.decoder, scale, study.questions, SUBJECT)
         depends = {**inputs, "run": seed}

@@ -14,8 +14,9 @@ from jaxtyping import Array, PyTree
 
 from jaxml import unlearning
 from jaxml.data.questions import ChoiceQuestion
+from jaxml.data.text import TextCorpus
 from jaxml.models import llama
-from jaxml.reproduce.books import Library, joined
+from jaxml.reproduce.books import Library, joined, library
 from jaxml.reproduce.evaluate_decoder import (
     choices,
     continuations,
@@ -77,6 +78,38 @@ class Setting(NamedTuple):
     scale: Scale
     questions: Sequence[ChoiceQuestion] = ()
     subject: str = ""
+
+
+def small_decoder(vocabulary: int, width: int, layers: int, heads: int) -> llama.LlamaConfig:
+    """Return the shape of a decoder that is trained from nothing."""
+    return llama.LlamaConfig(
+        vocabulary=vocabulary,
+        width=width,
+        layers=layers,
+        heads=heads,
+        key_heads=heads,
+        head_width=width // heads,
+        mlp_width=5 * width // 2,
+        tied=True,
+    )
+
+
+def library_of(scale: Scale, corpus: TextCorpus, tokenizer: Any, seed: int) -> Library:
+    """Return the texts and questions of one seed."""
+    return library(
+        corpus,
+        tokenizer,
+        seed=seed,
+        length=scale.length,
+        forget=scale.forget,
+        retain=scale.retain,
+        prompt=scale.prompt,
+    )
+
+
+def steered_layer(decoder: llama.LlamaConfig) -> int:
+    """Return the layer of WMDP's settings for RMU, or the middle of a decoder of fewer."""
+    return min(7, decoder.layers // 2)
 
 
 def trained(setting: Setting, name: str, start: Callable, folder: Path, key) -> Arrays:
@@ -163,8 +196,7 @@ def forgotten(
         batch_size=min(setting.scale.batch_size, len(forget.tokens)),
         learning_rate=setting.scale.rates * method.config.learning_rate,
     )
-    # The layer of WMDP's settings, or the middle of a decoder of fewer.
-    layer = min(7, setting.decoder.layers // 2)
+    layer = steered_layer(setting.decoder)
     if config.method == "rmu":
         config = dataclasses.replace(config, scale=config.scale * _norm(setting, params, layer))
     retain = joined(books.retain, books.retain_answers)

@@ -11,7 +11,7 @@ from jaxml.models import llama
 from jaxml.reproduce import coreset as experiment
 from jaxml.reproduce import coreset_stages as work
 from jaxml.reproduce import reproduce
-from jaxml.reproduce.coreset_stages import kept_share
+from jaxml.reproduce.coreset_report import kept_share
 from jaxml.reproduce.unlearning_stages import Scale, Setting
 from jaxml.unlearning import Sequences
 
