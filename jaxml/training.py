@@ -63,9 +63,9 @@ def fit(
 ) -> Trained:
     """Minimise a loss by `steps` steps of an optimizer, from where `folder` has got to.
 
-    A chunk of steps is one compiled `lax.scan`, and a shorter last chunk a second one; on a CPU
-    a step is one compiled call. What is compiled is kept for calls with the same `loss` and
-    `optimizer` objects.
+    A chunk of steps is one compiled loop; on a CPU, where the loss has convolutions, a step is
+    one compiled call. What is compiled is kept for calls with the same `loss` and `optimizer`
+    objects.
 
     With `folder`, parameters, optimizer state and history are saved after every chunk, in the
     background and whole or not at all; the last two checkpoints stay. A call with the same
@@ -102,7 +102,10 @@ def fit(
     _check_numbers(steps=steps, chunk=chunk, batch_size=batch_size)
     own = lambda tree: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
     state = own((params, optimizer.init(params)))
-    metrics = _check_loss(loss, key, state[0], data, batch_size)
+    metrics, convolves = _check_loss(loss, key, state[0], data, batch_size)
+    # XLA's CPU backend runs a convolution in the body of a loop up to eighty times slower than
+    # outside of one (jax issue 12868). Without one a loop is faster: it uses its memory again.
+    at_once = 1 if convolves and jax.default_backend() == "cpu" else chunk
     settings = {
         "key": {"": str(jax.random.key_data(key).tolist())},
         "batch_size": {"": str(batch_size)},
@@ -128,6 +131,7 @@ def fit(
                 optimizer=optimizer,
                 batch_size=batch_size,
                 length=end - step,
+                at_once=at_once,
             )
             _check_finite(part["loss"], bool(finite), step, folder)
             rate = (end - step) / (time.perf_counter() - began)
@@ -209,27 +213,24 @@ def progress_bar(title: str, steps: int) -> Iterator[Progress]:
         yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
 
 
-def _run_chunk(state, key, data, start, *, length, **settings):
+def _run_chunk(state, key, data, start, *, length, at_once, **settings):
     """Return the state after `length` steps, their history, and whether all is finite."""
-    # XLA's CPU backend runs a convolution in the body of a loop up to eighty times slower than
-    # outside of one (jax issue 12868), so that there every step is a call of its own.
-    alone = jax.default_backend() == "cpu"
     finite, parts = True, []
-    for first in range(0, length, 1 if alone else length):
-        count = 1 if alone else length
-        place = jnp.asarray(start + first, jnp.int32)
-        state, part, finite = _run_steps(state, key, data, place, length=count, **settings)
-        parts.append(part)
-    return state, jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts), finite
+    for first in range(0, length, at_once):
+        count = min(at_once, length - first)
+        place, end = (jnp.asarray(start + i, jnp.int32) for i in (first, first + count))
+        state, part, finite = _run_steps(state, key, data, place, end, at_once=at_once, **settings)
+        parts.append(jax.tree.map(lambda values: np.asarray(values)[:count], part))  # noqa: B023
+    return state, _join(parts), finite
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("loss", "optimizer", "batch_size", "length"),
+    static_argnames=("loss", "optimizer", "batch_size", "at_once"),
     donate_argnames="state",
 )
-def _run_steps(state, key, data, start, *, loss, optimizer, batch_size, length):
-    def one_step(state, i):
+def _run_steps(state, key, data, start, end, *, loss, optimizer, batch_size, at_once):
+    def one_step(i, state):
         params, opt_state = state
         batch = _batch(key, i, data, batch_size)
         gradient = jax.value_and_grad(loss, has_aux=True)
@@ -239,12 +240,19 @@ def _run_steps(state, key, data, start, *, loss, optimizer, batch_size, length):
             updates, opt_state = optimizer.update(slope, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), {"loss": value, **metrics}
 
-    if length == 1:
-        state, history = one_step(state, start)
+    def recorded(i, carry):
+        state, history = carry
+        state, values = one_step(i, state)
+        return state, jax.tree.map(lambda all, one: all.at[i - start].set(one), history, values)
+
+    if at_once == 1:
+        state, history = one_step(start, state)
         history = jax.tree.map(lambda value: value[None], history)
     else:
-        numbers = start + jnp.arange(length, dtype=start.dtype)
-        state, history = lax.scan(one_step, state, numbers)
+        # The number of steps is traced: a shorter last chunk is no second compilation.
+        _, values = jax.eval_shape(one_step, start, state)
+        history = jax.tree.map(lambda value: jnp.zeros(at_once, value.dtype), values)
+        state, history = lax.fori_loop(start, end, recorded, (state, history))
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state[0])]
     return state, history, jnp.all(jnp.stack(finite))
 
@@ -267,14 +275,14 @@ def _check_numbers(**numbers: int | None) -> None:
             raise ValueError(f"{name}={number}: accepted is 1 or more")
 
 
-def _check_loss(loss, key, params, data, batch_size) -> list[str]:
-    """Return the names of the metrics."""
+def _check_loss(loss, key, params, data, batch_size) -> tuple[list[str], bool]:
+    """Return the names of the metrics, and whether the loss has convolutions."""
     if batch_size is not None:
         counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(data)}
         if len(counts) != 1 or min(counts) < batch_size:
             raise ValueError(f"batch_size={batch_size}: arrays of data have {sorted(counts)} rows")
     call = lambda params, data: loss(params, _batch(key, 0, data, batch_size), key)
-    result = jax.eval_shape(call, params, data)
+    program, result = jax.make_jaxpr(call, return_shape=True)(params, data)
     scalar = lambda x: hasattr(x, "shape") and x.shape == ()
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise ValueError(f"loss: returns {result}; accepted is (scalar, dict of scalars)")
@@ -283,7 +291,7 @@ def _check_loss(loss, key, params, data, batch_size) -> list[str]:
             raise ValueError(f"loss: {name} is {value}; accepted are scalars")
     if "loss" in result[1]:
         raise ValueError("loss: a metric is called 'loss', which is the name of the loss itself")
-    return sorted(result[1])
+    return sorted(result[1]), "conv_general_dilated" in str(program)
 
 
 def _check_finite(losses, finite: bool, start: int, folder) -> None:
