@@ -269,12 +269,12 @@ class Method(NamedTuple):
     task_vector: float = 0.0
 
 
-# Rates for small decoders trained from nothing, the same for all of them.
+# Settings for small decoders trained from nothing, the same for all of them.
 METHODS: Mapping[str, Method] = {
     "GA": Method(UnlearnConfig("ga", "none", learning_rate=1e-4)),
     "GradDiff": Method(UnlearnConfig("ga", "nll", learning_rate=3e-4)),
-    "NPO": Method(UnlearnConfig("npo", "nll", learning_rate=2e-3)),
-    "NPO, KL": Method(UnlearnConfig("npo", "kl", learning_rate=2e-3)),
+    "NPO": Method(UnlearnConfig("npo", "nll", learning_rate=2.5e-3, beta=0.05)),
+    "NPO, KL": Method(UnlearnConfig("npo", "kl", learning_rate=2.5e-3, beta=0.05)),
     "SimNPO": Method(UnlearnConfig("simnpo", "nll", learning_rate=1e-3)),
     "WGA": Method(UnlearnConfig("wga", "nll", learning_rate=1e-3)),
     "SatImp": Method(UnlearnConfig("satimp", "nll", learning_rate=1e-3)),
