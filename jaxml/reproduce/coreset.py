@@ -5,6 +5,8 @@ import functools
 from typing import NamedTuple
 
 import jax
+import numpy as np
+from jaxtyping import PyTree
 
 from jaxml.data.text import load_books
 from jaxml.models import llama
@@ -15,6 +17,15 @@ from jaxml.reproduce.report import Report
 from jaxml.reproduce.score_decoder import Score, keyword_hits
 from jaxml.reproduce.stages import Arrays, Stages, tree_of
 from jaxml.reproduce.unlearning_stages import Scale, Setting, library_of, small_decoder, trained
+from jaxml.unlearning import coreset
+
+
+class Variant(NamedTuple):
+    """Another decoder or number of chunks to forget, to see what the effect depends on."""
+
+    name: str
+    decoder: llama.LlamaConfig
+    forget: int
 
 
 class Size(NamedTuple):
@@ -23,36 +34,53 @@ class Size(NamedTuple):
     decoder: llama.LlamaConfig
     scale: Scale
     grid: work.Grid
+    variants: tuple[Variant, ...] = ()
 
 
 EVERY_SCORE: tuple[Score, ...] = (
     "random", "el2n", "grand", "loss", "min_k", "moderate", "k_centre", "keyword_density",
 )  # fmt: skip
+# Of the decoders of the three scales.
+QUICK = small_decoder(vocabulary=512, width=64, layers=2, heads=2)
+STANDARD = small_decoder(vocabulary=1024, width=128, layers=4, heads=4)
+PAPER = small_decoder(vocabulary=32_000, width=2048, layers=16, heads=16)
 SCALES = {
     "quick": Size(
-        small_decoder(vocabulary=512, width=64, layers=2, heads=2),
+        QUICK,
         Scale(length=64, prompt=16, forget=20, retain=20, folds=1, epochs=80, batch_size=8,
               steps=60, seeds=1),
-        work.Grid(fractions=(0.05, 0.25), compared=0.05,
+        work.Grid(fractions=(0.05, 0.25), compared=0.05, factors=(4,),
                   scores=("random", "grand", "min_k", "moderate"), objectives=("NPO", "RMU"),
                   others=(), words=60, points=11, relearnt=4, attack_steps=20, suffix=6,
                   candidates=64),
+        (Variant("width 32", small_decoder(vocabulary=512, width=32, layers=2, heads=2), 20),),
     ),
     "standard": Size(
-        small_decoder(vocabulary=1024, width=128, layers=4, heads=4),
+        STANDARD,
         Scale(length=128, prompt=32, forget=40, retain=40, folds=1, epochs=40, batch_size=8,
               steps=100, seeds=3),
-        work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5), compared=0.05, scores=EVERY_SCORE,
-                  objectives=("NPO", "RMU"), others=("SimNPO", "GradDiff"), words=150, points=21,
-                  relearnt=8, attack_steps=40, suffix=10, candidates=256),
+        work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5), compared=0.05, factors=(0.5, 2, 4),
+                  scores=EVERY_SCORE, objectives=("NPO", "RMU"), others=("SimNPO", "GradDiff"),
+                  words=150, points=21, relearnt=8, attack_steps=40, suffix=10, candidates=256),
+        (
+            Variant("width 64, 2 layers",
+                    small_decoder(vocabulary=1024, width=64, layers=2, heads=2), 40),
+            Variant("20 chunks", STANDARD, 20),
+            Variant("80 chunks", STANDARD, 80),
+        ),
     ),
     "paper": Size(
-        small_decoder(vocabulary=32_000, width=2048, layers=16, heads=16),
+        PAPER,
         Scale(length=512, prompt=128, forget=100, retain=100, folds=1, epochs=40, batch_size=16,
               steps=250, seeds=3),
-        work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5), compared=0.05, scores=EVERY_SCORE,
-                  objectives=("NPO", "RMU"), others=("SimNPO", "GradDiff"), words=500, points=21,
-                  relearnt=20, attack_steps=500, suffix=20, candidates=512),
+        work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5), compared=0.05, factors=(0.5, 2, 4),
+                  scores=EVERY_SCORE, objectives=("NPO", "RMU"), others=("SimNPO", "GradDiff"),
+                  words=500, points=21, relearnt=20, attack_steps=500, suffix=20, candidates=512),
+        (
+            Variant("width 768, 12 layers",
+                    small_decoder(vocabulary=32_000, width=768, layers=12, heads=12), 100),
+            Variant("20 chunks", PAPER, 20),
+        ),
     ),
 }  # fmt: skip
 
@@ -64,10 +92,11 @@ def experiment(settings, stages: Stages, progress) -> Report:
     bar = progress.add_task("coreset: loading", total=None)
     corpus = load_books(settings.data)
     tokenizer = train_tokenizer(corpus.texts[:2], size.decoder.vocabulary)
-    progress.update(bar, total=scale.seeds * _stages(grid))
+    progress.update(bar, total=scale.seeds * _stages(size))
     inputs = {
         "scale": dataclasses.asdict(scale),
         "grid": dataclasses.asdict(grid),
+        "variants": [[name, dataclasses.asdict(of), count] for name, of, count in size.variants],
         "seed": settings.seed,
         "books": corpus.texts[:2],
     }
@@ -81,58 +110,75 @@ def experiment(settings, stages: Stages, progress) -> Report:
         def run(name, compute, seed=seed, depends=depends) -> Arrays:
             title = f"coreset: seed {seed + 1} of {scale.seeds}, {name}"
             progress.update(bar, description=title)
-            stage = f"{name.replace(',', '').replace(' ', '-')}-{seed}"
+            stage = f"{_file_name(name)}-{seed}"
             result = stages.run(stage, {**depends, "stage": name}, compute)
             progress.update(bar, advance=1)
             return result
 
-        scratch = stages.scratch(f"training-{seed}", depends)
+        scratch = lambda name, seed=seed, depends=depends: stages.scratch(
+            f"training-{_file_name(name)}-{seed}", depends
+        )
         key = jax.random.fold_in(jax.random.key(settings.seed), seed)
-        found.append(_one_seed(size, setting, run, scratch, key))
+        parts = _one_seed(size, setting, run, scratch, key)
+        for variant in size.variants:
+            other = dataclasses.replace(scale, forget=variant.forget)
+            books = library_of(other, corpus, tokenizer, settings.seed + seed)
+            setting = Setting(books, variant.decoder, other)
+            parts |= _one_variant(variant.name, setting, grid, run, scratch, key)
+        found.append(parts)
     progress.update(bar, description="coreset: done")
     source = (
         f"{corpus.source}; {scale.forget} chunks of {scale.length} tokens of "
         f"{corpus.names[0]!r} to forget, {scale.retain} of {corpus.names[1]!r} to retain"
     )
-    return report(source, size.decoder, scale, grid, found, words)
+    names = [variant.name for variant in size.variants]
+    return report(source, size.decoder, scale, grid, found, words, names)
 
 
-def _stages(grid: work.Grid) -> int:
-    alone = len(grid.objectives) * (len(grid.fractions) * (len(grid.scores) + 1) + 1 + 4 + 3)
-    return 4 + alone + len(grid.others) * (1 + 2 * len(grid.fractions))
+def _file_name(run: str) -> str:
+    return run.replace(",", "").replace(":", "").replace(" ", "-")
+
+
+def _stages(size: Size) -> int:
+    grid = size.grid
+    parts = len(grid.fractions) * (len(grid.scores) + 1) + len(grid.factors)
+    alone = len(grid.objectives) * (parts + 1 + 4 + 3)
+    others = len(grid.others) * (1 + 2 * len(grid.fractions))
+    return 4 + alone + others + len(size.variants) * (2 + 2 * len(grid.objectives))
 
 
 def _one_seed(size: Size, setting: Setting, run, scratch, key) -> dict[str, Arrays]:
     """Return what is measured of each model, by its name."""
     scale, grid = size.scale, size.grid
     key_train, key_score, key_unlearn, key_attack, key_mask = jax.random.split(key, 5)
-    start = lambda key: llama.init(key, size.decoder)
-    train = functools.partial(trained, setting, "target", start, scratch, key_train)
-    target = tree_of("params", run("model target", train))
-    parts = {"target": run("target", functools.partial(work.measured, setting, target))}
+    target, parts = _target("", setting, run, scratch, key_train)
     words = work.keyword_list(setting, grid.words)
     hits = keyword_hits(setting.library.tokenizer, setting.library.forget, words)
     scores = run("scores", functools.partial(work.scored, setting, target, grid, hits, key_score))
     parts["scores"] = scores
 
     def unlearned(name, objective, forget, steps, *, keep=False):
-        make = functools.partial(
-            work.unlearned, setting, objective, target, forget, steps, key_unlearn, keep=keep
-        )
-        parts[name] = run(name, make)
+        given = setting, objective, target, forget, steps, key_unlearn
+        parts[name] = run(name, functools.partial(work.unlearned, *given, keep=keep))
+
+    def part(name, fraction):
+        return work.chosen(setting, scores[name], fraction)
 
     for objective in (*grid.objectives, *grid.others):
         is_main = objective in grid.objectives
         unlearned(objective, objective, setting.library.forget, scale.steps, keep=is_main)
         for fraction in grid.fractions:
             for score in grid.scores if is_main else ("random",):
-                picked = work.chosen(setting, scores[score], fraction)
                 name = f"{objective}, {score} {fraction:g}"
                 keep = is_main and score == "random" and fraction == grid.compared
-                unlearned(name, objective, picked, scale.steps, keep=keep)
-            picked = work.chosen(setting, scores["random"], fraction)
+                unlearned(name, objective, part(score, fraction), scale.steps, keep=keep)
             steps = max(1, round(scale.steps * fraction))
+            picked = part("random", fraction)
             unlearned(f"{objective}, epochs {fraction:g}", objective, picked, steps)
+        for factor in grid.factors if is_main else ():
+            steps = max(1, round(scale.steps * factor))
+            picked = part("random", grid.compared)
+            unlearned(f"{objective}, steps {factor:g}", objective, picked, steps)
     sets = work.keyword_sets(setting, words, hits, key_mask)
     for objective in grid.objectives:
         for kind, texts in sets.items():
@@ -151,3 +197,30 @@ def _one_seed(size: Size, setting: Setting, run, scratch, key) -> dict[str, Arra
     attack = functools.partial(work.attacked, setting, grid, "target", target, target, key_attack)
     parts["attacks on target"] = run("attacks on target", attack)
     return parts
+
+
+def _one_variant(
+    name: str, setting: Setting, grid: work.Grid, run, scratch, key
+) -> dict[str, Arrays]:
+    """Return what is measured of another decoder, or of other chunks, by "variant: model"."""
+    key_train, key_score, key_unlearn = jax.random.split(key, 3)
+    target, parts = _target(f"{name}: ", setting, run, scratch, key_train)
+    forget = setting.library.forget
+    chance = np.asarray(coreset.random(key_score, len(forget.tokens)))
+    picked = work.chosen(setting, chance, grid.compared)
+    for objective in grid.objectives:
+        for title, texts in (("", forget), (f", random {grid.compared:g}", picked)):
+            run_name = f"{name}: {objective}{title}"
+            given = setting, objective, target, texts, setting.scale.steps, key_unlearn
+            make = functools.partial(work.unlearned, *given, keep=False)
+            parts[run_name] = run(run_name, make)
+    return parts
+
+
+def _target(front: str, setting: Setting, run, scratch, key) -> tuple[PyTree, dict[str, Arrays]]:
+    """Return the parameters that know both books, and what is measured of them, by its name."""
+    start = lambda key: llama.init(key, setting.decoder)
+    train = functools.partial(trained, setting, "target", start, scratch(f"{front}target"), key)
+    target = tree_of("params", run(f"{front}model target", train))
+    measure = functools.partial(work.measured, setting, target)
+    return target, {f"{front}target": run(f"{front}target", measure)}

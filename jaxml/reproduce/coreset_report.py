@@ -29,6 +29,7 @@ def report(
     grid: Grid,
     found: Sequence[Mapping[str, Arrays]],
     words: Sequence[str],
+    variants: Sequence[str] = (),
 ) -> Report:
     """Return tables and figures of the whole study.
 
@@ -39,6 +40,7 @@ def report(
       grid: what was compared.
       found: arrays of each seed by run.
       words: keywords of the first seed, best first.
+      variants: names of what the effect is compared with.
     """
     seeds = len(found)
     spread = f", mean ± deviation of {seeds} seeds" if seeds > 1 else ", one seed"
@@ -59,6 +61,7 @@ def report(
             figures[0],
             _scores_table(found, grid, spread),
             _steps_table(found, grid, spread),
+            _dependence_table(found, grid, variants, spread),
             _keywords_table(found, grid, spread),
             f"Keywords, by log-odds against the second book: {', '.join(words[:30])}.",
             figures[1],
@@ -189,6 +192,34 @@ def _steps_table(found, grid: Grid, spread: str) -> Table:
     )
 
 
+def _dependence_table(found, grid: Grid, variants: Sequence[str], spread: str) -> Table:
+    rows = []
+    for objective in grid.objectives:
+        chance = f"{objective}, random {grid.compared:g}"
+        # The model before, that of the whole set, and that of the part.
+        compared = {
+            f"{factor:g} times the steps": ("target", objective, f"{objective}, steps {factor:g}")
+            for factor in grid.factors
+        }
+        compared = {"as it is": ("target", objective, chance)} | compared
+        for name in variants:
+            compared[name] = f"{name}: target", f"{name}: {objective}", f"{name}: {chance}"
+        for title, (before, full, part) in compared.items():
+            kept = np.array([kept_share(of[before], of[full], of[part]) for of in found])
+            cells = [_percent(kept[:, 0]), _percent(kept[:, 1])]
+            for name in (full, part):
+                own = _measure(found, name)
+                cells += [_text(own[:, 0]), _text(own[:, 1])]
+            rows.append((f"{objective}, {title}", *cells))
+    part = f"{grid.compared:.0%}"
+    return Table(
+        f"How a random {part} depends on steps, decoder and number of chunks{spread}",
+        ("method, study", "VerbMem kept", "KnowMem kept", "VerbMem, forget: all",
+         "VerbMem, retain: all", f"VerbMem, forget: {part}", f"VerbMem, retain: {part}"),
+        tuple(rows),
+    )  # fmt: skip
+
+
 def _keywords_table(found, grid: Grid, spread: str) -> Table:
     rows = []
     for objective in grid.objectives:
@@ -214,12 +245,12 @@ def _attacks_table(found, grid: Grid, spread: str) -> Table:
     rows = []
     for title, name in models:
         cells = [_text(np.array([of[name][attack] for of in found])) for attack in ATTACKS]
-        loss = np.array([of[name]["suffix"] for of in found])
+        loss = np.array([of[name]["found tokens in front"] for of in found])
         cells.append(f"{_text(loss[:, 0])} to {_text(loss[:, 1])}")
         rows.append((title, *cells))
     return Table(
         f"What attacks bring out: VerbMem on chunks the attacker lacks{spread}",
-        ("model", *ATTACKS, "found suffix: loss of what follows, nats a token"),
+        ("model", *ATTACKS, "found tokens in front: loss of what follows, nats a token"),
         tuple(rows),
     )
 

@@ -27,19 +27,21 @@ class Grid:
     Attributes:
       fractions: of the forget set, rising, below 1.
       compared: one of them, for the claims, paths and attacks.
+      factors: of the steps, with which that part is unlearnt too.
       scores: names of `chunk_scores`; "random" among them.
       objectives: names of `METHODS` run with every score.
       others: those run with "random" alone.
       words: number of keywords.
       points: of a path.
       relearnt: chunks that an attacker trains on.
-      attack_steps: of relearning, and of the search for a suffix.
-      suffix: tokens of it.
-      candidates: suffixes tried in a step.
+      attack_steps: of relearning, and of the search for tokens.
+      suffix: tokens that the search finds.
+      candidates: exchanges tried in a step of it.
     """
 
     fractions: tuple[float, ...]
     compared: float
+    factors: tuple[float, ...]
     scores: tuple[Score, ...]
     objectives: tuple[str, ...]
     others: tuple[str, ...]
@@ -120,10 +122,10 @@ def path(setting: Setting, params_a: PyTree, params_b: PyTree, points: int) -> A
 def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyTree, key) -> Arrays:
     """Return what each attack brings out of a model: VerbMem of chunks the attacker lacks.
 
-    "suffix" is the loss on continuations, in nats a token, without and with the suffix.
+    "found tokens in front" is the loss on continuations, in nats a token, without and with them.
     """
     books, decoder = setting.library, setting.decoder
-    key_learn, key_suffix = jax.random.split(key)
+    key_learn, key_front = jax.random.split(key)
     known = jax.tree.map(lambda leaf: leaf[: grid.relearnt], books.forget)
     relearned = attacks.relearn(
         key_learn,
@@ -142,7 +144,7 @@ def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyT
         "solved example in front": recited(model, front=example),
         "4-bit weights": recited(attacks.quantise(model, bits=4)),
         "relearning": recited(relearned),
-        "suffix": _suffix(setting, grid, name == "RMU", target, model, key_suffix),
+        "found tokens in front": _in_front(setting, grid, name == "RMU", target, model, key_front),
     }
 
 
@@ -157,30 +159,33 @@ def _recited(setting: Setting, params: PyTree, *, first: int, front: str = "") -
     return np.array(verbatim(*given, tokens=rest, batch_size=scale.batch_size))
 
 
-def _suffix(setting: Setting, grid: Grid, matched: bool, target, model, key) -> np.ndarray:
-    """Search a suffix that serves several prompts; of RMU also one that restores hidden states."""
+def _in_front(setting: Setting, grid: Grid, matched: bool, target, model, key) -> np.ndarray:
+    """Search tokens in front of several prompts; of RMU also such as restore hidden states.
+
+    Recitation goes on from the last words of a prompt, so that none may come behind them.
+    """
     books, decoder, scale = setting.library, setting.decoder, setting.scale
     tokens = books.forget.tokens[: grid.relearnt]
-    start, answer = tokens[:, : 1 + scale.prompt], tokens[:, 1 + scale.prompt :][:, :16]
+    first, prompt, answer = jnp.split(tokens[:, : 17 + scale.prompt], [1, 1 + scale.prompt], axis=1)
     layer = steered_layer(decoder)
     apply = Partial(_from_embeddings(decoder, layer + 1), model)
-    texts = (
-        Sequences(start, jnp.ones(start.shape, bool)),
-        Sequences(answer, jnp.ones(answer.shape, bool)),
+    whole = lambda tokens: Sequences(tokens, jnp.ones(tokens.shape, bool))
+    texts = whole(first), whole(answer)
+    build = functools.partial(
+        attacks.attack_objective, apply, model["embed"], *texts, behind=whole(prompt)
     )
-    build = functools.partial(attacks.attack_objective, apply, model["embed"], *texts)
     loss = build()
     objective = loss
     if matched:
         reference = Partial(_hidden(decoder, layer + 1), target)
-        size = jnp.mean(jnp.sum(jnp.square(reference(target["embed"][start], None)), axis=-1))
+        size = jnp.mean(jnp.sum(jnp.square(reference(target["embed"][prompt], None)), axis=-1))
         objective = build(reference=reference, weight=1 / size)
-    (first,) = books.tokenizer.encode(" the", add_special_tokens=False)[:1]
+    the = books.tokenizer.encode(" the", add_special_tokens=False)[0]
     found = attacks.gcg(
         key,
         objective,
         model["embed"],
-        jnp.full(grid.suffix, first, jnp.int32),
+        jnp.full(grid.suffix, the, jnp.int32),
         steps=grid.attack_steps,
         candidates=grid.candidates,
         top_k=min(64, decoder.vocabulary),

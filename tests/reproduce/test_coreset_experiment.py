@@ -23,14 +23,15 @@ SCALE = Scale(
     length=48, prompt=12, forget=6, retain=4, folds=1, epochs=200, batch_size=8, steps=30, seeds=1
 )
 GRID = work.Grid(
-    fractions=(0.2,), compared=0.2, scores=("random", "min_k"), objectives=("NPO",),
+    fractions=(0.2,), compared=0.2, factors=(2,), scores=("random", "min_k"), objectives=("NPO",),
     others=("GradDiff",), words=10, points=3, relearnt=2, attack_steps=8, suffix=2, candidates=8,
 )  # fmt: skip
 RUNS = {
-    "target", "NPO", "NPO, random 0.2", "NPO, min_k 0.2", "NPO, epochs 0.2", "GradDiff",
-    "GradDiff, random 0.2", "GradDiff, epochs 0.2", "NPO, keywords in their text",
+    "target", "NPO", "NPO, random 0.2", "NPO, min_k 0.2", "NPO, epochs 0.2", "NPO, steps 2",
+    "GradDiff", "GradDiff, random 0.2", "GradDiff, epochs 0.2", "NPO, keywords in their text",
     "NPO, all but keywords", "NPO, as many random tokens", "NPO, keywords alone as texts",
     "NPO, path", "NPO, attacks on all", "NPO, attacks on some", "attacks on target",
+    "again: target", "again: NPO", "again: NPO, random 0.2",
 }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def text(tmp_path_factory):
 
 
 def test_quick_run_reports_and_a_run_cut_short_computes_nothing_twice(text, tmp_path, monkeypatch):
-    size = experiment.Size(DECODER, SCALE, GRID)
+    size = experiment.Size(DECODER, SCALE, GRID, (experiment.Variant("again", DECODER, 6),))
     monkeypatch.setattr(experiment, "SCALES", {"quick": size})
     run = lambda: reproduce(["coreset"], scale="quick", out=tmp_path / "out", data=text)
     calls = []
@@ -64,7 +65,7 @@ def test_quick_run_reports_and_a_run_cut_short_computes_nothing_twice(text, tmp_
         run()
     run()
     # The one that was cut is run once more, and no other.
-    assert len(calls) == 11 + 1
+    assert len(calls) == 14 + 1
     results = json.loads((tmp_path / "out/results.json").read_text())["methods"]["coreset"]
     runs = results["runs"]
     assert set(runs) == RUNS
@@ -74,12 +75,13 @@ def test_quick_run_reports_and_a_run_cut_short_computes_nothing_twice(text, tmp_
     ends = np.array(runs["NPO, path"]["nll"])[:, [0, -1]]
     for i, name in enumerate(("NPO", "NPO, random 0.2")):
         np.testing.assert_allclose(ends[:, i], runs[name]["nll"], rtol=1e-3)
-    # The search starts from a suffix of its own, and may not make it worse than that.
-    assert np.all(np.isfinite(runs["NPO, attacks on all"]["suffix"]))
+    # The search starts from tokens of its own, and may not make it worse than them.
+    assert np.all(np.isfinite(runs["NPO, attacks on all"]["found tokens in front"]))
     attacked = runs["attacks on target"]
     assert np.all(np.array(attacked["nothing"]) > 90) and "params/embed" not in runs["NPO"]
     report = (tmp_path / "out/report.md").read_text()
-    assert "a random 20% forgets as all" in report and "Keywords, by log-odds" in report
+    assert "a random 20% forgets as all" in report and "NPO, 2 times the steps" in report
+    assert "NPO, again" in report and "Keywords, by log-odds" in report
     for name in ("fractions", "paths"):
         picture = tmp_path / f"out/coreset/{name}.png"
         assert picture.read_bytes().startswith(b"\x89PNG")

@@ -96,14 +96,17 @@ def decoder(params, embedded, mask):
     return rms_norm(hidden, params["norm"], DECODER) @ llama.head(params), hidden
 
 
-def test_equals_the_log_probability_of_whole_sequences_under_a_decoder():
+@pytest.mark.parametrize("behind", [None, texts([3, 3, 3], 3)])
+def test_equals_the_log_probability_of_whole_sequences_under_a_decoder(behind):
     suffix = jnp.broadcast_to(SUFFIX, (3, 2))
-    tokens = jnp.concatenate([PROMPTS.tokens, suffix, TARGETS.tokens], axis=1)
-    mask = jnp.concatenate([PROMPTS.mask, jnp.ones((3, 2), bool), TARGETS.mask], axis=1)
+    parts = [PROMPTS, Sequences(suffix, jnp.ones((3, 2), bool)), TARGETS]
+    parts[2:2] = [] if behind is None else [behind]
+    pairs = [(part.tokens, part.mask) for part in parts]
+    tokens, mask = (jnp.concatenate(arrays, axis=1) for arrays in zip(*pairs, strict=True))
     logp = token_log_prob(llama.apply(PARAMS, tokens, DECODER, mask=mask), tokens)[:, -3:]
     expected = -np.mean([np.mean(l[m]) for l, m in zip(logp, TARGETS.mask, strict=True)])
     embedding = PARAMS["embed"]
-    found = attack_objective(Partial(decoder, PARAMS), embedding, PROMPTS, TARGETS)
+    found = attack_objective(Partial(decoder, PARAMS), embedding, PROMPTS, TARGETS, behind=behind)
     np.testing.assert_allclose(found(embedding[SUFFIX]), expected, rtol=1e-9)
 
 
@@ -127,6 +130,7 @@ def test_search_maps_over_models_and_prompts_and_lowers_the_loss():
     ("change", "message"),
     [
         (dict(targets=texts([2, 2], 3)), "targets: 2 rows; prompts has 3"),
+        (dict(behind=texts([2, 2], 3)), "behind: 2 rows; prompts has 3"),
         (dict(prompts=Sequences(PROMPTS.tokens + 9, PROMPTS.mask)), "prompts: tokens from 9 to"),
         (
             dict(targets=jax.tree.map(lambda leaf: leaf[None], TARGETS)),

@@ -19,14 +19,16 @@ def attack_objective(
     prompts: Sequences,
     targets: Sequences,
     *,
+    behind: Sequences | None = None,
     reference: Callable[[Array, Array], Array] | None = None,
     weight: Scalar = 1.0,
 ) -> Partial:
     """Return the objective of a suffix that makes a model answer prompts with targets.
 
-    mean over prompts x of NLL(target | x + suffix) + weight |h(x + suffix) - h_0(x + suffix)|^2:
-    the first term the mean over the tokens of the target, in nats, the second over the positions
-    of prompt and suffix, of the hidden states of one layer and those of the model before
+    mean over prompts x of NLL(target | x + suffix) + weight |h(x + suffix) - h_0(x + suffix)|^2,
+    where "+ suffix" stands for the suffix and what is `behind` it:
+    the first term the mean over the tokens of the target, in nats, the second over all positions
+    before the target, of the hidden states of one layer and those of the model before
     unlearning. One suffix for all prompts is universal.
 
     Args:
@@ -37,6 +39,8 @@ def attack_objective(
       embedding: of all tokens, `[vocabulary, width]`.
       prompts: one a row, padded at the left with the mask False.
       targets: the wanted answer to each prompt, of one token or more, padded at the right.
+      behind: what comes between suffix and target, one a row, unpadded: the end of a chat
+        template, or the prompt itself, where `prompts` are first tokens: a suffix in front.
       reference: as `apply`, to the hidden states alone, of the model before; it gets the
         embeddings of the attacked one. Without it the objective is the NLL.
       weight: of the second term, 0 or more.
@@ -45,44 +49,48 @@ def attack_objective(
       Function of the embeddings of a suffix `[position, width]` to a scalar, for `gcg`.
 
     Raises:
-      ValueError: tokens beyond the vocabulary, masks of another shape, or not a target for each
-        prompt; on use, hidden states of different shapes.
+      ValueError: tokens beyond the vocabulary, masks of another shape, or not a target (or text
+        behind) for each prompt; on use, hidden states of different shapes.
 
     Source: Łucki et al., "An adversarial perspective on machine unlearning for AI safety"
     (2024), and Zou et al. (2023).
     """
     check_floating(embedding=embedding)
-    for name, texts in (("prompts", prompts), ("targets", targets)):
+    named = {"prompts": prompts, "behind": behind, "targets": targets}
+    named = {name: texts for name, texts in named.items() if texts is not None}
+    for name, texts in named.items():
         check_texts(name, texts, vocabulary=len(embedding), shortest=1)
-    if len(targets.tokens) != len(prompts.tokens):
-        raise ValueError(f"targets: {len(targets.tokens)} rows; prompts has {len(prompts.tokens)}")
+        if len(texts.tokens) != len(prompts.tokens):
+            raise ValueError(f"{name}: {len(texts.tokens)} rows; prompts has {len(prompts.tokens)}")
     return Partial(
         _objective,
         with_arrays(apply),
         None if reference is None else with_arrays(reference),
-        (embedding[prompts.tokens], prompts.mask),
-        (embedding[targets.tokens], targets),
+        [(embedding[texts.tokens], texts.mask) for texts in named.values()],
+        targets.tokens,
         jnp.asarray(weight, embedding.dtype),
     )
 
 
-def _objective(apply, reference, prompts, targets, weight, suffix: Array) -> Array:
-    (before, before_mask), (after, target) = prompts, targets
-    suffix = jnp.broadcast_to(suffix, (len(before), *suffix.shape))
-    embedded = jnp.concatenate([before, suffix, after], axis=1)
-    given = jnp.concatenate([before_mask, jnp.ones(suffix.shape[:2], bool)], axis=1)
-    mask = jnp.concatenate([given, target.mask], axis=1)
+def _objective(apply, reference, parts, target_tokens, weight, suffix: Array) -> Array:
+    prompt, *later = parts
+    tiled = jnp.broadcast_to(suffix, (len(target_tokens), *suffix.shape))
+    own = tiled, jnp.ones(tiled.shape[:2], bool)
+    embedded, mask = (
+        jnp.concatenate(arrays, axis=1) for arrays in zip(prompt, own, *later, strict=True)
+    )
     logits, hidden = apply(embedded, mask)
+    counted = later[-1][1]
+    given = mask.shape[1] - counted.shape[1]
     # The last position of what is given predicts the first token of the target.
-    tokens = jnp.pad(target.tokens, ((0, 0), (1, 0)))
-    logp = token_log_prob(logits[:, given.shape[1] - 1 :], tokens)
-    loss = -jnp.mean(_row_mean(logp, target.mask))
+    tokens = jnp.pad(target_tokens, ((0, 0), (1, 0)))
+    loss = -jnp.mean(_row_mean(token_log_prob(logits[:, given - 1 :], tokens), counted))
     if reference is None:
         return loss
     wanted = reference(embedded, mask)
     check_alike(hidden=hidden, reference=wanted)
     square = jnp.sum(jnp.square(hidden - wanted), axis=-1)
-    return loss + weight * jnp.mean(_row_mean(square[:, : given.shape[1]], given))
+    return loss + weight * jnp.mean(_row_mean(square[:, :given], mask[:, :given]))
 
 
 def _row_mean(values: Array, mask: Array) -> Array:
