@@ -26,7 +26,9 @@ def data_mesh(*, devices: int | None = None, axis: str = "data") -> Mesh:
     return jax.make_mesh((count,), (axis,), axis_types=(AxisType.Auto,), devices=available[:count])
 
 
-def pmap(f: Callable[..., Any], mesh: Mesh, *, in_axes: Any = 0, axis: str = "data"):
+def pmap(
+    f: Callable[..., Any], mesh: Mesh, *, in_axes: Any = 0, axis: str = "data"
+) -> Callable[..., Any]:
     """Return `f` mapped over the leading axis, that axis split over `mesh[axis]`.
 
     The meaning of `jax.pmap` (collectives over `axis` included when each device holds one
@@ -62,7 +64,9 @@ def pmap(f: Callable[..., Any], mesh: Mesh, *, in_axes: Any = 0, axis: str = "da
     return mapped
 
 
-def map_rows(f: Callable[..., Any], *, mesh: Mesh | None = None, batch_size: int = 16):
+def map_rows(
+    f: Callable[..., Any], *, mesh: Mesh | None = None, batch_size: int = 16
+) -> Callable[[Any], Any]:
     """Return `f` applied to every row of a data set, rows split over the devices of `mesh`.
 
     Rows that fill the last batch are copies of the first row and are cut from the result,

@@ -12,6 +12,7 @@ from jaxml.augment.colour import colour_jitter, gaussian_blur, greyscale
 from jaxml.augment.geometry import flip, padded_crop, random_resized_crop
 
 Augment = Callable[[Array, Array], Array]
+"""Function of a key and an image `[height, width, channel]` to another of its shape."""
 
 
 def identity(

@@ -27,8 +27,10 @@ class BrainPair:
     """Two volumes of one grid and their labels; b is to be moved onto a.
 
     Attributes:
-      a, b: intensities `[D, H, W]`, 0 to 1, float32.
-      a_labels, b_labels: label of each voxel, `[D, H, W]`, int32.
+      a: intensities `[D, H, W]`, 0 to 1, float32.
+      b: as `a`, of the volume to be moved.
+      a_labels: label of each voxel of `a`, `[D, H, W]`, int32.
+      b_labels: label of each voxel of `b`.
       labels: labels that count in an evaluation.
       two_subjects: whether b is another person; else it is a, to be warped by the caller.
       source: one line that says what was used.

@@ -12,7 +12,12 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """The start of a passage and how it goes on: MUSE's verbatim memorisation."""
+    """The start of a passage and how it goes on: MUSE's verbatim memorisation.
+
+    Attributes:
+      prompt: the start.
+      continuation: what follows it.
+    """
 
     prompt: str
     continuation: str

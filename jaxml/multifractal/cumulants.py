@@ -19,8 +19,15 @@ from jaxml.multifractal.segments import segment_products
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Cumulants:
-    """Log-cumulants: `c` `[3]` are the slopes of the cumulants `curves` `[3, scale]` of
-    ln F(v, s) over the segments against ln s, `c_stderr` their standard errors."""
+    """Log-cumulants of a series.
+
+    Attributes:
+      c: slopes of `curves` against ln s, `[3]`.
+      c_stderr: their standard errors, `[3]`.
+      curves: first three cumulants of ln F(v, s) over the segments, `[3, scale]`.
+      scales: segment lengths `[scale]`, samples.
+      dropped: segments left out as flat `[scale]`, of 2 N_s.
+    """
 
     c: Float[Array, "*batch 3"]
     c_stderr: Float[Array, "*batch 3"]

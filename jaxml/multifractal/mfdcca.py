@@ -20,8 +20,12 @@ from jaxml.multifractal.validate import check_orders, check_series
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MFDCCA:
-    """Cross-correlation analysis: `cross` holds h_xy(q), its spectrum and F_xy(q, s);
-    `coefficient` `[scale]` is the DCCA coefficient rho(s) in [-1, 1]."""
+    """Cross-correlation analysis of two series.
+
+    Attributes:
+      cross: h_xy(q), its spectrum and F_xy(q, s).
+      coefficient: DCCA coefficient rho(s) in [-1, 1], `[scale]`.
+    """
 
     cross: MFDFA
     coefficient: Float[Array, "*batch scale"]
@@ -43,8 +47,13 @@ def mfdcca(
     the sign: rho(s) = mean F2_xy / sqrt(mean F2_xx mean F2_yy).
 
     Args:
-      x, y: series `[time]` of the same length and dtype.
-      scales, q, order, length, flat: as for `mfdfa`.
+      x: series `[time]`.
+      y: series `[time]` of the same dtype.
+      scales: as for `mfdfa`.
+      q: as for `mfdfa`.
+      order: as for `mfdfa`.
+      length: as for `mfdfa`.
+      flat: as for `mfdfa`.
 
     Raises:
       ValueError: as `mfdfa`, and for series of different lengths or dtypes.

@@ -32,7 +32,9 @@ def mfdma(
       theta: place of the window: 0 backward, 0.5 centred, 1 forward.
       scales: window and segment lengths in samples, at most half the series;
         `default_scales(time)` by default.
-      q, length, flat: as for `mfdfa`.
+      q: as for `mfdfa`.
+      length: as for `mfdfa`.
+      flat: as for `mfdfa`.
 
     Returns:
       `MFDFA`; segments are taken from the start only.

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 class MFDFA:
     """Multifractal analysis of a series.
 
-    Fields:
+    Attributes:
       q: moment orders `[q]`.
       scales: segment lengths `[scale]`, samples.
       log_fluctuation: ln F_q(s) `[q, scale]`; -inf where no segment is usable (F = 0).

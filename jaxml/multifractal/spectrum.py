@@ -12,8 +12,12 @@ from jaxtyping import Array, Float
 class QuadraticSpectrum:
     """Fit f = curvature (alpha - peak)^2 + skewness (alpha - peak) + top.
 
-    `width` is the distance of the roots f = 0, 0 where the parabola has none or opens
-    upwards. With this sign a positive skewness is a spectrum with the longer right side.
+    Attributes:
+      curvature: of the parabola; below 0 where it has a maximum.
+      skewness: its slope at `peak`; positive for a spectrum with the longer right side.
+      top: its value at `peak`.
+      peak: alpha of the spectrum's largest f.
+      width: distance of the roots f = 0; 0 where there are none or it opens upwards.
     """
 
     curvature: Float[Array, "*batch"]
@@ -27,7 +31,8 @@ def quadratic_spectrum(alpha: Float[Array, " q"], f: Float[Array, " q"]) -> Quad
     """Return the least-squares parabola of a spectrum about the alpha of its largest f.
 
     Args:
-      alpha, f: spectrum `[q]` as `mfdfa` returns it, at least three orders.
+      alpha: of the spectrum, `[q]` as `mfdfa` returns it, at least three orders.
+      f: of the spectrum, `[q]`.
 
     Returns:
       `QuadraticSpectrum`; of a single point (a constant series) its f and zeros.

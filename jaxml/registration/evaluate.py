@@ -19,7 +19,14 @@ from jaxml.registration.field import Difference, count_folds, jacobian_determina
 )
 @dataclasses.dataclass(frozen=True)
 class Folds:
-    """Percentage of all voxels that are folds, by each criterion of `count_folds`."""
+    """Percentage of all voxels that are folds, by each criterion of `count_folds`.
+
+    Attributes:
+      forward: by forward differences.
+      backward: by backward differences.
+      central: by central differences.
+      digital: by the corner and central simplices of a voxel.
+    """
 
     forward: Float[Array, "*batch"]
     backward: Float[Array, "*batch"]

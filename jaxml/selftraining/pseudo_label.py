@@ -13,6 +13,7 @@ from jaxml.known import known
 from jaxml.selftraining.checks import check_at_least_one, check_images, unit
 
 LogitsFn = Callable[[Array], Array]
+"""Function of images `[row, height, width, channel]` to logits `[row, class]`."""
 Augment = Callable[[Array, Array], Array]
 
 
