@@ -1,27 +1,25 @@
 """The command line: `jaxml reproduce` and one tool a method for the user's own files."""
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from jaxml.extras import extra
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, or 2 with one line on what was wrong."""
     args = _parser().parse_args(argv)
     try:
-        _use_compilation_cache()
-        _keep_freed_memory()
-        args.run(args)
-    except ModuleNotFoundError as error:
-        print(
-            f"jaxml {args.command}: needs the package {error.name}; "
-            "install it with: pip install 'jaxml[experiments]'",
-            file=sys.stderr,
-        )
-        return 2
-    except (ValueError, OSError, FloatingPointError) as error:
+        with extra("experiments"):
+            _check_plots()
+            _use_compilation_cache()
+            _keep_freed_memory()
+            args.run(args)
+    except (ModuleNotFoundError, ValueError, OSError, FloatingPointError) as error:
         print(f"jaxml {args.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -238,6 +236,12 @@ def _evaluate(args) -> None:
         progress=lambda line: print(line, file=sys.stderr),
     )
     print(told)
+
+
+def _check_plots() -> None:
+    """Miss what draws the plots now: they come last, after hours of work."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(name="matplotlib")
 
 
 def _use_compilation_cache() -> None:

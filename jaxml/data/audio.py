@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxml.data.errors import DataError
+from jaxml.extras import extra
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 ACCEPTED = f"{', '.join(AUDIO_SUFFIXES)}, .npy (one axis) or .csv (one column)"
@@ -27,7 +28,8 @@ def load_audio(
       DataError: the file is missing, unreadable, empty, or holds NaN or inf.
       ValueError: `rate` is below 1.
     """
-    import soundfile
+    with extra("speech"):
+        import soundfile
 
     if rate is not None and rate < 1:
         raise ValueError(f"rate={rate}: give samples a second, 1 or more")
@@ -79,7 +81,8 @@ def resample(
     """
     if rate == target:
         return waveform
-    import librosa
+    with extra("speech"):
+        import librosa
 
     return librosa.resample(waveform, orig_sr=rate, target_sr=target)
 

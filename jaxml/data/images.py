@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from jaxml.data.errors import DataError
+from jaxml.extras import extra
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -288,8 +289,8 @@ def _from_classes(folder: Path) -> ImageSet:
 
 def _read_image(content, name: str) -> np.ndarray:
     """Return an image as uint8 `[height, width, channel]`, 1 channel for grey and 3 otherwise."""
-    from PIL import Image
-
+    with extra("experiments"):
+        from PIL import Image
     try:
         with Image.open(content) as image:
             if image.mode[0] in "IF":
@@ -339,8 +340,7 @@ def _digits() -> ImageSet:
     pixels, labels = map(np.asarray, load_digits(return_X_y=True))
     # Grey levels from 0 to 16.
     images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    names = tuple(str(digit) for digit in range(10))
-    return _image_set(*_split(images, labels), names, "digits of scikit-learn")
+    return _image_set(*_split(images, labels), tuple("0123456789"), "digits of scikit-learn")
 
 
 def _split(images: np.ndarray, labels: np.ndarray):

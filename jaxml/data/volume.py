@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxml.data.errors import DataError
+from jaxml.extras import extra
 
 NIFTI = (".nii", ".nii.gz")
 ACCEPTED = "a .nii, .nii.gz, .npy, .npz or .png file with one image of 2 or 3 axes"
@@ -108,7 +109,8 @@ def nifti_bytes(data: Float[np.ndarray, "*volume"], affine: Float[np.ndarray, "4
     """Return a gzipped NIfTI-1 file of an image, or of a field `[D, H, W, 3]` of vectors."""
     import gzip
 
-    import nibabel
+    with extra("experiments"):
+        import nibabel
 
     vectors = data.ndim == 4
     image = nibabel.Nifti1Image(data[:, :, :, None] if vectors else data, affine)
@@ -131,9 +133,10 @@ def _checked(path, data, affine, note="") -> Volume:
 
 
 def _read_nifti(path):
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
+    with extra("experiments"):
+        import nibabel
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
 
     try:
         image: Any = nibabel.load(path)
@@ -172,7 +175,8 @@ def _read_numpy(path):
 
 
 def _read_png(path):
-    from PIL import Image, UnidentifiedImageError
+    with extra("experiments"):
+        from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxml.extras import extra
+
 Waveform = Float[Array | np.ndarray, " time"]
 # librosa's frame and hop, in seconds at its own rate.
 FRAME = 2048 / 22050
@@ -59,7 +61,8 @@ def trim_silence(
 
     Source: `librosa.effects.trim`.
     """
-    import librosa
+    with extra("speech"):
+        import librosa
 
     if not isinstance(waveform, np.ndarray):
         raise ValueError(f"waveform: {type(waveform).__name__}; give a numpy array")

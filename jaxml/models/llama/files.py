@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxml.extras import extra
 from jaxml.models.llama.assemble import GGUF, HUGGING_FACE, assemble, disassemble
 from jaxml.models.llama.config import LlamaConfig, from_hugging_face, to_hugging_face
 from jaxml.models.llama.decoder import Params
@@ -79,7 +80,8 @@ def save(path: str | Path, params: Params, config: LlamaConfig) -> None:
       ValueError: the parameters are not those of the configuration, or a window that the
         architecture's files cannot tell.
     """
-    from safetensors.numpy import save_file
+    with extra("unlearning"):
+        from safetensors.numpy import save_file
 
     weights = disassemble(params, config, HUGGING_FACE)
     text = json.dumps(to_hugging_face(config, str(params["embed"].dtype)), indent=2)
@@ -104,7 +106,8 @@ def load_tokenizer(path: str | Path, config: LlamaConfig) -> Any:
       FileNotFoundError: there is no such folder or file.
       ValueError: there is no tokenizer, or it has more tokens than the decoder.
     """
-    from transformers import AutoTokenizer
+    with extra("unlearning"):
+        from transformers import AutoTokenizer
 
     path = Path(path)
     if not path.exists():
@@ -149,7 +152,8 @@ def _files_of_weights(folder: Path) -> dict[str, str]:
 
 
 def _open_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
+    with extra("unlearning"):
+        from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; accepted are weights in safetensors")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxml.extras import extra
 from jaxml.models.llama.config import LlamaConfig, Scaling
 from jaxml.models.llama.rope import frequencies
 
@@ -25,8 +26,9 @@ def open_gguf(
       ValueError: the file is damaged, or its architecture is neither llama (Mistral is one
         there) nor qwen2.
     """
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
+    with extra("unlearning"):
+        from gguf import GGUFReader
+        from gguf.quants import dequantize
 
     try:
         reader = GGUFReader(path)

@@ -1,0 +1,21 @@
+"""What to install where a package is missing that only some functions need."""
+
+import contextlib
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Have failing imports say which extra of jaxml brings the package.
+
+    Args:
+      name: of the extra.
+
+    Raises:
+      ModuleNotFoundError: a package is missing; the message is one line.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        told = f"needs the package {error.name}; install it with: pip install 'jaxml[{name}]'"
+        raise ModuleNotFoundError(told, name=error.name) from error
