@@ -54,6 +54,9 @@ def diffeomorphic_layer(
 
     Raises:
       ValueError: `u` is no field or not finite, or `boundary` is unknown.
+
+    Source: Pal, Tennant and Ray, "Towards positive Jacobian: learn to postprocess diffeomorphic
+    image registration with matrix exponential" (arXiv 2202.00749).
     """
     check_field(u)
     grid = tetrahedra.layout(u.shape[:-1])

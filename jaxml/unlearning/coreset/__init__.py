@@ -2,6 +2,9 @@
 
 Every method gives one score a chunk; `select` takes the chunks of the highest, lowest or middle
 ones.
+
+Source: Pal et al., "LLM unlearning reveals a stronger-than-expected coreset effect in current
+benchmarks" (arXiv 2504.10185).
 """
 
 from jaxml.unlearning.coreset.difficulty import el2n as el2n
