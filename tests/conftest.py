@@ -9,6 +9,8 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Of what modules compute when they are collected, LLVM's optimisation takes most of the time.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture
