@@ -49,7 +49,7 @@ SCALES = {
         QUICK,
         Scale(length=64, prompt=16, forget=20, retain=20, folds=1, epochs=80, batch_size=8,
               steps=60, seeds=1),
-        work.Grid(fractions=(0.05, 0.25), compared=0.05, factors=(4,),
+        work.Grid(fractions=(0.05, 0.25), scored=(0.05,), compared=0.05, factors=(4,),
                   scores=("random", "grand", "min_k", "moderate"), objectives=("NPO", "RMU"),
                   others=(), words=60, points=11, relearnt=4, attack_steps=20, suffix=6,
                   candidates=64),
@@ -59,9 +59,10 @@ SCALES = {
         STANDARD,
         Scale(length=128, prompt=32, forget=40, retain=40, folds=1, epochs=40, batch_size=8,
               steps=100, seeds=3),
-        work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5), compared=0.05, factors=(0.5, 2, 4),
-                  scores=EVERY_SCORE, objectives=("NPO", "RMU"), others=("SimNPO", "GradDiff"),
-                  words=150, points=21, relearnt=8, attack_steps=40, suffix=10, candidates=256),
+        work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5), scored=(0.05, 0.25), compared=0.05,
+                  factors=(0.5, 2, 4), scores=EVERY_SCORE, objectives=("NPO", "RMU"),
+                  others=("SimNPO", "GradDiff"), words=150, points=21, relearnt=8,
+                  attack_steps=40, suffix=10, candidates=256),
         (
             Variant("width 64, 2 layers",
                     small_decoder(vocabulary=1024, width=64, layers=2, heads=2), 40),
@@ -73,7 +74,8 @@ SCALES = {
         PAPER,
         Scale(length=512, prompt=128, forget=100, retain=100, folds=1, epochs=40, batch_size=16,
               steps=250, seeds=3),
-        work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5), compared=0.05, factors=(0.5, 2, 4),
+        work.Grid(fractions=(0.01, 0.05, 0.1, 0.25, 0.5),
+                  scored=(0.01, 0.05, 0.1, 0.25, 0.5), compared=0.05, factors=(0.5, 2, 4),
                   scores=EVERY_SCORE, objectives=("NPO", "RMU"), others=("SimNPO", "GradDiff"),
                   words=500, points=21, relearnt=20, attack_steps=500, suffix=20, candidates=512),
         (
@@ -141,7 +143,8 @@ def _file_name(run: str) -> str:
 
 def _stages(size: Size) -> int:
     grid = size.grid
-    parts = len(grid.fractions) * (len(grid.scores) + 1) + len(grid.factors)
+    by_score = len(grid.scored) * (len(grid.scores) - 1)
+    parts = 2 * len(grid.fractions) + by_score + len(grid.factors)
     alone = len(grid.objectives) * (parts + 1 + 4 + 3)
     others = len(grid.others) * (1 + 2 * len(grid.fractions))
     return 4 + alone + others + len(size.variants) * (2 + 2 * len(grid.objectives))
@@ -161,24 +164,7 @@ def _one_seed(size: Size, setting: Setting, run, scratch, key) -> dict[str, Arra
         given = setting, objective, target, forget, steps, key_unlearn
         parts[name] = run(name, functools.partial(work.unlearned, *given, keep=keep))
 
-    def part(name, fraction):
-        return work.chosen(setting, scores[name], fraction)
-
-    for objective in (*grid.objectives, *grid.others):
-        is_main = objective in grid.objectives
-        unlearned(objective, objective, setting.library.forget, scale.steps, keep=is_main)
-        for fraction in grid.fractions:
-            for score in grid.scores if is_main else ("random",):
-                name = f"{objective}, {score} {fraction:g}"
-                keep = is_main and score == "random" and fraction == grid.compared
-                unlearned(name, objective, part(score, fraction), scale.steps, keep=keep)
-            steps = max(1, round(scale.steps * fraction))
-            picked = part("random", fraction)
-            unlearned(f"{objective}, epochs {fraction:g}", objective, picked, steps)
-        for factor in grid.factors if is_main else ():
-            steps = max(1, round(scale.steps * factor))
-            picked = part("random", grid.compared)
-            unlearned(f"{objective}, steps {factor:g}", objective, picked, steps)
+    _by_fraction(setting, grid, scores, unlearned)
     sets = work.keyword_sets(setting, words, hits, key_mask)
     for objective in grid.objectives:
         for kind, texts in sets.items():
@@ -197,6 +183,27 @@ def _one_seed(size: Size, setting: Setting, run, scratch, key) -> dict[str, Arra
     attack = functools.partial(work.attacked, setting, grid, "target", target, target, key_attack)
     parts["attacks on target"] = run("attacks on target", attack)
     return parts
+
+
+def _by_fraction(setting: Setting, grid: work.Grid, scores: Arrays, unlearned) -> None:
+    """Unlearn the whole set and every part of it by every objective."""
+    steps = setting.scale.steps
+    for objective in (*grid.objectives, *grid.others):
+        is_main = objective in grid.objectives
+        unlearned(objective, objective, setting.library.forget, steps, keep=is_main)
+        for fraction in grid.fractions:
+            chance = work.chosen(setting, scores["random"], fraction)
+            fewer = max(1, round(steps * fraction))
+            unlearned(f"{objective}, epochs {fraction:g}", objective, chance, fewer)
+            for score in grid.scores if is_main and fraction in grid.scored else ("random",):
+                name = f"{objective}, {score} {fraction:g}"
+                keep = is_main and score == "random" and fraction == grid.compared
+                picked = work.chosen(setting, scores[score], fraction)
+                unlearned(name, objective, picked, steps, keep=keep)
+        for factor in grid.factors if is_main else ():
+            chance = work.chosen(setting, scores["random"], grid.compared)
+            more = max(1, round(steps * factor))
+            unlearned(f"{objective}, steps {factor:g}", objective, chance, more)
 
 
 def _one_variant(

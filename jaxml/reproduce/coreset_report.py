@@ -59,7 +59,7 @@ def report(
             "gives. VerbMem, KnowMem: ROUGE-L, 0 to 100.",
             _claims_table(found, grid, spread),
             figures[0],
-            _scores_table(found, grid, spread),
+            *(_scores_table(found, grid, fraction, spread) for fraction in grid.scored),
             _steps_table(found, grid, spread),
             _dependence_table(found, grid, variants, spread),
             _keywords_table(found, grid, spread),
@@ -152,20 +152,20 @@ def _claims_table(found, grid: Grid, spread: str) -> Table:
     return Table(f"Claims of the paper{spread}", ("claim", "measured", "holds"), tuple(rows))
 
 
-def _scores_table(found, grid: Grid, spread: str) -> Table:
+def _scores_table(found, grid: Grid, fraction: float, spread: str) -> Table:
     rows = []
     for objective in grid.objectives:
-        chance = _kept(found, objective, f"random {grid.compared:g}")
+        chance = _kept(found, objective, f"random {fraction:g}")
         for score in grid.scores:
-            kept = _kept(found, objective, f"{score} {grid.compared:g}")
-            own = _measure(found, f"{objective}, {score} {grid.compared:g}")
+            kept = _kept(found, objective, f"{score} {fraction:g}")
+            own = _measure(found, f"{objective}, {score} {fraction:g}")
             against = "" if score == "random" else _interval((kept - chance)[:, 0])[0]
             cells = (*(_text(own[:, i]) for i in range(4)), _percent(kept[:, 0]), against)
             rows.append((f"{objective}, {score}", *cells))
         rows.append((objective, *(_text(x) for x in _measure(found, objective).T), "100%", ""))
     rows.append(("no unlearning", *(_text(x) for x in _measure(found, "target").T), "", ""))
     return Table(
-        f"Scores that choose {grid.compared:.0%}{spread}; a row with no score is the whole set",
+        f"Scores that choose {fraction:.0%}{spread}; a row with no score is the whole set",
         (
             "method, score",
             "VerbMem, forget",

@@ -26,7 +26,8 @@ class Grid:
 
     Attributes:
       fractions: of the forget set, rising, below 1.
-      compared: one of them, for the claims, paths and attacks.
+      scored: those at which all scores are compared; at the others chance alone.
+      compared: one of `scored`, for the claims, paths and attacks.
       factors: of the steps, with which that part is unlearnt too.
       scores: names of `chunk_scores`; "random" among them.
       objectives: names of `METHODS` run with every score.
@@ -40,6 +41,7 @@ class Grid:
     """
 
     fractions: tuple[float, ...]
+    scored: tuple[float, ...]
     compared: float
     factors: tuple[float, ...]
     scores: tuple[Score, ...]

@@ -23,15 +23,17 @@ SCALE = Scale(
     length=48, prompt=12, forget=6, retain=4, folds=1, epochs=200, batch_size=8, steps=30, seeds=1
 )
 GRID = work.Grid(
-    fractions=(0.2,), compared=0.2, factors=(2,), scores=("random", "min_k"), objectives=("NPO",),
-    others=("GradDiff",), words=10, points=3, relearnt=2, attack_steps=8, suffix=2, candidates=8,
+    fractions=(0.2, 0.5), scored=(0.2,), compared=0.2, factors=(2,),
+    scores=("random", "min_k"), objectives=("NPO",), others=("GradDiff",), words=10,
+    points=3, relearnt=2, attack_steps=8, suffix=2, candidates=8,
 )  # fmt: skip
 RUNS = {
     "target", "NPO", "NPO, random 0.2", "NPO, min_k 0.2", "NPO, epochs 0.2", "NPO, steps 2",
-    "GradDiff", "GradDiff, random 0.2", "GradDiff, epochs 0.2", "NPO, keywords in their text",
-    "NPO, all but keywords", "NPO, as many random tokens", "NPO, keywords alone as texts",
-    "NPO, path", "NPO, attacks on all", "NPO, attacks on some", "attacks on target",
-    "again: target", "again: NPO", "again: NPO, random 0.2",
+    "NPO, random 0.5", "NPO, epochs 0.5", "GradDiff", "GradDiff, random 0.2",
+    "GradDiff, random 0.5", "GradDiff, epochs 0.2", "GradDiff, epochs 0.5",
+    "NPO, keywords in their text", "NPO, all but keywords", "NPO, as many random tokens",
+    "NPO, keywords alone as texts", "NPO, path", "NPO, attacks on all", "NPO, attacks on some",
+    "attacks on target", "again: target", "again: NPO", "again: NPO, random 0.2",
 }  # fmt: skip
 
 
@@ -65,7 +67,7 @@ def test_quick_run_reports_and_a_run_cut_short_computes_nothing_twice(text, tmp_
         run()
     run()
     # The one that was cut is run once more, and no other.
-    assert len(calls) == 14 + 1
+    assert len(calls) == 18 + 1
     results = json.loads((tmp_path / "out/results.json").read_text())["methods"]["coreset"]
     runs = results["runs"]
     assert set(runs) == RUNS
