@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxml.multifractal import mfdfa
+from jaxml.registration.sampling import sample
 from jaxml.sharding import data_mesh, map_rows, pmap
 
 devices = pytest.mark.parametrize("count", [1, 2, 8])
@@ -44,6 +45,22 @@ def test_map_rows_equals_vmap(rows, count):
     x = table(rows)
     found = map_rows(row_statistics, mesh=data_mesh(devices=count), batch_size=2)(x)
     assert_equal(found, jax.vmap(row_statistics)(x))
+
+
+@devices
+def test_map_rows_takes_branches_and_loops_that_begin_with_constants(count):
+    def steps(x):
+        tripled = jax.lax.fori_loop(0, 3, lambda i, total: total + x.sum(), 0.0)
+        return jax.lax.cond(x[0] > 0, lambda x: x * tripled, jnp.zeros_like, x)
+
+    found = map_rows(steps, mesh=data_mesh(devices=count), batch_size=1)(table(11))
+    assert_equal(found, jax.vmap(steps)(table(11)))
+
+
+def test_map_rows_samples_images():
+    image, u, v = np.random.default_rng(0).random((3, 9, 6, 7))
+    at = lambda row: sample(row[0], row[1:])
+    assert_equal(map_rows(at)((image, u, v)), jax.vmap(lambda *row: at(row))(image, u, v))
 
 
 def test_map_rows_takes_trees_and_spreads_them():
