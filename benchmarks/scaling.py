@@ -1,0 +1,313 @@
+"""Memory and communication of each device for the largest problems: a plan, nothing runs.
+
+    python benchmarks/scaling.py [--quick] [--sections ...] [--out FILE]
+
+Every row compiles a program of the library for a mesh of that many imaginary CPU devices, from
+shapes alone, and reads what the compiler tells of one device. What it sends between devices is
+counted in the program's text (`hlo.py`), loops as often as they run.
+"""
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import harness
+import hlo
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxml import backdoor, models, multifractal, registration, sharding, training
+from jaxml.backdoor.mspc import SCALES
+from jaxml.models import llama
+from jaxml.models.llama import LlamaConfig
+from jaxml.models.llama.decoder import rms_norm
+from jaxml.models.llama.log_prob import CHUNK
+from jaxml.reproduce import unlearn_decoder
+from jaxml.unlearning import Sequences, UnlearnConfig
+from jaxml.unlearning.optimise import adamw
+from jaxml.unlearning.unlearn_loss import unlearning_loss
+
+SECTIONS = ("llama", "registration", "backdoor", "mfdfa")
+NOTE = (
+    "\n\nThis is a plan, not a measurement: programs are compiled for imaginary CPU devices and "
+    "never run. Arguments and results have the size that they have anywhere. Temporaries depend "
+    "on the backend: a GPU fuses and orders otherwise, and a CPU multiplies and sums bfloat16 in "
+    "float32, so that temporaries and traffic of the Llama may be twice those of a GPU. Nor does "
+    "the CPU's compiler make a reduce-scatter of an all-reduce. GB are 10^9 bytes, of one device; "
+    "'in all' is arguments, temporaries and the results that do not take the place of arguments. "
+    "Operations are counted in the compiled program, products and element by element (FFTs not); "
+    "'sent' is what a device of a ring sends."
+)
+HEADER = (
+    "| program | devices | arguments, GB | temporaries, GB | results, GB | in all, GB | "
+    "TFLOP | sent, GB | compiled, s |\n|---|---|--:|--:|--:|--:|--:|---|--:|"
+)
+# The HLO and its buffers are the same; only the machine code, which never runs, is worse.
+UNOPTIMISED: Any = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is planned.
+
+    Attributes:
+      decoder: of the shape of Mistral-7B and Zephyr-7B.
+      meshes: data x model.
+      devices: of the other sections.
+      rows: sequences of each set in a step, for each of the devices of "data".
+      length: tokens.
+      layer: that RMU steers.
+      volume: voxels.
+      images: name, rows, side and stem of the network, and rows at a time.
+      series: utterances and samples of each.
+    """
+
+    decoder: LlamaConfig = LlamaConfig(32_000, 4096, 32, 32, 8, 128, 14_336)
+    meshes: tuple[tuple[int, int], ...] = ((1, 1), (8, 1), (4, 2), (64, 1), (8, 8))
+    devices: tuple[int, ...] = (1, 8, 64)
+    rows: int = 4
+    length: int = 512
+    layer: int = 7
+    volume: tuple[int, ...] = (160, 192, 224)
+    images: tuple[tuple[str, int, int, Any, int], ...] = (
+        ("CIFAR", 50_000, 32, "cifar", 64),
+        ("ImageNet", 1_281_167, 224, "imagenet", 16),
+    )
+    series: tuple[int, int] = (1_000_000, 16_000)
+
+
+QUICK = Settings(
+    decoder=replace(Settings.decoder, layers=4),
+    meshes=((4, 2),),
+    devices=(8,),
+    layer=2,
+    volume=(40, 48, 56),
+    images=Settings.images[:1],
+)
+
+
+def main() -> int:
+    """Run the sections asked for and print, and write where asked, their Markdown."""
+    options = harness.parsed(harness.parser("Memory and traffic of each device.", SECTIONS))
+    settings = QUICK if options.quick else Settings()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 64)
+    head = harness.machine(
+        "Memory and traffic of each device, planned", ("jax", "jaxlib", "flax", "optax"), NOTE
+    )
+    sections = {"llama": decoder, "registration": volumes, "backdoor": images, "mfdfa": series}
+    chapters = {name: functools.partial(of, settings) for name, of in sections.items()}
+    return harness.run(head, chapters, options)
+
+
+# The decoder ----------------------------------------------------------------------------------
+
+
+def decoder(settings: Settings) -> Iterator[str]:
+    """Yield a table of a step of unlearning of a large decoder."""
+    c = settings.decoder
+    size = sum(leaf.size for leaf in jax.tree.leaves(_parameters(c)))
+    yield (
+        f"\n## Unlearning, {size / 1e9:.2f} billion parameters in bfloat16, {c.layers} layers\n\n"
+        f"A step on {settings.rows} + {settings.rows} sequences of {settings.length} tokens for "
+        "each device of 'data', AdamW, its moments in bfloat16; devices are data x model. RMU "
+        f"steers layer {settings.layer} and trains 'down' of the three layers up to it; NPO with "
+        "GDR trains everything, with remat and the head in pieces. 'Rows kept' holds the hidden "
+        "states to the devices of their rows (one sharding constraint after the embedding), where "
+        "the compiler is else free to split their width.\n"
+    )
+    yield HEADER
+    for data, model in settings.meshes:
+        mesh = llama.decoder_mesh(model=model, devices=data * model)
+        for name, step in {"RMU": _rmu, "NPO + GDR": _npo}.items():
+            yield _row(name, f"{data} x {model}", data * model, step(settings, mesh))
+        if data > 1:
+            step = _npo(settings, mesh, keep_rows=True)
+            yield _row("NPO + GDR, rows kept", f"{data} x {model}", data * model, step)
+
+
+def _rmu(settings: Settings, mesh: Mesh) -> Any:
+    config = UnlearnConfig("rmu", batch_size=settings.rows * mesh.shape["data"])
+    first, last = settings.layer - 2, settings.layer + 1
+    params = _parameters(settings.decoder, mesh)
+    down = params["layers"]["down"]
+    shape = (last - first, *down.shape[1:])
+    trained = jax.ShapeDtypeStruct(shape, down.dtype, sharding=down.sharding)
+    control = _put((settings.decoder.width,), jnp.bfloat16, mesh)
+    data = _texts(settings, mesh) | {"frozen": params, "control": control}
+    loss = unlearn_decoder._rmu_loss(config, settings.decoder, "down", first, last, False)
+    return _step(loss, trained, data, mesh)
+
+
+def _npo(settings: Settings, mesh: Mesh, *, keep_rows: bool = False) -> Any:
+    rows = settings.rows * mesh.shape["data"]
+    config = UnlearnConfig("npo", "nll", batch_size=rows)
+    data = _texts(settings, mesh)
+    data["reference"] = _put((rows,), jnp.float32, mesh, "data")
+    # Logits of all devices together.
+    chunk = CHUNK * mesh.shape["data"]
+    if keep_rows:
+        log_prob = functools.partial(
+            _rows_kept, place=NamedSharding(mesh, P("data")), config=settings.decoder, chunk=chunk
+        )
+        loss = functools.partial(unlearning_loss, config=config, log_prob=log_prob, logits=log_prob)
+    else:
+        loss = unlearn_decoder._loss(config, settings.decoder, True, chunk)
+    return _step(loss, _parameters(settings.decoder, mesh), data, mesh)
+
+
+def _rows_kept(params, tokens, *, place, config: LlamaConfig, chunk: int):
+    hidden = jax.lax.with_sharding_constraint(llama.embed(params, tokens), place)
+    hidden = llama.run_layers(params["layers"], hidden, config, remat=True)
+    hidden = rms_norm(hidden, params["norm"], config)
+    return llama.chunked_log_prob(hidden, llama.head(params), tokens, chunk=chunk)
+
+
+def _step(loss: Callable, params: Any, data: Any, mesh: Mesh) -> Any:
+    """Return the step that `jaxml.training.fit` runs, lowered."""
+    optimizer = adamw(1e-5)
+    everywhere = lambda leaf: _put(leaf.shape, leaf.dtype, mesh)
+    moments = optax.tree_map_params(
+        optimizer,
+        lambda leaf, own: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=own.sharding),
+        jax.eval_shape(optimizer.init, params),
+        params,
+        transform_non_params=everywhere,
+    )
+    key = everywhere(jax.eval_shape(jax.random.key, 0))
+    number = _put((), jnp.int32, mesh)
+    settings: Any = dict(loss=loss, optimizer=optimizer, batch_size=None, at_once=1)
+    return training._run_steps.lower((params, moments), key, data, number, number, **settings)
+
+
+def _parameters(config: LlamaConfig, mesh: Mesh | None = None) -> Any:
+    make = functools.partial(llama.init, config=config, dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(lambda: make(jax.random.key(0)))
+    if mesh is None:
+        return shapes
+    place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    return jax.tree.map(place, shapes, llama.parameter_shardings(config, mesh))
+
+
+def _texts(settings: Settings, mesh: Mesh) -> dict[str, Any]:
+    shape = (settings.rows * mesh.shape["data"], settings.length)
+    texts = Sequences(*(_put(shape, dtype, mesh, "data") for dtype in (jnp.int32, jnp.bool_)))
+    return {"forget": texts, "retain": texts}
+
+
+# Rows over devices ----------------------------------------------------------------------------
+
+
+def volumes(settings: Settings) -> Iterator[str]:
+    """Yield a table of pairs of volumes registered at once."""
+    size = " x ".join(str(n) for n in settings.volume)
+    yield (
+        f"\n## Registration of {size} voxels, float32\n\n`register` with its defaults under "
+        "`map_rows`, one pair at a time on each device. The library does not split a volume over "
+        "devices: a pair is one device's.\n"
+    )
+    yield HEADER
+    for devices in settings.devices:
+        image = jax.ShapeDtypeStruct((devices, *settings.volume), jnp.float32)
+        run = lambda pair: registration.register(*pair)
+        lowered = _mapped(run, (image, image), sharding.data_mesh(devices=devices), 1)
+        yield _row(f"{devices} pairs", str(devices), devices, lowered)
+
+
+def images(settings: Settings) -> Iterator[str]:
+    """Yield a table of the scores of a data set of images."""
+    yield (
+        "\n## Backdoor scores by a ResNet-18, images of bytes, float32\n\n`spc` and `mspc` with "
+        f"their {len(SCALES)} scales under `map_rows`; one run scores all rows.\n"
+    )
+    yield HEADER
+    for name, rows, side, stem, at_once in settings.images:
+        network = models.ResNet18(stem=stem)
+        data = jax.ShapeDtypeStruct((rows, side, side, 3), jnp.uint8)
+        variables = jax.eval_shape(network.init, jax.random.key(0), jnp.ones((1, side, side, 3)))
+        for method in ("spc", "mspc"):
+            run = functools.partial(_score, method, network)
+            for devices in settings.devices:
+                mesh = sharding.data_mesh(devices=devices)
+                lowered = _mapped(run, data, mesh, at_once, variables)
+                title = f"{method}, {rows:,} rows of {name}, {at_once} at once"
+                yield _row(title, str(devices), devices, lowered)
+
+
+def series(settings: Settings) -> Iterator[str]:
+    """Yield a table of MFDFA of a corpus."""
+    count, samples = settings.series
+    yield (
+        f"\n## MFDFA of {count:,} series of {samples:,} samples, float32\n\n`mfdfa` with its "
+        "defaults under `map_rows`, 16 series at once on each device.\n"
+    )
+    yield HEADER
+    for devices in settings.devices:
+        data = jax.ShapeDtypeStruct((count, samples), jnp.float32)
+        lowered = _mapped(multifractal.mfdfa, data, sharding.data_mesh(devices=devices), 16)
+        yield _row("all", str(devices), devices, lowered)
+
+
+def _score(method: str, network: models.ResNet18, variables: Any, image: Any):
+    logits_fn = lambda images: network.apply(variables, images)[0]
+    image = models.unit_images(image)[None]
+    if method == "spc":
+        return backdoor.spc(logits_fn, image)[0]
+    return backdoor.mspc(logits_fn, image, jnp.ones(image.shape[1:3]))[0]
+
+
+def _mapped(run: Callable, data: Any, mesh: Mesh, at_once: int, *more: Any) -> Any:
+    """Return `run` of `more` and of each row of `data`, lowered; as many rows on each device."""
+    devices = mesh.shape["data"]
+
+    def place(leaf):
+        rows = leaf.shape[0] + -leaf.shape[0] % devices
+        return _put((rows, *leaf.shape[1:]), leaf.dtype, mesh, "data")
+
+    whole = lambda leaf: _put(leaf.shape, leaf.dtype, mesh)
+    every = lambda data, more: sharding.map_rows(
+        functools.partial(run, *more), mesh=mesh, batch_size=at_once
+    )(data)
+    return jax.jit(every).lower(jax.tree.map(place, data), jax.tree.map(whole, more))
+
+
+# What the compiler tells ----------------------------------------------------------------------
+
+
+def _put(shape: tuple[int, ...], dtype: Any, mesh: Mesh, *axes: str) -> Any:
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, P(*axes)))
+
+
+def _row(program: str, mesh: str, devices: int, lowered: Any) -> str:
+    start = time.perf_counter()
+    compiled = lowered.compile(compiler_options=UNOPTIMISED)
+    seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+    work = hlo.work(compiled.as_text(), devices)
+    parts = (
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+        memory.output_size_in_bytes,
+    )
+    total = sum(parts) - memory.alias_size_in_bytes
+    gigabytes = " | ".join(f"{size / 1e9:,.2f}" for size in (*parts, total))
+    kinds = sorted(work.sent.items(), key=lambda item: -item[1])
+    sent = ", ".join(f"{kind} {size / 1e9:,.3g}" for kind, size in kinds if size >= 1e6) or "none"
+    if work.unknown:
+        sent += " (a loop of unknown length counted once)"
+    return (
+        f"| {program} | {mesh} | {gigabytes} | {work.flops / 1e12:,.3g} | {sent} | {seconds:.0f} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
