@@ -52,7 +52,7 @@ def work(text: str, devices: int) -> Work:
     shapes = {name: dims for body in bodies.values() for name, dims, _, _ in body}
     runs: collections.Counter[str] = collections.Counter()
     flops, unknown = 0.0, False
-    sent: collections.Counter[str] = collections.Counter()
+    sent: dict[str, float] = collections.defaultdict(float)
     # What is called stands before what calls it, the program itself last.
     for number, (computation, body) in enumerate(reversed(bodies.items())):
         times = 1 if number == 0 else runs[computation]
