@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -69,14 +70,14 @@ def map_rows(
 ) -> Callable[[Any], Any]:
     """Return `f` applied to every row of a data set, rows split over the devices of `mesh`.
 
-    Rows that fill the last batch are copies of the first row and are cut from the result,
-    so no row is dropped. On each device `batch_size` rows run at a time (`lax.map`), which
-    bounds memory. Compiled once per shape: keep the returned function.
+    Rows that fill the last batches are copies of the first row and are cut from the result,
+    so no row is dropped. On each device at most `batch_size` rows run at a time (`lax.map`),
+    which bounds memory. Compiled once per shape: keep the returned function.
 
     Args:
       f: function of one row (a pytree without the leading axis) to a pytree of arrays.
       mesh: one-axis mesh; all devices by default.
-      batch_size: rows a device works on at a time.
+      batch_size: most rows that a device works on at a time.
 
     Returns:
       Function of a pytree of arrays `[rows, ...]` to the pytree of `f` with that leading
@@ -87,7 +88,9 @@ def map_rows(
     sharded = NamedSharding(mesh, P(axis))
 
     def each_device(shard):
-        return jax.lax.map(f, shard, batch_size=batch_size)
+        # Without rows left over: those would be a second program and a copy of the others.
+        size, _ = _batches(len(jax.tree.leaves(shard)[0]), batch_size)
+        return jax.lax.map(f, shard, batch_size=size)
 
     # No row meets another device's, so nothing is to be checked; the check would reject branches
     # and loops of `f` that begin with a constant.
@@ -100,12 +103,25 @@ def map_rows(
         if len(counts) != 1 or 0 in counts:
             raise ValueError(f"rows: leading axes {sorted(counts)}; give one length above 0")
         (count,) = counts
-        padding = -count % mesh.shape[axis]
+        devices = mesh.shape[axis]
+        size, batches = _batches(-(-count // devices), batch_size)
+        padding = devices * size * batches - count
 
         def pad(leaf):
-            filler = jnp.broadcast_to(leaf[:1], (padding, *leaf.shape[1:]))
-            return jax.device_put(jnp.concatenate([leaf, filler]), sharded)
+            # Rows of numpy stay with it until they are split: all of them may be more than one
+            # device holds.
+            lib = np if isinstance(leaf, np.ndarray) else jnp
+            if padding:
+                filler = lib.broadcast_to(leaf[:1], (padding, *leaf.shape[1:]))
+                leaf = lib.concatenate([leaf, filler])
+            return jax.device_put(leaf, sharded)
 
         return jax.tree.map(lambda leaf: leaf[:count], run(jax.tree.map(pad, rows)))
 
     return mapped
+
+
+def _batches(rows: int, batch_size: int) -> tuple[int, int]:
+    """Return the rows of each batch, as equal as can be, and the number of batches."""
+    batches = -(-rows // batch_size)
+    return -(-rows // batches), batches

@@ -63,6 +63,17 @@ def test_map_rows_samples_images():
     assert_equal(map_rows(at)((image, u, v)), jax.vmap(lambda *row: at(row))(image, u, v))
 
 
+@devices
+def test_map_rows_needs_no_copy_of_the_rows(count):
+    """Of 120 rows in batches of 16, the last batch would be half full."""
+    mesh = data_mesh(devices=count)
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    rows = jax.ShapeDtypeStruct((120 * count, 5000), jnp.float64, sharding=place)
+    mapped = jax.jit(map_rows(jnp.sum, mesh=mesh, batch_size=16))
+    memory = mapped.lower(rows).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.2 * memory.argument_size_in_bytes
+
+
 def test_map_rows_takes_trees_and_spreads_them():
     x, y = table(16), np.arange(16)
     f = lambda row: row["x"] * row["y"].astype(float)
