@@ -55,6 +55,37 @@ def test_losses_of_20_steps_equal_those_of_one_device(model):
     assert gate.addressable_shards[0].data.size == gate.size // 8
 
 
+@pytest.mark.parametrize("model", [1, 2])
+def test_a_device_works_on_its_rows_alone(model):
+    """Its hidden states, and what it sums with others, grow with its rows, not with all."""
+    mesh = llama.decoder_mesh(model=model)
+    params = jax.eval_shape(lambda: llama.init(jax.random.key(0), CONFIG))
+    places = llama.parameter_shardings(CONFIG, mesh)
+    put = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+    tokens = jax.ShapeDtypeStruct((24, 40), "int32", sharding=NamedSharding(mesh, P("data")))
+    run = jax.jit(lambda params, tokens: llama.hidden_states(params, tokens, CONFIG))
+    text = run.lower(jax.tree.map(put, params, places), tokens).compile().as_text()
+    share = 24 * model // 8
+    assert f"f32[{share},40,16]" in text
+    # The lookup of embeddings that lie on several devices sums all rows once.
+    layers = [line for line in text.splitlines() if "dot_general" in line]
+    assert layers and not any("[24,40," in line for line in layers)
+
+
+def test_rows_that_do_not_divide_and_vmap_on_a_mesh():
+    mesh = llama.decoder_mesh(model=2)
+    params = llama.init(jax.random.key(0), CONFIG)
+    spread = jax.device_put(params, llama.parameter_shardings(CONFIG, mesh))
+    run = lambda params, tokens: llama.apply(params, tokens, CONFIG)
+    expected = jax.jit(run)(params, TOKENS)
+    np.testing.assert_allclose(jax.jit(run)(spread, TOKENS[:3]), expected[:3], atol=1e-5)
+    halves = TOKENS.reshape(2, 4, -1)
+    found = jax.jit(jax.vmap(run, (None, 0)))(spread, halves)
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, atol=1e-5)
+    found = jax.vmap(llama.embed, (None, 0))(spread, halves)
+    np.testing.assert_array_equal(found, np.asarray(params["embed"])[halves])
+
+
 def test_an_axis_that_does_not_divide_is_whole():
     odd = LlamaConfig(63, 16, 2, 4, 2, 8, 32)
     places = llama.parameter_shardings(odd, llama.decoder_mesh(model=4))

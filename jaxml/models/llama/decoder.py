@@ -14,8 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Integer, Key
 
+from jaxml.known import is_concrete
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.precision import at_least_single
 from jaxml.models.llama.rope import rotate, rotation
@@ -151,9 +154,20 @@ def embed(params: Params, tokens: Integer[Array, "row time"]) -> Float[Array, "r
         raise ValueError(
             f"tokens: {tokens.dtype}{list(tokens.shape)}; accepted are integers [row, time]"
         )
-    return (
-        params["embed"].at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-    )
+    table = params["embed"]
+    hidden = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return _rows_over_devices(hidden, jax.typeof(table).sharding.mesh)
+
+
+def _rows_over_devices(hidden: Array, mesh: Any) -> Array:
+    """Return hidden states whose rows lie over "data", inside of `jit` and on a mesh that has it.
+
+    Else the compiler may split their width as the parameters lie, and keep all rows everywhere.
+    """
+    automatic = dict(zip(mesh.axis_names, mesh.axis_types, strict=True)).get("data")
+    if is_concrete(hidden) or automatic != AxisType.Auto or len(hidden) % mesh.shape["data"]:
+        return hidden
+    return lax.with_sharding_constraint(hidden, NamedSharding(mesh, P("data")))
 
 
 def head(params: Params) -> Float[Array, "width vocabulary"]:
