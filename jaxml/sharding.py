@@ -70,9 +70,9 @@ def map_rows(
 ) -> Callable[[Any], Any]:
     """Return `f` applied to every row of a data set, rows split over the devices of `mesh`.
 
-    Rows that fill the last batches are copies of the first row and are cut from the result,
-    so no row is dropped. On each device at most `batch_size` rows run at a time (`lax.map`),
-    which bounds memory. Compiled once per shape: keep the returned function.
+    Rows that fill the last device are copies of the first row and are cut from the result, so no
+    row is dropped. On each device at most `batch_size` rows run at a time, which bounds memory.
+    Compiled once per shape: keep the returned function.
 
     Args:
       f: function of one row (a pytree without the leading axis) to a pytree of arrays.
@@ -88,9 +88,25 @@ def map_rows(
     sharded = NamedSharding(mesh, P(axis))
 
     def each_device(shard):
-        # Without rows left over: those would be a second program and a copy of the others.
-        size, _ = _batches(len(jax.tree.leaves(shard)[0]), batch_size)
-        return jax.lax.map(f, shard, batch_size=size)
+        rows = len(jax.tree.leaves(shard)[0])
+        size = min(batch_size, rows)
+        if rows % size == 0:
+            return jax.lax.map(f, shard, batch_size=size)
+        batches = -(-rows // size)
+
+        # The last batch begins early enough to be full: rows left over, as of `lax.map`, would be
+        # a second program and a copy of all others.
+        def one_batch(number):
+            start = jnp.minimum(number * size, rows - size)
+            cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size)
+            return jax.vmap(f)(jax.tree.map(cut, shard))
+
+        def join(leaf):
+            whole = leaf[:-1].reshape((batches - 1) * size, *leaf.shape[2:])
+            return jnp.concatenate([whole, leaf[-1, batches * size - rows :]])
+
+        numbers = jnp.arange(batches, dtype=jnp.int32)
+        return jax.tree.map(join, jax.lax.map(one_batch, numbers))
 
     # No row meets another device's, so nothing is to be checked; the check would reject branches
     # and loops of `f` that begin with a constant.
@@ -103,9 +119,7 @@ def map_rows(
         if len(counts) != 1 or 0 in counts:
             raise ValueError(f"rows: leading axes {sorted(counts)}; give one length above 0")
         (count,) = counts
-        devices = mesh.shape[axis]
-        size, batches = _batches(-(-count // devices), batch_size)
-        padding = devices * size * batches - count
+        padding = -count % mesh.shape[axis]
 
         def pad(leaf):
             # Rows of numpy stay with it until they are split: all of them may be more than one
@@ -119,9 +133,3 @@ def map_rows(
         return jax.tree.map(lambda leaf: leaf[:count], run(jax.tree.map(pad, rows)))
 
     return mapped
-
-
-def _batches(rows: int, batch_size: int) -> tuple[int, int]:
-    """Return the rows of each batch, as equal as can be, and the number of batches."""
-    batches = -(-rows // batch_size)
-    return -(-rows // batches), batches
