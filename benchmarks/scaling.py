@@ -26,12 +26,10 @@ from jaxml import backdoor, models, multifractal, registration, sharding, traini
 from jaxml.backdoor.mspc import SCALES
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.models.llama.decoder import rms_norm
 from jaxml.models.llama.log_prob import CHUNK
 from jaxml.reproduce import unlearn_decoder
 from jaxml.unlearning import Sequences, UnlearnConfig
 from jaxml.unlearning.optimise import adamw
-from jaxml.unlearning.unlearn_loss import unlearning_loss
 
 SECTIONS = ("llama", "registration", "backdoor", "mfdfa")
 NOTE = (
@@ -121,18 +119,13 @@ def decoder(settings: Settings) -> Iterator[str]:
         f"A step on {settings.rows} + {settings.rows} sequences of {settings.length} tokens for "
         "each device of 'data', AdamW, its moments in bfloat16; devices are data x model. RMU "
         f"steers layer {settings.layer} and trains 'down' of the three layers up to it; NPO with "
-        "GDR trains everything, with remat and the head in pieces. 'Rows kept' holds the hidden "
-        "states to the devices of their rows (one sharding constraint after the embedding), where "
-        "the compiler is else free to split their width.\n"
+        "GDR trains everything, with remat and the head in pieces.\n"
     )
     yield HEADER
     for data, model in settings.meshes:
         mesh = llama.decoder_mesh(model=model, devices=data * model)
         for name, step in {"RMU": _rmu, "NPO + GDR": _npo}.items():
             yield _row(name, f"{data} x {model}", data * model, step(settings, mesh))
-        if data > 1:
-            step = _npo(settings, mesh, keep_rows=True)
-            yield _row("NPO + GDR, rows kept", f"{data} x {model}", data * model, step)
 
 
 def _rmu(settings: Settings, mesh: Mesh) -> Any:
@@ -148,28 +141,15 @@ def _rmu(settings: Settings, mesh: Mesh) -> Any:
     return _step(loss, trained, data, mesh)
 
 
-def _npo(settings: Settings, mesh: Mesh, *, keep_rows: bool = False) -> Any:
+def _npo(settings: Settings, mesh: Mesh) -> Any:
     rows = settings.rows * mesh.shape["data"]
     config = UnlearnConfig("npo", "nll", batch_size=rows)
     data = _texts(settings, mesh)
     data["reference"] = _put((rows,), jnp.float32, mesh, "data")
     # Logits of all devices together.
     chunk = CHUNK * mesh.shape["data"]
-    if keep_rows:
-        log_prob = functools.partial(
-            _rows_kept, place=NamedSharding(mesh, P("data")), config=settings.decoder, chunk=chunk
-        )
-        loss = functools.partial(unlearning_loss, config=config, log_prob=log_prob, logits=log_prob)
-    else:
-        loss = unlearn_decoder._loss(config, settings.decoder, True, chunk)
+    loss = unlearn_decoder._loss(config, settings.decoder, True, chunk)
     return _step(loss, _parameters(settings.decoder, mesh), data, mesh)
-
-
-def _rows_kept(params, tokens, *, place, config: LlamaConfig, chunk: int):
-    hidden = jax.lax.with_sharding_constraint(llama.embed(params, tokens), place)
-    hidden = llama.run_layers(params["layers"], hidden, config, remat=True)
-    hidden = rms_norm(hidden, params["norm"], config)
-    return llama.chunked_log_prob(hidden, llama.head(params), tokens, chunk=chunk)
 
 
 def _step(loss: Callable, params: Any, data: Any, mesh: Mesh) -> Any:
