@@ -176,20 +176,20 @@ def _reproduce(args) -> None:
     from jaxml.reproduce import reproduce
 
     reproduce(args.methods, scale=args.scale, out=args.out, data=args.data, seed=args.seed)
-    print(f"report: {args.out / 'report.html'}")
+    _tell(f"report: {args.out / 'report.html'}")
 
 
 def _mfdfa(args) -> None:
     from jaxml.reproduce.series import analyse_files
 
-    print(analyse_files(args.files, args.out, order=args.order, scales=args.scales, q=args.q))
+    _tell(analyse_files(args.files, args.out, order=args.order, scales=args.scales, q=args.q))
 
 
 def _register(args) -> None:
     from jaxml.reproduce.pair import register_files
 
     settings = {"projection": args.projection, "steps": args.steps, "regularity": args.regularity}
-    print(register_files(args.fixed, args.moving, args.out, **settings))
+    _tell(register_files(args.fixed, args.moving, args.out, **settings))
 
 
 def _identify(args) -> None:
@@ -197,8 +197,8 @@ def _identify(args) -> None:
 
     names = ("skip_unreadable", "rounds", "steps", "shift", "sparsity")
     settings = {name: getattr(args, name) for name in names}
-    progress = lambda line: print(line, file=sys.stderr)
-    print(identify_files(args.images, args.model, args.out, progress=progress, **settings))
+    progress = lambda line: _tell(line, sys.stderr)
+    _tell(identify_files(args.images, args.model, args.out, progress=progress, **settings))
 
 
 def _coreset(args) -> None:
@@ -206,7 +206,7 @@ def _coreset(args) -> None:
 
     names = ("retain", "score", "fraction", "keep", "length", "count", "seed")
     settings = {name: getattr(args, name) for name in names}
-    print(choose_files(args.model, args.forget, args.out, **settings))
+    _tell(choose_files(args.model, args.forget, args.out, **settings))
 
 
 def _unlearn(args) -> None:
@@ -218,7 +218,7 @@ def _unlearn(args) -> None:
     files = args.model, args.forget, args.retain, args.out
     own = ("alternative", "layer", "length", "seed")
     settings = {name: getattr(args, name) for name in own}
-    print(unlearn_files(*files, config=config, **settings))
+    _tell(unlearn_files(*files, config=config, **settings))
 
 
 def _evaluate(args) -> None:
@@ -233,9 +233,17 @@ def _evaluate(args) -> None:
         texts=args.text,
         privacy=args.privacy,
         length=args.length,
-        progress=lambda line: print(line, file=sys.stderr),
+        progress=lambda line: _tell(line, sys.stderr),
     )
-    print(told)
+    _tell(told)
+
+
+def _tell(text: str, file=None) -> None:
+    """Print in the first of several processes."""
+    import jax
+
+    if jax.process_index() == 0:
+        print(text, file=file)
 
 
 def _check_plots() -> None:

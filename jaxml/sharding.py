@@ -1,4 +1,4 @@
-"""Data-parallel map over any number of devices, and pmap's meaning on today's JAX.
+"""Data-parallel map over any number of devices and processes, and pmap's meaning on today's JAX.
 
 Meshes are always of type Auto: under an Explicit mesh cumsum, sort and gather along
 the sharded axis are errors, and the methods use all three.
@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 def data_mesh(*, devices: int | None = None, axis: str = "data") -> Mesh:
     """Return a one-axis mesh over the first `devices` devices (all of them by default).
 
+    After `jax.distributed.initialize()` these are the devices of all processes.
+
     Raises:
       ValueError: `devices` is below 1 or above what this process sees.
     """
@@ -25,6 +27,57 @@ def data_mesh(*, devices: int | None = None, axis: str = "data") -> Mesh:
     if not 1 <= count <= len(available):
         raise ValueError(f"devices={count}: this process sees {len(available)} devices")
     return jax.make_mesh((count,), (axis,), axis_types=(AxisType.Auto,), devices=available[:count])
+
+
+def from_processes(rows: Any, mesh: Mesh, *, axis: str = "data") -> Any:
+    """Return the data set of which every process holds a part of the rows.
+
+    All processes call it together. The rows stay where they are, in the order of the mesh: on
+    CPUs and GPUs those of process 0 come first. The result is for `map_rows`, `jax.jit` and
+    `jaxml.training.fit`; no process can read all of it (`to_numpy` does). In one process this
+    is `jax.device_put`.
+
+    Args:
+      rows: pytree of arrays `[rows, ...]`, those of this process.
+      mesh: over the devices of all processes, such as `data_mesh()`.
+      axis: of the mesh, over which the rows are split.
+
+    Raises:
+      ValueError: leaves or processes disagree on the number of rows, or it is not a multiple of
+        the devices of a process over which they are split.
+    """
+    from jax.experimental import multihost_utils
+
+    own = {leaf.shape[0] for leaf in jax.tree.leaves(rows)}
+    # All processes see a mistake of one: it alone would leave the others waiting.
+    own_count = np.asarray(own.pop() if len(own) == 1 else -1)
+    counts = np.ravel(multihost_utils.process_allgather(own_count)).tolist()
+    place = NamedSharding(mesh, P(axis))
+    indices = place.addressable_devices_indices_map((mesh.shape[axis],)).values()
+    parts = len({part.start for (part,) in indices})
+    if len(set(counts)) != 1 or counts[0] < 1 or counts[0] % parts:
+        raise ValueError(
+            f"rows: the processes hold {counts} (-1: leaves disagree); accepted is one number, "
+            f"a multiple of {parts} devices"
+        )
+    return jax.make_array_from_process_local_data(place, rows)
+
+
+def to_numpy(tree: Any) -> Any:
+    """Return a pytree as numpy arrays, each process all rows; all of them call it together.
+
+    Args:
+      tree: pytree of arrays, which may be spread over processes.
+    """
+    from jax.experimental import multihost_utils
+
+    def whole(leaf):
+        here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+        if here or leaf.is_fully_replicated:
+            return np.asarray(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(whole, tree)
 
 
 def pmap(
@@ -73,6 +126,9 @@ def map_rows(
     Rows that fill the last device are copies of the first row and are cut from the result, so no
     row is dropped. On each device at most `batch_size` rows run at a time, which bounds memory.
     Compiled once per shape: keep the returned function.
+
+    In several processes the rows are the same in all of them, or a data set of
+    `from_processes`; the result lies on the devices of all, and `to_numpy` reads it.
 
     Args:
       f: function of one row (a pytree without the leading axis) to a pytree of arrays.

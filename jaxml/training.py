@@ -17,7 +17,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
-from jaxml import checkpoints
+from jaxml import checkpoints, layout
 
 Loss = Callable[[Any, Any, Array], tuple[Any, dict[str, Any]]]
 Progress = Callable[[int, float, float], None]
@@ -74,6 +74,13 @@ def fit(
     with a warning for the one before. On SIGTERM in the main thread the chunk is finished and
     saved, and then the process ends as it would have.
 
+    On several devices or processes (`jaxml.sharding`) the arrays stay where they lie: parameters
+    on all devices or split over them, data with rows split over them, and the batches then are
+    split likewise if the devices divide `batch_size`. What lies on one device is copied to the
+    others, and must be the same in all processes. All processes call this, with one `folder`
+    that all see; one that gets a SIGTERM ends them all. A run may go on with another number of
+    devices or processes: then the bits differ by the order of sums.
+
     Args:
       key: step i gets `jax.random.fold_in(key, i)`.
       loss: pure function of parameters, data (or the batch) and the key of the step, to the
@@ -101,7 +108,9 @@ def fit(
     """
     _check_numbers(steps=steps, chunk=chunk, batch_size=batch_size)
     own = lambda tree: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
-    state = own((params, optimizer.init(params)))
+    mesh = layout.mesh_of((params, data))
+    state = layout.on_mesh(own((params, optimizer.init(params))), mesh)
+    data = layout.on_mesh(data, mesh)
     metrics, convolves = _check_loss(loss, key, state[0], data, batch_size)
     # XLA's CPU backend runs a convolution in the body of a loop up to eighty times slower than
     # outside of one (jax issue 12868). Without one a loop is faster: it uses its memory again.
@@ -114,13 +123,17 @@ def fit(
         "optimizer": _describe(state[1]),
         "data": _describe(data),
     }
+    places = () if mesh is None else layout.shardings(state)
+    batch_places = () if mesh is None else layout.batch_shardings(data, batch_size)
     step, parts = 0, []
     with _sigterm_after(folder is not None) as stop_asked, checkpoints.manager(folder) as manager:
         if manager is not None:
             state, step, parts = checkpoints.restore(manager, settings, state)
         if step > steps:
             raise ValueError(f"steps={steps}: {folder} holds a run that has done {step}")
-        while step < steps and not stop_asked():
+        # Processes that stopped at different steps would wait for each other without end.
+        stop = lambda: folder is not None and layout.in_any_process(stop_asked())
+        while step < steps and not stop():
             began, end = time.perf_counter(), min(steps, step - step % chunk + chunk)
             state, part, finite = _run_chunk(
                 state,
@@ -130,6 +143,8 @@ def fit(
                 loss=loss,
                 optimizer=optimizer,
                 batch_size=batch_size,
+                places=places,
+                batch_places=batch_places,
                 length=end - step,
                 at_once=at_once,
             )
@@ -142,7 +157,7 @@ def fit(
             if progress is not None:
                 progress(step, float(part["loss"][-1]), rate)
     if step < steps:
-        # A handler of the caller's own took the signal and returned.
+        # A handler of the caller's own took the signal and returned, or another process got it.
         raise SystemExit(128 + signal.SIGTERM)
     params, opt_state = state
     return Trained(params, opt_state, step, _join(parts))
@@ -194,6 +209,8 @@ def batch_indices(
 def progress_bar(title: str, steps: int) -> Iterator[Progress]:
     """Show a bar with loss and rate in the terminal; yields the `progress` of `fit`.
 
+    Of several processes the first shows it.
+
     Args:
       title: text before the bar.
       steps: number the bar ends at.
@@ -208,7 +225,7 @@ def progress_bar(title: str, steps: int) -> Iterator[Progress]:
 
     text = TextColumn("loss {task.fields[loss]:.4g}  {task.fields[rate]:.3g} steps/s")
     columns = "{task.description}", BarColumn(), MofNCompleteColumn(), text, TimeRemainingColumn()
-    with Progress(*columns) as bar:
+    with Progress(*columns, disable=jax.process_index() != 0) as bar:
         task = bar.add_task(title, total=steps, loss=float("nan"), rate=0.0)
         yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
 
@@ -226,19 +243,23 @@ def _run_chunk(state, key, data, start, *, length, at_once, **settings):
 
 @functools.partial(
     jax.jit,
-    static_argnames=("loss", "optimizer", "batch_size", "at_once"),
+    static_argnames=("loss", "optimizer", "batch_size", "places", "batch_places", "at_once"),
     donate_argnames="state",
 )
-def _run_steps(state, key, data, start, end, *, loss, optimizer, batch_size, at_once):
+def _run_steps(
+    state, key, data, start, end, *, loss, optimizer, batch_size, places, batch_places, at_once
+):
     def one_step(i, state):
         params, opt_state = state
-        batch = _batch(key, i, data, batch_size)
+        batch = layout.constrain(_batch(key, i, data, batch_size), batch_places)
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, metrics), slope = gradient(params, batch, jax.random.fold_in(key, i))
         # Optimizers of optax are not written for strict promotion, which the loss may be under.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(slope, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), {"loss": value, **metrics}
+        # Left to XLA, a state could come back split otherwise than a restored one.
+        state = layout.constrain((optax.apply_updates(params, updates), opt_state), places)
+        return state, {"loss": value, **metrics}
 
     def recorded(i, carry):
         state, history = carry

@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "models": SHARED,
     "data": SHARED,
     "checkpoints": set(),
-    "training": {*SHARED, "checkpoints"},
+    "layout": {"sharding"},
+    "training": {*SHARED, "checkpoints", "layout"},
     "reproduce": {*METHODS, *SHARED, "models", "data", "training"},
 }
 HEAVY = {

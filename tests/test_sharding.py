@@ -82,6 +82,11 @@ def test_map_rows_takes_trees_and_spreads_them():
     assert len(found.sharding.device_set) == 8
 
 
+def test_map_rows_takes_branches_that_read_no_row():
+    clipped = lambda row: jax.lax.cond(row[0] > 0, lambda: row[0], lambda: jnp.zeros((), row.dtype))
+    np.testing.assert_array_equal(map_rows(clipped)(table(17)), np.maximum(table(17)[:, 0], 0))
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -91,8 +91,9 @@ def unlearn_files(
             folder=checkpoints,
             progress=progress,
         )
-    llama.save(out / "model", found.params, decoder)
-    tokenizer.save_pretrained(out / "model")
+    if jax.process_index() == 0:
+        llama.save(out / "model", found.params, decoder)
+        tokenizer.save_pretrained(out / "model")
     rows = []
     for name, texts in sets.items():
         each = [_token_mean(p, texts, decoder) for p in (params, found.params)]

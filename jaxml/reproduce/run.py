@@ -41,7 +41,9 @@ def reproduce(
     """Run the experiments of `methods` (all of them if empty) and write the report to `out`.
 
     Finished stages are kept in `out`, so a run that was ended continues where it was, and
-    every file appears whole or not at all.
+    every file appears whole or not at all. In several processes (`jax.distributed`) all compute
+    the same, with the rows of the speech corpus shared out, and the first one writes and shows
+    progress; `out` and `data` are seen by all of them.
 
     Args:
       methods: names of `EXPERIMENTS`.
@@ -73,6 +75,7 @@ def reproduce(
 
 
 def _progress():
+    import jax
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -91,4 +94,5 @@ def _progress():
         TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=jax.process_index() != 0,
     )
