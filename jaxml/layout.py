@@ -49,13 +49,19 @@ def on_mesh(tree: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(place, tree)
 
 
-def shardings(tree: Any) -> tuple:
-    """Return the sharding of every leaf, in order; hashable.
+def shardings(tree: Any, mesh: Mesh | None) -> tuple:
+    """Return the structure of a pytree, the shardings of its leaves and that of a copy on all.
+
+    All three are hashable, and None without a mesh.
 
     Args:
       tree: pytree of JAX arrays.
+      mesh: of the copy.
     """
-    return tuple(leaf.sharding for leaf in jax.tree.leaves(tree))
+    if mesh is None:
+        return None, None, None
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple(leaf.sharding for leaf in leaves), NamedSharding(mesh, P())
 
 
 def batch_shardings(data: Any, batch_size: int | None) -> tuple:
@@ -73,7 +79,7 @@ def constrain(tree: Any, places: tuple) -> Any:
 
     Args:
       tree: pytree of arrays.
-      places: of its leaves, in order, as of `shardings`; nothing is done for None, or for ().
+      places: of its leaves, in order; nothing is done for None, or for ().
     """
     if not places:
         return tree

@@ -123,7 +123,7 @@ def fit(
         "optimizer": _describe(state[1]),
         "data": _describe(data),
     }
-    places = () if mesh is None else layout.shardings(state)
+    run_steps = _compiled(*layout.shardings(state, mesh))
     batch_places = () if mesh is None else layout.batch_shardings(data, batch_size)
     step, parts = 0, []
     with _sigterm_after(folder is not None) as stop_asked, checkpoints.manager(folder) as manager:
@@ -136,6 +136,7 @@ def fit(
         while step < steps and not stop():
             began, end = time.perf_counter(), min(steps, step - step % chunk + chunk)
             state, part, finite = _run_chunk(
+                run_steps,
                 state,
                 key,
                 data,
@@ -143,7 +144,6 @@ def fit(
                 loss=loss,
                 optimizer=optimizer,
                 batch_size=batch_size,
-                places=places,
                 batch_places=batch_places,
                 length=end - step,
                 at_once=at_once,
@@ -230,25 +230,31 @@ def progress_bar(title: str, steps: int) -> Iterator[Progress]:
         yield lambda step, loss, rate: bar.update(task, completed=step, loss=loss, rate=rate)
 
 
-def _run_chunk(state, key, data, start, *, length, at_once, **settings):
+def _run_chunk(run_steps, state, key, data, start, *, length, at_once, **settings):
     """Return the state after `length` steps, their history, and whether all is finite."""
     finite, parts = True, []
     for first in range(0, length, at_once):
         count = min(at_once, length - first)
         place, end = (jnp.asarray(start + i, jnp.int32) for i in (first, first + count))
-        state, part, finite = _run_steps(state, key, data, place, end, at_once=at_once, **settings)
+        state, part, finite = run_steps(state, key, data, place, end, at_once=at_once, **settings)
         parts.append(jax.tree.map(lambda values: np.asarray(values)[:count], part))  # noqa: B023
     return state, _join(parts), finite
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("loss", "optimizer", "batch_size", "places", "batch_places", "at_once"),
-    donate_argnames="state",
-)
-def _run_steps(
-    state, key, data, start, end, *, loss, optimizer, batch_size, places, batch_places, at_once
-):
+@functools.cache
+def _compiled(structure, places, whole):
+    """Return the compiled steps, whose state comes back where it lay and the rest everywhere."""
+    # Left to XLA, a state would come back split otherwise than a restored one.
+    state = None if whole is None else jax.tree.unflatten(structure, places)
+    return jax.jit(
+        _run_steps,
+        static_argnames=("loss", "optimizer", "batch_size", "batch_places", "at_once"),
+        donate_argnames="state",
+        out_shardings=(state, whole, whole),
+    )
+
+
+def _run_steps(state, key, data, start, end, *, loss, optimizer, batch_size, batch_places, at_once):
     def one_step(i, state):
         params, opt_state = state
         batch = layout.constrain(_batch(key, i, data, batch_size), batch_places)
@@ -257,9 +263,7 @@ def _run_steps(
         # Optimizers of optax are not written for strict promotion, which the loss may be under.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(slope, opt_state, params)
-        # Left to XLA, a state could come back split otherwise than a restored one.
-        state = layout.constrain((optax.apply_updates(params, updates), opt_state), places)
-        return state, {"loss": value, **metrics}
+        return (optax.apply_updates(params, updates), opt_state), {"loss": value, **metrics}
 
     def recorded(i, carry):
         state, history = carry

@@ -13,9 +13,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 def language_model(mesh, tokens, folder=None, *, steps=12, progress=None):
     """Train a decoder on rows of tokens, its parameters split over a mesh, if there is one."""
     key = jax.random.key(0)
-    params = jax.tree.map(lambda leaf: leaf.astype(float), llama.init(key, CONFIG))
-    if mesh is not None:
-        params = jax.device_put(params, llama.parameter_shardings(CONFIG, mesh))
+    places = None if mesh is None else llama.parameter_shardings(CONFIG, mesh)
+    params = jax.jit(lambda key: llama.init(key, CONFIG), out_shardings=places)(key)
     return fit(
         key,
         log_loss,
