@@ -54,7 +54,7 @@ def from_processes(rows: Any, mesh: Mesh, *, axis: str = "data") -> Any:
     counts = np.ravel(multihost_utils.process_allgather(own_count)).tolist()
     place = NamedSharding(mesh, P(axis))
     indices = place.addressable_devices_indices_map((mesh.shape[axis],)).values()
-    parts = len({part.start for (part,) in indices})
+    parts = len({str(index) for index in indices})
     if len(set(counts)) != 1 or counts[0] < 1 or counts[0] % parts:
         raise ValueError(
             f"rows: the processes hold {counts} (-1: leaves disagree); accepted is one number, "

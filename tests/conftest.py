@@ -20,7 +20,7 @@ def unchecked(monkeypatch):
 
 
 # These compile many small programs: LLVM's optimisation of them takes longer than all they do.
-UNOPTIMISED = ("test_api.py", "unlearning/", "models/test_llama", "reproduce/")
+UNOPTIMISED = ("test_api.py", "test_processes.py", "unlearning/", "models/test_llama", "reproduce/")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 START, TRAIN = re.findall(
     r"```python title=\"train.py\"\n(.*?)```", (ROOT / "docs/sharding.md").read_text(), re.DOTALL
 )
-SECONDS = 240
+SECONDS = 420
 
 
 def slurm(rank):
@@ -128,8 +128,8 @@ def test_training_of_two_processes_equals_that_of_one(two, one, name):
         assert_close(of(found, name), named(one, name), 1e-6)
 
 
-@pytest.mark.parametrize("name", ["every process has all rows", "half of the rows"])
-def test_parameters_on_all_devices(two, name):
+def test_rows_and_parameters_that_all_processes_have(two):
+    name = "every process has all rows"
     expected = named(worker.regression(worker.ROWS), name)
     for found in two[1]:
         assert_close(of(found, name), expected, 1e-9)
@@ -142,9 +142,8 @@ def test_a_signal_to_one_process_ends_both_and_one_process_goes_on(two, one):
     assert_close(worker.language_model(None, worker.TOKENS, folder / "two"), one, 1e-6)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_rows_of_two_processes_equal_those_of_one(two, devices):
-    mesh = sharding.data_mesh(devices=devices)
+def test_rows_of_two_processes_equal_those_of_one(two):
+    mesh = sharding.data_mesh(devices=1)
     place = lambda rows: sharding.from_processes(rows, mesh)
     expected = named(worker.over_rows(place, mesh), "rows")
     for found in two[1]:
@@ -184,12 +183,11 @@ def test_the_program_of_the_documentation(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["100", "200"]
 
 
-@pytest.mark.parametrize("before, after", [(8, 2), (1, 4)])
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path, before, after):
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     place = lambda devices: sharding.from_processes(
         worker.ROWS, sharding.data_mesh(devices=devices)
     )
-    worker.regression(place(before), tmp_path, steps=4)
-    found = worker.regression(place(after), tmp_path)
+    worker.regression(place(8), tmp_path, steps=4)
+    found = worker.regression(place(2), tmp_path)
     assert_close(found, worker.regression(worker.ROWS), 1e-9)
-    assert len(found.params["w"].sharding.device_set) == after
+    assert len(found.params["w"].sharding.device_set) == 2

@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from jaxml.sharding import data_mesh
 from jaxml.training import batch_indices, fit, progress_bar
 
 KEY = jax.random.key(3)
@@ -226,6 +229,23 @@ def test_parameters_that_are_not_finite(unchecked):
     root = lambda params, data, key: (jnp.sum(jnp.sqrt(params["w"])), {})
     with pytest.raises(FloatingPointError, match="parameters are not finite after step 0"):
         run(loss=root, steps=1)
+
+
+def test_a_batch_is_split_as_the_rows_are():
+    rows = jax.device_put(regression(), NamedSharding(data_mesh(), P("data")))
+    splits = []
+
+    def seen(params, data, key):
+        jax.debug.inspect_array_sharding(data["x"], callback=splits.append)
+        return loss(params, data, key)
+
+    for size in (16, 12):
+        split = run(loss=seen, data=rows, batch_size=size)
+        whole = run(loss=loss, batch_size=size)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9), split, whole)
+    # 8 devices do not divide 12 rows.
+    assert any(split.shard_shape((16, 3)) == (2, 3) for split in splits)
+    assert rows["x"].sharding.device_set == split.params["w"].sharding.device_set
 
 
 def test_bad_input_is_named(tmp_path, unchecked):
