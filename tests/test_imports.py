@@ -17,12 +17,13 @@ MAY_IMPORT = {
     "speech": {"multifractal", *SHARED},
     **{method: SHARED for method in METHODS - {"speech"}},
     **{shared: set() for shared in SHARED},
-    "models": SHARED,
-    "data": SHARED,
+    "models": {*SHARED, "npz"},
+    "data": {*SHARED, "npz"},
     "checkpoints": set(),
     "layout": {"sharding"},
+    "npz": set(),
     "training": {*SHARED, "checkpoints", "layout"},
-    "reproduce": {*METHODS, *SHARED, "models", "data", "training"},
+    "reproduce": {*METHODS, *SHARED, "models", "data", "training", "npz"},
 }
 HEAVY = {
     "PIL",

@@ -4,13 +4,13 @@ import hashlib
 import logging
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from jaxml.data import espeak
 from jaxml.data.audio import resample
+from jaxml.npz import read_npz
 
 VOICES = ("bn+m1", "bn+m3", "bn+m7", "bn+f1", "bn+f2", "bn+f4")
 
@@ -32,9 +32,8 @@ def spoken_by_voices(rate: int) -> dict[str, np.ndarray]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxml"
     kept = cache / f"bengali-{recipe}.npz"
     try:
-        with kept.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return read_npz(kept)
+    except (OSError, ValueError):
         arrays = _speak(rate)
     try:
         _write(kept, arrays)

@@ -3,8 +3,6 @@
 import dataclasses
 import importlib.util
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ from jaxtyping import Float, Int
 
 from jaxml.data.errors import DataError
 from jaxml.data.volume import load_volume
+from jaxml.npz import read_npz
 
 LAYOUT = (
     "subject_a_SIZE.npz and subject_b_SIZE.npz, each with vol (uint8) and seg (labels), and "
@@ -78,7 +77,9 @@ def load_brain_pair(folder: Path | str | None, *, size: str = "half") -> BrainPa
     if a.shape != b.shape:
         raise DataError(f"{inner}: subjects of shapes {a.shape} and {b.shape}; give one shape")
     (labels,) = _arrays(inner / "labels30.npz", "labels")
-    labels = tuple(int(v) for v in labels)
+    if labels.ndim != 1:
+        raise DataError(f"{inner / 'labels30.npz'}: labels {list(labels.shape)}; give one row")
+    labels = tuple(_labels(inner / "labels30.npz", labels).tolist())
     source = f"{inner} (two subjects, {SIZES[size]} voxels, {len(labels)} labels)"
     return BrainPair(a, b, a_labels, b_labels, labels, True, source)
 
@@ -98,20 +99,28 @@ def _subject(path):
             f"{path}: vol {volume.dtype}{volume.shape}, seg {labels.shape}; give two volumes of "
             "one shape, vol as uint8"
         )
-    return volume.astype(np.float32) / 255, labels.astype(np.int32)
+    return volume.astype(np.float32) / 255, _labels(path, labels)
 
 
 def _arrays(path, *names):
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file.files]
-            if missing:
-                raise DataError(f"{path}: no array {missing[0]}; give {LAYOUT}")
-            return [file[name] for name in names]
-    except DataError:
-        raise
-    except (ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+        found = read_npz(path, *names)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error}); give {LAYOUT}") from error
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(f"{path}: no array {missing[0]}; give {LAYOUT}")
+    return [found[name] for name in names]
+
+
+def _labels(path, array):
+    """Return labels as int32, if they are whole numbers of that size."""
+    numbers = array.dtype.kind in "iubf"
+    with np.errstate(invalid="ignore"):
+        labels = array.astype(np.int32) if numbers else array
+    if not numbers or (labels != array).any():
+        raise DataError(f"{path}: labels of {array.dtype} that are not whole; give {LAYOUT}")
+    return labels
 
 
 def _template(size) -> BrainPair:

@@ -6,8 +6,6 @@ Every corpus is at 8 kHz, so that scales and features mean the same whatever the
 import dataclasses
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +14,11 @@ from jaxtyping import Float, Int
 
 from jaxml.data.audio import AUDIO_SUFFIXES, load_audio
 from jaxml.data.errors import DataError
+from jaxml.npz import read_npz
 
 RATE = 8000
 PREPARED = "bangla5x80_8k.npz"
-DAMAGED = (zipfile.BadZipFile, zlib.error)
+ARRAYS = ("audio", "offsets", "speaker", "text")
 LAYOUT = (
     "an npz with audio (int16, joined), offsets, speaker and text at 8 kHz, "
     f"or SPEAKER/*{'|*'.join(AUDIO_SUFFIXES)} of at least 2 speakers"
@@ -96,17 +95,17 @@ def _from_folder(folder: Path) -> SpeechCorpus:
 
 def _from_npz(path: Path) -> SpeechCorpus:
     try:
-        # numpy leaves a file open that it opened itself and found damaged.
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("audio", "offsets", "speaker", "text")}
-    # A damaged archive fails in zip, zlib or numpy, each with errors of its own.
-    except (OSError, ValueError, LookupError, EOFError, TypeError, *DAMAGED) as error:
+        arrays = read_npz(path, *ARRAYS)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable ({error}); give {LAYOUT}") from error
     return _from_arrays(arrays, str(path))
 
 
 def _from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> SpeechCorpus:
     """Return the corpus of joined recordings, if the arrays describe one."""
+    missing = [name for name in ARRAYS if name not in arrays]
+    if missing:
+        raise DataError(f"{source}: no array {missing[0]}; give {LAYOUT}")
     audio, offsets, text = arrays["audio"], arrays["offsets"], arrays["text"]
     rows = (len(offsets) - 1,) if offsets.ndim == 1 else ()
     integers = all(a.dtype.kind in "iu" for a in (offsets, text))
@@ -120,11 +119,14 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> SpeechCorpus:
         or text.shape != rows
         or offsets[0] != 0
         or offsets[-1] != len(audio)
-        or (np.diff(offsets) < 1).any()
+        or (offsets[1:] <= offsets[:-1]).any()
+        or arrays["speaker"].dtype.kind not in "iuUS"
     ):
         raise DataError(f"{source}: its arrays do not describe recordings; give {LAYOUT}")
     waveforms = np.split(audio.astype(np.float32) / 32768, offsets[1:-1])
-    return _corpus(waveforms, arrays["speaker"].astype(str), text, source)
+    speaker = arrays["speaker"]
+    speaker = np.char.decode(speaker, "latin1") if speaker.dtype.kind == "S" else speaker
+    return _corpus(waveforms, speaker.astype(str), text, source)
 
 
 def _from_recordings(folder: Path) -> SpeechCorpus:

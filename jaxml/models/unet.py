@@ -4,8 +4,6 @@ Balakrishnan et al., "VoxelMorph: a learning framework for deformable medical im
 registration" (TMI 2019), the model vm2.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
+
+from jaxml.npz import read_npz
 
 # Four halvings: the network sees sides that are multiples of this.
 _SIDE = 16
@@ -79,9 +79,9 @@ def load_voxelmorph(path: str | Path) -> dict[str, Any]:
       ValueError: the file is damaged, or an array is missing or of another shape.
     """
     path = Path(path)
+    stored = _read(path)
     image = jax.ShapeDtypeStruct((_SIDE,) * 3, jnp.float32)
     shapes = jax.eval_shape(UNet().init, jax.random.key(0), image, image)
-    stored = _read(path)
     parameters = {}
     for i, name in enumerate(_LAYERS):
         parameters[name] = {}
@@ -91,25 +91,18 @@ def load_voxelmorph(path: str | Path) -> dict[str, Any]:
                 raise ValueError(f"{path}: has no {key}; weights of vm2 have 12 layers")
             if stored[key].shape != like.shape:
                 raise ValueError(f"{path}: {key} is {stored[key].shape}, not {like.shape}")
+            if stored[key].dtype.kind not in "fiu":
+                raise ValueError(f"{path}: {key} is {stored[key].dtype}; accepted are real numbers")
             parameters[name][kind] = jnp.asarray(stored[key], jnp.float32)
     return {"params": parameters}
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return read_npz(path)
     except FileNotFoundError:
         raise
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no readable npz file ({error})") from error
 
 

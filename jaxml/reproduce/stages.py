@@ -5,8 +5,6 @@ import io
 import json
 import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +18,7 @@ from flax import traverse_util
 from jaxtyping import PyTree
 
 import jaxml
+from jaxml.npz import read_npz
 
 Arrays = dict[str, np.ndarray]
 
@@ -94,9 +93,8 @@ def _load(path: Path) -> Arrays | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return read_npz(path)
+    except (OSError, ValueError) as error:
         logging.getLogger(__name__).warning("%s: damaged (%s), computed again", path, error)
         return None
 

@@ -57,3 +57,28 @@ def test_bad_folder_is_named(tmp_path, monkeypatch):
     np.savez(damaged, vol=np.zeros((6, 7, 8)), seg=np.zeros((6, 7, 8)))
     with pytest.raises(DataError, match="vol as uint8"):
         load_brain_pair(tmp_path)
+
+
+@pytest.mark.parametrize("label", [0.5, np.nan, 2.0**40, "a", 2j])
+def test_labels_are_whole_numbers(tmp_path, label):
+    write_pair(tmp_path)
+    whole = np.load(tmp_path / "subject_b_80x96x112.npz")
+    seg = np.full(whole["seg"].shape, label)
+    np.savez(tmp_path / "subject_b_80x96x112.npz", vol=whole["vol"], seg=seg)
+    with pytest.raises(DataError, match="subject_b.*that are not whole"):
+        load_brain_pair(tmp_path)
+    write_pair(tmp_path)
+    for labels, message in ((np.array([1, label]), "not whole"), (np.ones((2, 2)), "give one row")):
+        np.savez(tmp_path / "labels30.npz", labels=labels)
+        with pytest.raises(DataError, match=f"labels30.*{message}"):
+            load_brain_pair(tmp_path)
+
+
+def test_whole_labels_of_any_type(tmp_path):
+    write_pair(tmp_path)
+    expected = load_brain_pair(tmp_path)
+    whole = np.load(tmp_path / "subject_b_80x96x112.npz")
+    for dtype in (float, np.int64, ">u2"):
+        seg = whole["seg"].astype(dtype)
+        np.savez(tmp_path / "subject_b_80x96x112.npz", vol=whole["vol"], seg=seg)
+        np.testing.assert_array_equal(load_brain_pair(tmp_path).b_labels, expected.b_labels)
