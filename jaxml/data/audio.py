@@ -1,5 +1,6 @@
 """One series from one file: a recording, a numpy array or a column of numbers."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,14 @@ from jaxtyping import Float
 
 from jaxml.data.errors import DataError
 from jaxml.extras import extra
+from jaxml.npz import read_npy
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 ACCEPTED = f"{', '.join(AUDIO_SUFFIXES)}, .npy (one axis) or .csv (one column)"
+# Samples that are read at once.
+BLOCK = 2**20
+# Of a recording by resampling: a header may claim a sample a second.
+MOST_STRETCH = 100
 
 
 def load_audio(
@@ -28,18 +34,47 @@ def load_audio(
       DataError: the file is missing, unreadable, empty, or holds NaN or inf.
       ValueError: `rate` is below 1.
     """
-    with extra("speech"):
-        import soundfile
-
     if rate is not None and rate < 1:
         raise ValueError(f"rate={rate}: give samples a second, 1 or more")
     path = _existing(path)
     try:
-        channels, found = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
+        channels, found = read_frames(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as audio ({error}); give {_audio()}") from error
-    waveform = _filled(path, channels.mean(axis=1))
+    # Opposite infinities have no mean; what is not finite is found below.
+    with np.errstate(invalid="ignore", over="ignore"):
+        waveform = _filled(path, channels.mean(axis=1))
+    if rate is not None and found * MOST_STRETCH < rate:
+        raise DataError(f"{path}: {found} samples a second; give {rate / MOST_STRETCH:g} or more")
     return resample(waveform, found, rate or found), rate or found
+
+
+def read_frames(file: Path | io.BytesIO) -> tuple[Float[np.ndarray, "time channel"], int]:
+    """Return the samples of a recording and its rate.
+
+    Args:
+      file: path, or an open file.
+
+    Returns:
+      float32 `[time, channel]`, in [-1, 1] for integer formats, and samples a second.
+
+    Raises:
+      OSError: it cannot be opened.
+      ValueError: it is no recording, or damaged.
+    """
+    with extra("speech"):
+        import soundfile
+
+    try:
+        with soundfile.SoundFile(file) as sound:
+            # A part at a time: a header may claim any number of them.
+            count = max(1, BLOCK // sound.channels)
+            parts = [sound.read(count, "float32", always_2d=True)]
+            while len(parts[-1]):
+                parts.append(sound.read(count, "float32", always_2d=True))
+            return np.concatenate(parts), sound.samplerate
+    except soundfile.SoundFileError as error:
+        raise ValueError(str(error)) from error
 
 
 def load_series(path: Path | str) -> tuple[Float[np.ndarray, " time"], int | None]:
@@ -114,12 +149,14 @@ def _filled(path, series):
 
 def _read_npy(path):
     try:
-        series = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: not readable as .npy; give one axis of real numbers") from error
-    if not isinstance(series, np.ndarray) or series.ndim != 1:
-        shape = getattr(series, "shape", "an archive")
-        raise DataError(f"{path}: shape {shape}; give one axis [time], one channel at a time")
+        series = read_npy(path)
+    except (OSError, ValueError) as error:
+        reason = f"not readable as .npy ({error})"
+        raise DataError(f"{path}: {reason}; give one axis of real numbers") from error
+    if series.ndim != 1:
+        raise DataError(
+            f"{path}: shape {series.shape}; give one axis [time], one channel at a time"
+        )
     if series.dtype.kind not in "fiu":
         raise DataError(f"{path}: dtype {series.dtype}; give real numbers")
     return series if series.dtype.kind == "f" else series.astype(np.float64)

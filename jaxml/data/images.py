@@ -4,20 +4,17 @@ Images are uint8 `[image, height, width, channel]`, and small enough to lie on a
 """
 
 import dataclasses
-import io
 import logging
 import os
-import re
-import tarfile
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from jaxml.data import pictures
+from jaxml.data.archive import read_tar
 from jaxml.data.errors import DataError
-from jaxml.extras import extra
+from jaxml.npz import read_npz
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -30,9 +27,10 @@ ROWS_LAYOUT = (
     "a folder of png or jpg of one size, in it or in folders of it, or an npz with images "
     "([image, height, width, channel], uint8 or 0 to 1) or with jpeg and offset"
 )
-DAMAGED = (OSError, ValueError, LookupError, EOFError, TypeError, zipfile.BadZipFile, zlib.error)
 # Every so many images of a class, one is for the test where nothing says which.
 TEST_EVERY = 5
+# Each has a name, whatever a file's largest label may be.
+MOST_CLASSES = 2**16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +162,7 @@ def _rows_of_folder(folder: Path, skip_unreadable: bool) -> ImageRows:
     images, files, skipped = [], [], []
     for file in sorted([*_image_files(folder, "*"), *_image_files(folder, "*/*")]):
         try:
-            image = _read_image(file, str(file))
+            image = _read_image(_content(file), str(file))
         except DataError as error:
             if not skip_unreadable:
                 raise
@@ -243,13 +241,13 @@ def _decoded(path: Path, rows: int | None):
         or blob.dtype != np.uint8
         or offset[0] != 0
         or offset[-1] != blob.size
-        or (np.diff(offset) < 1).any()
+        or (offset[1:] <= offset[:-1]).any()
         or (label is not None and (label.shape != (count,) or label.dtype.kind not in "iu"))
     ):
         raise DataError(f"{path}: its arrays do not describe images; give {LAYOUT}")
     count = count if rows is None else min(rows, count)
     images = [
-        _read_image(io.BytesIO(blob[offset[i] : offset[i + 1]].tobytes()), f"{path}, image {i}")
+        _read_image(blob[offset[i] : offset[i + 1]].tobytes(), f"{path}, image {i}")
         for i in range(count)
     ]
     return _joined(images, path, np.stack), None if label is None else label[:count]
@@ -268,6 +266,7 @@ def _from_npz(path: Path) -> ImageSet:
         or labels.dtype.kind not in "iu"
         or not labels.size
         or labels.min() < 0
+        or labels.max() >= MOST_CLASSES
     ):
         raise DataError(f"{path}: its arrays do not describe images; give {LAYOUT}")
     names = tuple(str(i) for i in range(int(labels.max()) + 1))
@@ -279,7 +278,7 @@ def _from_classes(folder: Path) -> ImageSet:
     classes = sorted({file.parent.name for file in files})
     if len(classes) < 2:
         raise DataError(f"{folder}: no images of 2 classes or more; give {LAYOUT}")
-    images = [_read_image(file, str(file)) for file in files]
+    images = [_read_image(_content(file), str(file)) for file in files]
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             raise DataError(f"{file}: {image.shape}, but {files[0]}: {images[0].shape}; one size")
@@ -287,20 +286,23 @@ def _from_classes(folder: Path) -> ImageSet:
     return _image_set(*_split(np.stack(images), labels), tuple(classes), str(folder))
 
 
-def _read_image(content, name: str) -> np.ndarray:
-    """Return an image as uint8 `[height, width, channel]`, 1 channel for grey and 3 otherwise."""
-    with extra("experiments"):
-        from PIL import Image
+def _content(file: Path) -> bytes:
     try:
-        with Image.open(content) as image:
-            if image.mode[0] in "IF":
-                raise DataError(f"{name}: pixels of mode {image.mode}; give 8-bit images")
-            grey = image.mode in ("1", "L", "LA")
-            array = np.asarray(image.convert("L" if grey else "RGB"))
-    except DataError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: not a readable image ({error})") from error
+
+
+def _read_image(content: bytes, name: str) -> np.ndarray:
+    """Return an image as uint8 `[height, width, channel]`, 1 channel for grey and 3 otherwise."""
+    try:
+        image = pictures.decode(content)
+    except ValueError as error:
         raise DataError(f"{name}: not a readable image ({error})") from error
+    if image.mode[0] in "IF":
+        raise DataError(f"{name}: pixels of mode {image.mode}; give 8-bit images")
+    grey = image.mode in ("1", "L", "LA")
+    array = np.asarray(image.convert("L" if grey else "RGB"))
     return array[..., None] if grey else array
 
 
@@ -310,16 +312,12 @@ def _fetched(download_seconds: float) -> ImageSet:
     archive = download.fetch("cifar10", download_seconds)
     parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     try:
-        with tarfile.open(archive) as files:
-            for file in sorted(files.getmembers(), key=lambda file: file.name):
-                found = re.fullmatch(r"(data|test)_batch(_\d)?\.bin", Path(file.name).name)
-                if found:
-                    content = files.extractfile(file)
-                    assert content is not None
-                    # Each row is a label, then the planes of red, green and blue.
-                    batch = np.frombuffer(content.read(), np.uint8).reshape(-1, 3073)
-                    parts["test" if found[1] == "test" else "train"].append(batch)
-    except (tarfile.TarError, *DAMAGED) as error:
+        files = read_tar(archive, r"(?:.*/)?(?:data_batch_\d|test_batch)\.bin")
+        for name in sorted(files):
+            # Each row is a label, then the planes of red, green and blue.
+            batch = np.frombuffer(files[name], np.uint8).reshape(-1, 3073)
+            parts["test" if "test_batch" in name else "train"].append(batch)
+    except (OSError, ValueError) as error:
         raise DataError(f"{archive}: not the archive of cifar10 ({error}); delete it") from error
     if not all(parts.values()):
         raise DataError(f"{archive}: no images in it; delete it")
@@ -392,9 +390,6 @@ def _joined(images: list[np.ndarray], what: Path, join=np.concatenate) -> np.nda
 
 def _arrays(path: Path, layout: str = LAYOUT) -> dict[str, np.ndarray]:
     try:
-        # numpy leaves a file open that it opened itself and found damaged.
-        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    # A damaged archive fails in zip, zlib or numpy, each with errors of its own.
-    except DAMAGED as error:
+        return read_npz(path, "jpeg", "offset", "label", "images", "labels")
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable ({error}); give {layout}") from error

@@ -4,13 +4,14 @@ TFDS fetches the archive; its builder would need TensorFlow, so the recordings a
 """
 
 import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxml.data import download
+from jaxml.data.archive import read_tar
+from jaxml.data.audio import read_frames
 from jaxml.data.errors import DataError
 
 NAME = "spoken_digit"
@@ -36,23 +37,15 @@ def load_spoken_digit(
 
 
 def _read(archive: Path):
-    import soundfile
-
     found = {}
     try:
-        with tarfile.open(archive) as files:
-            for file in files.getmembers():
-                name = Path(file.name)
-                if name.suffix != ".wav" or name.parent.name != "recordings":
-                    continue
-                content = files.extractfile(file)
-                assert content is not None
-                waveform, rate = soundfile.read(io.BytesIO(content.read()), dtype="float32")
-                digit, speaker, take = name.stem.split("_")
-                if rate != RATE or waveform.ndim != 1 or not len(waveform):
-                    raise DataError(f"{archive}: {name.name} is not {RATE} Hz mono")
-                found[speaker, int(digit), int(take)] = waveform
-    except (tarfile.TarError, OSError, EOFError, ValueError, soundfile.SoundFileError) as error:
+        for name, content in read_tar(archive, r"(?:.*/)?recordings/[^/]*\.wav").items():
+            channels, rate = read_frames(io.BytesIO(content))
+            digit, speaker, take = Path(name).stem.split("_")
+            if rate != RATE or channels.shape[1] != 1 or not len(channels):
+                raise DataError(f"{archive}: {Path(name).name} is not {RATE} Hz mono")
+            found[speaker, int(digit), int(take)] = channels[:, 0]
+    except (OSError, ValueError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{archive}: not the archive of {NAME} ({error}); delete it") from error

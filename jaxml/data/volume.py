@@ -1,7 +1,7 @@
 """Images in two and three dimensions from NIfTI, npz, npy and png files, and back."""
 
 import dataclasses
-import zipfile
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxml.data import pictures
 from jaxml.data.errors import DataError
 from jaxml.extras import extra
+from jaxml.npz import MOST_EXPANSION, read_npy, read_npz
 
 NIFTI = (".nii", ".nii.gz")
 ACCEPTED = "a .nii, .nii.gz, .npy, .npz or .png file with one image of 2 or 3 axes"
@@ -125,7 +127,9 @@ def _checked(path, data, affine, note="") -> Volume:
         raise DataError(f"{path}: dtype {data.dtype}; give real numbers")
     if data.ndim not in (2, 3) or min(data.shape) < 3:
         raise DataError(f"{path}: shape {data.shape}; give 2 or 3 axes of 3 voxels or more")
-    data = np.ascontiguousarray(data, np.float32)
+    # What overflows is found below, as infinite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        data = np.ascontiguousarray(data, np.float32)
     bad = np.count_nonzero(~np.isfinite(data))
     if bad:
         raise DataError(f"{path}: {bad} voxels are NaN or infinite; give finite numbers")
@@ -136,51 +140,64 @@ def _read_nifti(path):
     with extra("experiments"):
         import nibabel
         from nibabel.filebasedimages import ImageFileError
+        from nibabel.orientations import OrientationError
         from nibabel.spatialimages import HeaderDataError
 
+    # Not `nibabel.load`, which also knows brain surfaces with XML in them.
+    kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
     try:
-        image: Any = nibabel.load(path)
-        canonical: Any = nibabel.as_closest_canonical(image)
-        data = np.asanyarray(canonical.dataobj)
+        image: Any = next(kind for kind in kinds if kind.path_maybe_image(path)[0]).load(path)
+        _check_size(path, image.dataobj)
+        # An affine or a scale beyond floats is found below.
+        with np.errstate(all="ignore"):
+            canonical: Any = nibabel.as_closest_canonical(image)
+            data = np.asanyarray(canonical.dataobj)
+            size = abs(np.linalg.det(canonical.affine))
     except (
         ImageFileError,
         HeaderDataError,
         OSError,
         EOFError,
+        OrientationError,
+        StopIteration,
         ValueError,
         zlib.error,
     ) as error:
         raise DataError(f"{path}: not readable as NIfTI ({error}); give {ACCEPTED}") from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
-    if not np.all(np.isfinite(canonical.affine)) or not np.linalg.det(canonical.affine):
+    if not 0 < size < np.inf:
         raise DataError(f"{path}: its affine has no inverse; give a NIfTI file with a valid one")
     turned = nibabel.aff2axcodes(image.affine) != nibabel.aff2axcodes(canonical.affine)
     note = f"axes {''.join(nibabel.aff2axcodes(image.affine))} turned to RAS" if turned else ""
     return data, np.asarray(canonical.affine, float), note
 
 
+def _check_size(path, stored):
+    """Raise where the header claims more than the file can hold: all of it would be allocated."""
+    room = path.stat().st_size * (MOST_EXPANSION if path.suffix.lower() == ".gz" else 1)
+    claimed = math.prod(stored.shape) * stored.dtype.itemsize
+    if min(stored.shape, default=0) < 1 or stored.offset + claimed > room:
+        raise ValueError(f"{stored.dtype}{list(stored.shape)} from byte {stored.offset:g} on")
+
+
 def _read_numpy(path):
     try:
-        with path.open("rb") as content:
-            loaded = np.load(content, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            if "vol" in loaded.files or len(loaded.files) == 1:
-                return loaded["vol" if "vol" in loaded.files else loaded.files[0]]
-            names = ", ".join(loaded.files) or "none"
-    except (ValueError, OSError, EOFError, LookupError, zipfile.BadZipFile, zlib.error) as error:
+        if path.suffix.lower() == ".npy":
+            return read_npy(path)
+        arrays = read_npz(path, "vol") or read_npz(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable by numpy ({error}); give {ACCEPTED}") from error
-    raise DataError(f"{path}: arrays {names}; give one array, or one called vol")
+    if len(arrays) != 1:
+        names = ", ".join(arrays) or "none"
+        raise DataError(f"{path}: arrays {names}; give one array, or one called vol")
+    return next(iter(arrays.values()))
 
 
 def _read_png(path):
-    with extra("experiments"):
-        from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as image:
-            data = np.asarray(image.convert("RGB" if image.mode in ("P", "RGBA") else image.mode))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        image = pictures.decode(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as png ({error}); give {ACCEPTED}") from error
+    data = np.asarray(image.convert("RGB") if image.mode in ("P", "RGBA") else image)
     return data.mean(axis=-1) if data.ndim == 3 else data

@@ -2,6 +2,7 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
+from damaged_files import limits
 
 from jaxml.data import DataError, load_audio, load_series
 from jaxml.data.audio import resample
@@ -122,8 +123,39 @@ def test_missing_file_and_folder(tmp_path, load):
 def test_npz_under_the_name_of_npy(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     (tmp_path / "a.npz").rename(tmp_path / "a.npy")
-    with pytest.raises(DataError, match="one axis"):
+    with pytest.raises(DataError, match="not an npy file.*one axis"):
         load_series(tmp_path / "a.npy")
+
+
+def test_samples_that_a_header_claims_are_not_made_room_for(tmp_path):
+    soundfile.write(tmp_path / "a.flac", wave(), 8000)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    # The number of samples, 36 bits of the first block.
+    content[21] |= 15
+    content[22:26] = b"\xff" * 4
+    (tmp_path / "a.flac").write_bytes(content)
+    assert soundfile.info(tmp_path / "a.flac").frames == 2**36 - 1
+    with limits(), pytest.raises(DataError, match="not readable as audio"):
+        load_audio(tmp_path / "a.flac")
+
+
+def test_a_rate_that_a_header_claims_is_not_believed(tmp_path):
+    for rate in (1, 79):
+        soundfile.write(tmp_path / "a.wav", wave(), rate)
+        with pytest.raises(DataError, match=f"{rate} samples a second; give 80 or more"):
+            load_audio(tmp_path / "a.wav", rate=8000)
+        assert load_audio(tmp_path / "a.wav")[1] == rate
+    for rate in (80, 10**6, 2**31 - 1):
+        soundfile.write(tmp_path / "a.wav", wave(), rate)
+        with limits():
+            found, _ = load_audio(tmp_path / "a.wav", rate=8000)
+        assert len(found) == np.ceil(4000 * 8000 / rate)
+
+
+def test_infinities_of_opposite_sign_are_named(tmp_path):
+    sound(np.array([[np.inf, -np.inf]] * 3))(tmp_path / "a.wav")
+    with pytest.raises(DataError, match="3 NaN or inf"):
+        load_audio(tmp_path / "a.wav")
 
 
 def test_rate_below_one(tmp_path):

@@ -208,6 +208,7 @@ def test_pool_is_read_from_all_its_files(tmp_path):
         {"labels": CLASSES / 2},
         {"labels": CLASSES - 1},
         {"labels": np.arange(20)},
+        {"labels": np.where(CLASSES, 2**40, 0)},
     ],
 )
 def test_npz_of_another_layout(tmp_path, changed):
@@ -223,6 +224,7 @@ def test_npz_of_another_layout(tmp_path, changed):
         {"jpeg": np.zeros(5, np.int16)},
         {"offset": np.array([0, 5])},
         {"offset": np.array(3)},
+        {"offset": np.array([0, 300, 100] + [400] * 6, np.uint64)},
         {"label": np.zeros(3, int)},
         {"label": np.full(8, 10)},
     ],

@@ -1,6 +1,9 @@
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
+from damaged_files import limits
 from PIL import Image
 
 from jaxml.data import DataError
@@ -80,6 +83,18 @@ def test_fields_are_written_as_vectors(tmp_path):
     np.testing.assert_allclose(image.affine, LPS)
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("sides", [(32767,) * 3, (32767,) * 7, (2000, 2000, 2000), (7, 8, -9)])
+def test_a_size_that_a_header_claims_is_not_made_room_for(tmp_path, compressed, sides):
+    content = bytearray(save(tmp_path / "a.nii", np.zeros(SHAPE), LPS).read_bytes())
+    numbers = [len(sides), *sides, *[1] * (7 - len(sides))]
+    content[40:56] = np.array(numbers, "<i2").tobytes()
+    path = tmp_path / ("b.nii.gz" if compressed else "b.nii")
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    with limits(), pytest.raises(DataError, match="not readable as NIfTI"):
+        load_volume(path)
+
+
 def write_bad(folder):
     whole = save(folder / "whole.nii.gz", np.random.default_rng(0).normal(size=SHAPE), LPS)
     (folder / "cut.nii.gz").write_bytes(whole.read_bytes()[:300])
@@ -89,6 +104,7 @@ def write_bad(folder):
     np.savez(folder / "two.npz", a=np.zeros((4, 4)), b=np.zeros((4, 4)))
     np.save(folder / "thin.npy", np.zeros((2, 9)))
     np.save(folder / "complex.npy", np.zeros((4, 4), complex))
+    np.save(folder / "huge.npy", np.full((4, 4), 1e300))
     (folder / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n none")
     (folder / "picture.jpg").write_text("x")
@@ -105,6 +121,7 @@ def write_bad(folder):
         ("two.npz", "arrays a, b"),
         ("thin.npy", "3 voxels or more"),
         ("complex.npy", "real numbers"),
+        ("huge.npy", "16 voxels are NaN or infinite"),
         ("broken.npz", "not readable by numpy"),
         ("broken.png", "not readable as png"),
         ("picture.jpg", "unknown suffix"),

@@ -1,0 +1,41 @@
+"""Pictures in png and jpeg, decoded by Pillow."""
+
+import io
+import warnings
+from typing import Any
+
+from jaxml.extras import extra
+
+FORMATS = ("PNG", "JPEG")
+
+
+def decode(content: bytes) -> Any:
+    """Return a picture as a loaded image of Pillow.
+
+    Args:
+      content: of a png or jpeg file. Pillow knows forty more formats, some by running other
+        programs; the name of a file says nothing about which of them it is.
+
+    Raises:
+      ValueError: it is none of them, damaged, or of more pixels than Pillow holds safe.
+    """
+    with extra("experiments"):
+        from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            # Of damage in what is not read here, such as the date of a photograph.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                image.load()
+                return image
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
+        raise ValueError(str(error)) from error
