@@ -1,7 +1,9 @@
 """Rows of a table of text: JSON, JSON lines, CSV with a header, or Parquet."""
 
 import csv
+import glob
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 from jaxml.data.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+# A number of too many digits is a plain ValueError, and lists in lists in lists the other.
+NOT_JSON = (ValueError, RecursionError)
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 LAYOUT = (
     "a json file (a list, or an object a line), jsonl, csv with a header, or parquet; the name "
     "may lack its suffix, or be that of the files NAME-*-of-*.parquet"
@@ -50,7 +55,8 @@ def find_files(path: Path | str, *, suffixes: tuple[str, ...] = SUFFIXES) -> lis
         file = path.with_name(path.name + suffix)
         if file.is_file():
             return [file]
-        parts = sorted(path.parent.glob(f"{path.name}-*-of-*{suffix}"))
+        parts = path.parent.glob(f"{glob.escape(path.name)}-*-of-*{suffix}")
+        parts = sorted(part for part in parts if part.is_file())
         if parts:
             return parts
     raise DataError(f"{path}: no such file; give {LAYOUT}")
@@ -66,6 +72,9 @@ def read_text(path: Path) -> str:
       DataError: it cannot be read.
     """
     try:
+        # A pipe would be waited for.
+        if not path.is_file():
+            raise OSError("not a file")
         return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable text in UTF-8 ({error})") from error
@@ -98,10 +107,10 @@ def _rows_of(path: Path) -> list[dict[str, Any]]:
 def _json_rows(path: Path) -> list[dict[str, Any]]:
     text = read_text(path)
     try:
-        found = json.loads(text)
-    except json.JSONDecodeError as error:
+        found = _parsed(text)
+    except NOT_JSON as error:
         # TOFU names files of JSON lines so.
-        if error.msg == "Extra data":
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             return _json_lines(path)
         raise DataError(f"{path}: not json ({error}); give {LAYOUT}") from error
     return list(_dictionaries(found if isinstance(found, list) else [found], path))
@@ -113,10 +122,18 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError as error:
+                found.append(_parsed(line))
+            except NOT_JSON as error:
                 raise DataError(f"{path}, line {number}: not json ({error})") from error
     return list(_dictionaries(found, path))
+
+
+def _parsed(text: str) -> Any:
+    found = json.loads(text)
+    # Half of a pair of surrogates is no character: no tokenizer takes it, and no file.
+    if SURROGATE.search(text):
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def _dictionaries(values: list[Any], path: Path) -> Iterator[dict[str, Any]]:
@@ -143,6 +160,8 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     except ImportError as error:
         raise DataError(f"{path}: parquet is read by pyarrow ({error}); install it") from error
     try:
-        return parquet.ParquetFile(path).read().to_pylist()
-    except (OSError, ArrowException) as error:
+        # Not all at once: memory for as many rows as the file claims would be asked for.
+        with parquet.ParquetFile(path) as file:
+            return [row for batch in file.iter_batches() for row in batch.to_pylist()]
+    except (OSError, ValueError, OverflowError, ArrowException) as error:
         raise DataError(f"{path}: not a readable parquet file ({error})") from error

@@ -1,10 +1,12 @@
 import csv
 import json
+import os
 import sys
 
 import pytest
+from damaged_files import limits
 
-from jaxml.data import DataError
+from jaxml.data import DataError, load_books
 from jaxml.data.rows import read_rows
 
 ROWS = [
@@ -58,6 +60,11 @@ def test_texts_alone_and_one_object(tmp_path):
     [
         ("a.json", b"{", "a.json: not json"),
         ("a.json", b"[]", "a.json: no rows; give a json"),
+        ("a.json", b"[" * 100_000, "a.json: not json"),
+        ("a.json", b"[" + b"9" * 5000 + b"]", "a.json: not json"),
+        ("a.json", rb'["\ud800"]', "a.json: not json .*surrogates"),
+        ("a.jsonl", rb'{"a": [{"b\udC00": 1}]}', "a.jsonl, line 1: not json .*surrogates"),
+        ("a.jsonl", b'"x"\n' + b'{"a":' * 100_000, "a.jsonl, line 2: not json"),
         ("a.json", b"[1]", "a.json, row 1: a int; give an object or a text"),
         ("a.jsonl", b'{"a": 1}\n{"a"', "a.jsonl, line 2: not json"),
         ("lines.json", b'{"a": 1}\n\n{"a"', "lines.json, line 3: not json"),
@@ -75,6 +82,43 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_rows(tmp_path / name)
+
+
+def test_pairs_of_surrogates_are_characters(tmp_path):
+    (tmp_path / "a.json").write_bytes(rb'["\ud83d\ude00 \\ud800"]')
+    assert read_rows(tmp_path / "a.json") == [{"text": "\U0001f600 \\ud800"}]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    for name in ("a.json", "b.txt", "c-0-of-1.csv"):
+        os.mkfifo(tmp_path / name)
+    for path in (tmp_path / "a.json", tmp_path / "a", tmp_path / "c"):
+        with pytest.raises(DataError, match="no such file"):
+            read_rows(path)
+    with pytest.raises(DataError, match="not a readable text"):
+        load_books(tmp_path)
+
+
+def varint(number):
+    """A whole number as Thrift writes it."""
+    number, content = 2 * number, b""
+    while number > 127:
+        content, number = content + bytes([number % 128 + 128]), number // 128
+    return content + bytes([number])
+
+
+def test_rows_that_a_parquet_file_claims_are_not_made_room_for(tmp_path):
+    rows = [{"a": i, "b": str(i % 3)} for i in range(7777)]
+    parquet = write(tmp_path / "a.parquet", rows).read_bytes()
+    size = int.from_bytes(parquet[-8:-4], "little")
+    footer = parquet[-8 - size : -8]
+    assert footer.count(varint(7777)) >= 3
+    for claimed in (2**31 - 1, 2**40, 2**62):
+        changed = footer.replace(varint(7777), varint(claimed))
+        end = len(changed).to_bytes(4, "little") + b"PAR1"
+        (tmp_path / "a.parquet").write_bytes(parquet[: -8 - size] + changed + end)
+        with limits():
+            assert read_rows(tmp_path / "a.parquet") == rows
 
 
 def test_missing_file_and_missing_pyarrow(tmp_path, monkeypatch):
