@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -60,6 +61,8 @@ def assemble(
         has no place in the decoder.
     """
     shapes = parameter_shapes(config)
+    if config.layers > len(available):
+        raise ValueError(f"{source}: {len(available)} weights cannot be of {config.layers} layers")
     used = {name for _, name in _file_names(config, names)}
     missing = sorted(used - set(available))
     if missing:
@@ -72,6 +75,8 @@ def assemble(
 
     def load(name, shape):
         array = read(name)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{source}: {name} is {array.dtype}; accepted are floating numbers")
         array = array.T if array.ndim == 2 and name != names["embed"] else array
         if array.shape != shape:
             raise ValueError(
@@ -80,12 +85,16 @@ def assemble(
         return array
 
     def leaf(name, shape):
-        if "{}" not in name:
-            return load(name, shape).astype(dtype, copy=False)
-        array = np.empty(shape, dtype)
-        for i in range(config.layers):
-            array[i] = load(name.format(i), shape[1:])
-        return array
+        # A number too large for the type is infinite in it, with or without a warning.
+        with np.errstate(over="ignore"):
+            if "{}" not in name:
+                return load(name, shape).astype(dtype, copy=False)
+            first = load(name.format(0), shape[1:])
+            array = np.empty(shape, dtype)
+            array[0] = first
+            for i in range(1, config.layers):
+                array[i] = load(name.format(i), shape[1:])
+            return array
 
     places = {} if mesh is None else _flat(parameter_shardings(config, mesh))
     flat = {

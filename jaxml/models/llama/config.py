@@ -1,10 +1,13 @@
 """The shape of a decoder of the Llama family, and how it is written in files."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 Architecture = Literal["llama", "mistral", "qwen2"]
+# Of factors and bases: float32 holds it, and what is computed from it.
+_LARGEST = 1e30
 ARCHITECTURES = ("llama", "mistral", "qwen2")
 _CLASS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
@@ -27,6 +30,13 @@ class Scaling:
     low: float = 1.0
     high: float = 4.0
     original_length: int = 8192
+
+    def __post_init__(self):
+        for name in ("factor", "low", "high"):
+            _check_positive(name, getattr(self, name))
+        if self.high <= self.low:
+            raise ValueError(f"high={self.high}: accepted is above low={self.low}")
+        _check_size("original_length", self.original_length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +83,9 @@ class LlamaConfig:
             )
         sizes = "vocabulary width layers heads key_heads head_width mlp_width length".split()
         for name in sizes if self.window is None else [*sizes, "window"]:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: accepted is 1 or more")
+            _check_size(name, getattr(self, name))
+        for name in ("epsilon", "theta"):
+            _check_positive(name, getattr(self, name))
         if self.heads % self.key_heads:
             raise ValueError(
                 f"key_heads={self.key_heads}: accepted are divisors of heads={self.heads}"
@@ -101,6 +112,8 @@ def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
             raise ValueError(f"{name}={values[name]!r}: accepted is {value!r}")
     needed = "hidden_size intermediate_size num_attention_heads num_hidden_layers vocab_size"
     _check_keys(values, needed.split(), "the configuration")
+    for name in needed.split():
+        _check_size(name, values[name])
     heads, width = values["num_attention_heads"], values["hidden_size"]
     theta, scaling = _rotary(values)
     return LlamaConfig(
@@ -169,19 +182,35 @@ def to_hugging_face(config: LlamaConfig, dtype: str) -> dict[str, Any]:
 
 def _rotary(values: Mapping[str, Any]) -> tuple[float, Scaling | None]:
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", values.get("rope_theta", 10000.0)))
+    if not isinstance(rope, Mapping):
+        raise ValueError(f"rope_parameters={rope!r}: accepted is an object")
+    theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
+    _check_positive("rope_theta", theta)
+    theta = float(theta)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, None
     if kind == "linear":
         _check_keys(rope, ["factor"], "the rope parameters")
-        return theta, Scaling("linear", float(rope["factor"]))
+        return theta, Scaling("linear", rope["factor"])
     if kind == "llama3":
         names = "factor low_freq_factor high_freq_factor original_max_position_embeddings".split()
         _check_keys(rope, names, "the rope parameters")
         factor, low, high, length = (rope[name] for name in names)
-        return theta, Scaling("llama3", float(factor), float(low), float(high), length)
+        return theta, Scaling("llama3", factor, low, high, length)
     raise ValueError(f"rope_type={kind!r}: accepted are default, linear, llama3")
+
+
+def _check_size(name: str, value: Any) -> None:
+    if not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name}={value!r}: accepted are whole numbers")
+    if value < 1:
+        raise ValueError(f"{name}={value}: accepted is 1 or more")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if not isinstance(value, int | float) or not 0 < value < _LARGEST:
+        raise ValueError(f"{name}={value!r}: accepted are positive numbers below {_LARGEST:g}")
 
 
 def _check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
@@ -196,8 +225,12 @@ def _window(values: Mapping[str, Any], architecture: str) -> int | None:
         architecture == "qwen2" and not values.get("use_sliding_window", False)
     ):
         return None
-    full = values.get("max_window_layers", 0) if architecture == "qwen2" else 0
+    full = (values.get("max_window_layers") or 0) if architecture == "qwen2" else 0
     types = values.get("layer_types") or []
+    if not isinstance(types, list) or not all(isinstance(kind, str) for kind in types):
+        raise ValueError(f"layer_types={types!r}: accepted is a list of texts")
+    if not isinstance(full, int):
+        raise ValueError(f"max_window_layers={full!r}: accepted is a whole number")
     mixed = len(set(types)) > 1 or not types and 0 < full < values["num_hidden_layers"]
     if window is not None and mixed:
         raise ValueError("layer_types: some layers have a window; accepted is all or none")

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from jaxml.models.llama.assemble import GGUF, HUGGING_FACE, assemble, disassembl
 from jaxml.models.llama.config import LlamaConfig, from_hugging_face, to_hugging_face
 from jaxml.models.llama.decoder import Params
 from jaxml.models.llama.gguf_file import open_gguf
+
+_FILE_OF_WEIGHTS = re.compile(r"\w[\w.+-]{0,200}\.safetensors", re.ASCII)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
@@ -114,8 +117,12 @@ def load_tokenizer(path: str | Path, config: LlamaConfig) -> Any:
         raise FileNotFoundError(f"{path}: no such folder or GGUF file")
     folder, more = (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **more)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # A folder may name code of its own as its tokenizer.
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **more
+        )
+    # The package tokenizers raises Exception itself.
+    except Exception as error:
         raise ValueError(f"{path}: no tokenizer that transformers can read: {error}") from error
     if len(tokenizer) > config.vocabulary:
         raise ValueError(
@@ -126,15 +133,22 @@ def load_tokenizer(path: str | Path, config: LlamaConfig) -> Any:
 
 def _reader(folder: Path, files: dict[str, str]) -> Callable[[str], np.ndarray]:
     """Return a function from a name to the weight; each file is opened once."""
+    from safetensors import SafetensorError
+
     opened = functools.cache(_open_safetensors)
 
     def read(name: str) -> np.ndarray:
         if name not in files:
             raise ValueError(f"{folder}: {name} missing")
-        file = opened(folder / files[name])
+        path = folder / files[name]
+        file = opened(path)
         if name not in file.keys():
-            raise ValueError(f"{folder / files[name]}: {name} missing, against the index")
-        return file.get_tensor(name)
+            raise ValueError(f"{path}: {name} missing, against the index")
+        try:
+            return file.get_tensor(name)
+        # Of types that numpy lacks.
+        except (AttributeError, SafetensorError, TypeError) as error:
+            raise ValueError(f"{path}: {name} is not readable: {error}") from error
 
     return read
 
@@ -146,6 +160,10 @@ def _files_of_weights(folder: Path) -> dict[str, str]:
         files = _read_json(index).get("weight_map")
         if not isinstance(files, dict):
             raise ValueError(f"{index}: no weight_map")
+        for file in files.values():
+            # A name and no path: what lies elsewhere is not part of the folder.
+            if not isinstance(file, str) or not _FILE_OF_WEIGHTS.fullmatch(file):
+                raise ValueError(f"{index}: file {file!r}; accepted are NAME.safetensors beside it")
         return files
     whole = folder / "model.safetensors"
     return dict.fromkeys(_open_safetensors(whole).keys(), whole.name)
@@ -155,20 +173,20 @@ def _open_safetensors(path: Path) -> Any:
     with extra("unlearning"):
         from safetensors import SafetensorError, safe_open
 
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; accepted are weights in safetensors")
     try:
         return safe_open(path, framework="numpy")
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: truncated, or not safetensors: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
+        values = json.loads(path.read_text("utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: not an object of JSON")

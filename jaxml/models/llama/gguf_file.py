@@ -27,15 +27,19 @@ def open_gguf(
         there) nor qwen2.
     """
     with extra("unlearning"):
-        from gguf import GGUFReader
         from gguf.quants import dequantize
 
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise ValueError(f"{path}: truncated, or not GGUF: {error}") from error
+    reader = _reader(path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    read = lambda name: dequantize(tensors[name].data, tensors[name].tensor_type)
+
+    def read(name: str) -> np.ndarray:
+        try:
+            # Blocks of damaged scales are not numbers, and no reason for a warning.
+            with np.errstate(all="ignore"):
+                return dequantize(tensors[name].data, tensors[name].tensor_type)
+        except (NotImplementedError, ValueError) as error:
+            raise ValueError(f"{path}: {name} is not readable: {error}") from error
+
     config = _config(path, reader, tensors, read)
 
     def weight(name: str) -> np.ndarray:
@@ -48,6 +52,25 @@ def open_gguf(
     return config, weight, tensors.keys()
 
 
+def _reader(path: Path) -> Any:
+    from gguf import GGUFReader
+
+    class Reader(GGUFReader):
+        def _get(self, offset, dtype, count=1, override_order=None):
+            # The reader goes on past the end of the file, for as long as a count says.
+            if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
+                raise ValueError("it ends before what its header says")
+            return super()._get(offset, dtype, count, override_order)
+
+    try:
+        reader = Reader(path)
+    except (ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path}: truncated, or not GGUF: {error}") from error
+    if reader.byte_order != "I":
+        raise ValueError(f"{path}: GGUF of another byte order; accepted is that of this machine")
+    return reader
+
+
 def _config(path: Path, reader: Any, tensors: Any, read: Any) -> LlamaConfig:
     def value(name: str, default: Any = None) -> Any:
         field = reader.get_field(name)
@@ -55,53 +78,70 @@ def _config(path: Path, reader: Any, tensors: Any, read: Any) -> LlamaConfig:
             raise ValueError(f"{path}: {name} missing")
         return default if field is None else field.contents()
 
+    def number(name: str, default: Any = None, *, whole: bool = True) -> Any:
+        found = value(name, default)
+        if isinstance(found, bool) or not isinstance(found, int if whole else int | float):
+            accepted = "a whole number" if whole else "a number"
+            raise ValueError(f"{path}: {name}={found!r}; accepted is {accepted}")
+        return found
+
+    def decimal(name: str, default: Any = None) -> float:
+        return _decimal(number(name, default, whole=False))
+
     kind = value("general.architecture")
     if kind not in _ARCHITECTURES:
         raise ValueError(f"{path}: architecture {kind!r}; accepted are {', '.join(_ARCHITECTURES)}")
-    heads, width = value(f"{kind}.attention.head_count"), value(f"{kind}.embedding_length")
-    head_width = value(f"{kind}.attention.key_length", width // heads)
-    turning = value(f"{kind}.rope.dimension_count", head_width)
+    heads, width = number(f"{kind}.attention.head_count"), number(f"{kind}.embedding_length")
+    head_width = number(f"{kind}.attention.key_length", width // max(heads, 1))
+    turning = number(f"{kind}.rope.dimension_count", head_width)
     if turning != head_width:
         raise ValueError(f"{path}: {turning} of {head_width} components turn; accepted is all")
-    window = value(f"{kind}.attention.sliding_window", 0) or None
+    window = number(f"{kind}.attention.sliding_window", 0) or None
     if "token_embd.weight" not in tensors:
         raise ValueError(f"{path}: token_embd.weight missing")
+    embed = tensors["token_embd.weight"].shape
+    if len(embed) != 2:
+        raise ValueError(f"{path}: token_embd.weight has {len(embed)} axes; accepted are 2")
     config = LlamaConfig(
-        vocabulary=int(tensors["token_embd.weight"].shape[1]),
+        vocabulary=int(embed[1]),
         width=width,
-        layers=value(f"{kind}.block_count"),
+        layers=number(f"{kind}.block_count"),
         heads=heads,
-        key_heads=value(f"{kind}.attention.head_count_kv", heads),
+        key_heads=number(f"{kind}.attention.head_count_kv", heads),
         head_width=head_width,
-        mlp_width=value(f"{kind}.feed_forward_length"),
+        mlp_width=number(f"{kind}.feed_forward_length"),
         tied="output.weight" not in tensors,
-        epsilon=_decimal(value(f"{kind}.attention.layer_norm_rms_epsilon")),
-        theta=_decimal(value(f"{kind}.rope.freq_base", 10000.0)),
-        scaling=_scaling(path, kind, value),
+        epsilon=decimal(f"{kind}.attention.layer_norm_rms_epsilon"),
+        theta=decimal(f"{kind}.rope.freq_base", 10000.0),
+        scaling=_scaling(path, kind, value, decimal),
         window=window,
         architecture="mistral" if kind == "llama" and window else kind,
-        length=value(f"{kind}.context_length", 2048),
+        length=number(f"{kind}.context_length", 2048),
     )
     if "rope_freqs.weight" in tensors:
         return _with_llama3(path, config, read("rope_freqs.weight"))
     return config
 
 
-def _scaling(path: Path, kind: str, value: Any) -> Scaling | None:
+def _scaling(path: Path, kind: str, value: Any, decimal: Any) -> Scaling | None:
     scaling = value(f"{kind}.rope.scaling.type", "none")
     if scaling == "none":
         return None
     if scaling != "linear":
         raise ValueError(f"{path}: rope scaling {scaling!r}; accepted are none, linear")
-    return Scaling("linear", _decimal(value(f"{kind}.rope.scaling.factor")))
+    return Scaling("linear", decimal(f"{kind}.rope.scaling.factor"))
 
 
 def _with_llama3(path: Path, config: LlamaConfig, divisors: np.ndarray) -> LlamaConfig:
     """The file holds what the frequencies are divided by, and not the numbers it came from."""
+    error = ValueError(f"{path}: rope_freqs.weight is not that of Llama 3")
+    if divisors.shape != (config.head_width // 2,):
+        raise error
     scaled = dataclasses.replace(config, scaling=Scaling("llama3", float(divisors.max())))
-    expected = frequencies(config) / frequencies(scaled)
-    if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
-        raise ValueError(f"{path}: rope_freqs.weight is not that of Llama 3")
+    with np.errstate(all="ignore"):
+        expected = frequencies(config) / frequencies(scaled)
+        if not np.allclose(divisors, expected, rtol=1e-4):
+            raise error
     return scaled
 
 
@@ -113,4 +153,5 @@ def _halves_apart(matrix: np.ndarray, heads: int) -> np.ndarray:
 
 def _decimal(single: float) -> float:
     """Return the short decimal number that was rounded to float32: 1e-5, not 9.99999975e-6."""
-    return float(str(np.float32(single)))
+    with np.errstate(over="ignore"):
+        return float(str(np.float32(single)))
