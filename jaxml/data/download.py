@@ -29,8 +29,8 @@ def fetch(name: str, stall_seconds: float) -> Path:
     downloads = downloads.expanduser()
     before = _unfinished(downloads, name)
     child = subprocess.Popen(
-        [sys.executable, "-m", "jaxml.data.download", name, str(downloads)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        [sys.executable, "-P", "-m", "jaxml.data.download", name, str(downloads)],
+        env={**os.environ, "PYTHONPATH": own_paths()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -59,6 +59,14 @@ def fetch(name: str, stall_seconds: float) -> Path:
         reason = (said.strip() or f"exit status {child.returncode}").splitlines()[-1]
         raise DataError(f"TFDS {name}: {reason[:200]}")
     return Path(out.strip().splitlines()[-1])
+
+
+def own_paths() -> str:
+    """Return where a child process is to find modules: where this one does, and `-P` no more.
+
+    Else Python would look first where it is started, which may be a folder of anyone's files.
+    """
+    return os.pathsep.join(path or os.getcwd() for path in sys.path)
 
 
 def _unfinished(downloads: Path, name: str) -> set[Path]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int16
 
+from jaxml.data.download import own_paths
 from jaxml.data.errors import DataError
 
 RETRIEVAL_SYNCHRONOUS = 2
@@ -44,12 +45,10 @@ def synthesise(
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder, "request.json"), Path(folder, "answer.npz")
         request.write_text(json.dumps([list(sentences), list(voices)]))
-        # A parent may have found this package by way of sys.path alone.
-        paths = os.pathsep.join(p for p in sys.path if p)
         try:
             child = subprocess.run(
-                [sys.executable, "-m", "jaxml.data.espeak", folder],
-                env={**os.environ, "PYTHONPATH": paths},
+                [sys.executable, "-P", "-m", "jaxml.data.espeak", folder],
+                env={**os.environ, "PYTHONPATH": own_paths()},
                 capture_output=True,
                 text=True,
                 timeout=SECONDS,

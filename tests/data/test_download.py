@@ -86,6 +86,18 @@ def test_bytes_that_keep_arriving_are_waited_for(tmp_path, monkeypatch):
     assert fetch("cifar10", 2.5).name == "some.tar.gz"
 
 
+def test_modules_where_it_is_started_are_not_imported(tmp_path, monkeypatch):
+    """That may be a folder of data, with files of anyone."""
+    (tmp_path / "tensorflow_datasets.py").write_text("print('from here')")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for name in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(DataError, match="nothing arrived"):
+            fetch("cifar10", 3.0)
+
+
 def test_missing_package_is_named(tmp_path, monkeypatch):
     (tmp_path / "tensorflow_datasets.py").write_text("raise ImportError('no tfds here')")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))

@@ -67,6 +67,15 @@ def test_hanging_library_is_ended(monkeypatch, tmp_path):
         synthesise(TEXTS, ("bn",))
 
 
+def test_modules_where_it_is_started_are_not_imported(monkeypatch, tmp_path):
+    """That may be a folder of data, with files of anyone."""
+    for name in ("espeakng_loader", "numpy", "json"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert len(synthesise(TEXTS[1:], ("bn",))[0]) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_data_under_a_long_path(monkeypatch, tmp_path):
     """The library alone fails on paths of 160 characters and more."""
     find = "import espeakng_loader as e; print(e.get_library_path()); print(e.get_data_path())"
