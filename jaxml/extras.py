@@ -17,5 +17,6 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        told = f"needs the package {error.name}; install it with: pip install 'jaxml[{name}]'"
+        package = str(error.name).partition(".")[0]
+        told = f"needs the package {package}; install it with: pip install 'jaxml[{name}]'"
         raise ModuleNotFoundError(told, name=error.name) from error

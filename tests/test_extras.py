@@ -71,7 +71,7 @@ def _trim(_):
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(package, name, call, tmp_path, monkeypatch):
-    for file in ("a.nii.gz", "a.gguf"):
+    for file in ("a.wav", "a.nii.gz", "a.gguf"):
         (tmp_path / file).write_bytes(b"")
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError) as caught:

@@ -53,7 +53,8 @@ def open_gguf(
 
 
 def _reader(path: Path) -> Any:
-    from gguf import GGUFReader
+    with extra("unlearning"):
+        from gguf import GGUFReader
 
     class Reader(GGUFReader):
         def _get(self, offset, dtype, count=1, override_order=None):
