@@ -22,7 +22,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxml import backdoor, models, multifractal, registration, sharding, training
+from jaxml import backdoor, layout, models, multifractal, registration, sharding, training
 from jaxml.backdoor.mspc import SCALES
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
@@ -165,8 +165,9 @@ def _step(loss: Callable, params: Any, data: Any, mesh: Mesh) -> Any:
     )
     key = everywhere(jax.eval_shape(jax.random.key, 0))
     number = _put((), jnp.int32, mesh)
-    settings: Any = dict(loss=loss, optimizer=optimizer, batch_size=None, at_once=1)
-    return training._run_steps.lower((params, moments), key, data, number, number, **settings)
+    run: Any = training._compiled(*layout.shardings((params, moments), mesh))
+    settings = dict(loss=loss, optimizer=optimizer, batch_size=None, batch_places=(), at_once=1)
+    return run.lower((params, moments), key, data, number, number, **settings)
 
 
 def _parameters(config: LlamaConfig, mesh: Mesh | None = None) -> Any:
