@@ -165,9 +165,12 @@ def limits():
         raise TooLong
 
     before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
     handler = signal.signal(signal.SIGALRM, stop)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, before[1]))
+    taken = Path("/proc/self/statm")
+    # Only Linux tells how much that is.
+    if taken.exists():
+        size = int(taken.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, before[1]))
     try:
         yield
     finally:

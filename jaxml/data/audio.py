@@ -31,7 +31,8 @@ def load_audio(
       float32 `[time]` in [-1, 1] for integer formats (resampling may overshoot), and its rate.
 
     Raises:
-      DataError: the file is missing, unreadable, empty, or holds NaN or inf.
+      DataError: the file is missing, unreadable, empty, holds NaN or inf, or has less than a
+        hundredth of `rate` samples a second.
       ValueError: `rate` is below 1.
     """
     if rate is not None and rate < 1:

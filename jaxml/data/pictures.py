@@ -7,6 +7,8 @@ from typing import Any
 from jaxml.extras import extra
 
 FORMATS = ("PNG", "JPEG")
+# Of a byte: of one bit each, and deflated. A block of jpeg takes more than a bit.
+_MOST_PIXELS = 8 * 1032
 
 
 def decode(content: bytes) -> Any:
@@ -28,6 +30,8 @@ def decode(content: bytes) -> Any:
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                if image.width * image.height > _MOST_PIXELS * len(content):
+                    raise ValueError(f"{image.width} x {image.height} pixels are not there")
                 image.load()
                 return image
     except (

@@ -48,10 +48,21 @@ def png(width, height):
     return with_checksums(b"".join(len(c).to_bytes(4) + name + c for name, c in chunks))
 
 
-@pytest.mark.parametrize("size", [(10_000, 10_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1)])
+SIZES = ((5_000, 1_000), (10_000, 8_000), (10_000, 10_000), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1))
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_a_size_is_not_believed(size):
-    with limits(), pytest.raises(ValueError, match="exceeds limit|truncated"):
+    with limits(), pytest.raises(ValueError, match="exceeds limit|are not there"):
         decode(png(*size))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB"])
+def test_large_pictures_of_one_colour_are_read(mode):
+    for kind in ("png", "jpeg"):
+        content = io.BytesIO()
+        Image.new(mode, (4000, 3000)).save(content, kind, optimize=True, progressive=True)
+        assert decode(content.getvalue()).size == (4000, 3000)
 
 
 def test_damage_is_an_error_and_no_warning():

@@ -49,8 +49,8 @@ def load(
 
     Raises:
       FileNotFoundError: there is no such folder or file in it.
-      ValueError: a file is damaged, the architecture is none of llama, mistral and qwen2, or the
-        weights do not fit the configuration.
+      ValueError: a file is damaged, the architecture is none of llama, mistral and qwen2, the
+        weights do not fit the configuration, or the index names a file outside of the folder.
     """
     path = Path(path)
     if not path.exists():
