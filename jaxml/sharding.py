@@ -144,25 +144,7 @@ def map_rows(
     sharded = NamedSharding(mesh, P(axis))
 
     def each_device(shard):
-        rows = len(jax.tree.leaves(shard)[0])
-        size = min(batch_size, rows)
-        if rows % size == 0:
-            return jax.lax.map(f, shard, batch_size=size)
-        batches = -(-rows // size)
-
-        # The last batch begins early enough to be full: rows left over, as of `lax.map`, would be
-        # a second program and a copy of all others.
-        def one_batch(number):
-            start = jnp.minimum(number * size, rows - size)
-            cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size)
-            return jax.vmap(f)(jax.tree.map(cut, shard))
-
-        def join(leaf):
-            whole = leaf[:-1].reshape((batches - 1) * size, *leaf.shape[2:])
-            return jnp.concatenate([whole, leaf[-1, batches * size - rows :]])
-
-        numbers = jnp.arange(batches, dtype=jnp.int32)
-        return jax.tree.map(join, jax.lax.map(one_batch, numbers))
+        return _in_batches(f, shard, batch_size)
 
     # No row meets another device's, so nothing is to be checked; the check would reject branches
     # and loops of `f` that begin with a constant.
@@ -189,3 +171,26 @@ def map_rows(
         return jax.tree.map(lambda leaf: leaf[:count], run(jax.tree.map(pad, rows)))
 
     return mapped
+
+
+def _in_batches(f: Callable[..., Any], rows: Any, batch_size: int) -> Any:
+    """Return `f` of every row, at most `batch_size` at a time; all batches are full."""
+    count = len(jax.tree.leaves(rows)[0])
+    size = min(batch_size, count)
+    if count % size == 0:
+        return jax.lax.map(f, rows, batch_size=size)
+    batches = -(-count // size)
+
+    # The last batch begins early enough to be full: rows left over, as of `lax.map`, would be
+    # a second program and a copy of all others.
+    def one_batch(number):
+        start = jnp.minimum(number * size, count - size)
+        cut = lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, size)
+        return jax.vmap(f)(jax.tree.map(cut, rows))
+
+    def join(leaf):
+        whole = leaf[:-1].reshape((batches - 1) * size, *leaf.shape[2:])
+        return jnp.concatenate([whole, leaf[-1, batches * size - count :]])
+
+    numbers = jnp.arange(batches, dtype=jnp.int32)
+    return jax.tree.map(join, jax.lax.map(one_batch, numbers))

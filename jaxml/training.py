@@ -275,8 +275,10 @@ def _run_steps(state, key, data, start, end, *, loss, optimizer, batch_size, bat
         history = jax.tree.map(lambda value: value[None], history)
     else:
         # The number of steps is traced: a shorter last chunk is no second compilation.
-        _, values = jax.eval_shape(one_step, start, state)
-        history = jax.tree.map(lambda value: jnp.zeros(at_once, value.dtype), values)
+        of_loss = lambda params: loss(params, _batch(key, start, data, batch_size), key)
+        value, metrics = jax.eval_shape(of_loss, state[0])
+        none = lambda scalar: jnp.zeros(at_once, scalar.dtype)
+        history = jax.tree.map(none, {"loss": value, **metrics})
         state, history = lax.fori_loop(start, end, recorded, (state, history))
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state[0])]
     return state, history, jnp.all(jnp.stack(finite))
