@@ -167,7 +167,6 @@ def test_sigterm_goes_to_the_handler_that_was_there(tmp_path):
     assert (tmp_path / "10").is_dir()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_damaged_checkpoint_is_left_out(tmp_path, unchecked, caplog):
     run(tmp_path)

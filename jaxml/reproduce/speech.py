@@ -105,14 +105,14 @@ def _cepstral(rate):
 
 def _features(key, waveforms, lengths, rate) -> Arrays:
     rows = (_dithered(key, waveforms, lengths), jnp.asarray(lengths))
-    found = sharding.to_numpy(_multifractal(rate)(rows))
-    flat = lambda a: a.reshape(len(lengths), -1)
+    found = _multifractal(rate)(rows)
+    flat = lambda a: sharding.to_numpy(a).reshape(len(lengths), -1)
     sets = {
         "spectrum": flat(found.spectrum[:, 0]),
         "h": flat(found.h[:, 0]),
         "surface": flat(found.surface[:, 0]),
         "surface3": flat(found.surface),
-        "mfcc": flat(sharding.to_numpy(_cepstral(rate)(rows))),
+        "mfcc": flat(_cepstral(rate)(rows)),
     }
     return {**sets, "both": np.concatenate([sets["mfcc"], sets["surface3"]], axis=1)}
 
