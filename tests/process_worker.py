@@ -55,20 +55,37 @@ def over_rows(place, mesh):
     """Return what the methods find in rows that `place` has put on the devices of a mesh."""
     rng = np.random.default_rng(0)
     series, images = rng.normal(size=(8, 200)), rng.uniform(size=(8, 6, 6, 1))
+    fields = rng.normal(size=(8, 6, 5, 4, 3))
     weight = rng.normal(size=(36, 3))
     analyse = lambda row: mfdfa(row, scales=(16, 32, 64), q=(-2.0, 2.0)).h
+    surface = lambda row: speech.utterance_features(row, 3000, q=(-2.0, 1.0, 2.0)).surface
     logits = lambda images: images.reshape(len(images), -1) @ weight
+    retain = unlearning.Sequences(jnp.asarray(TOKENS), jnp.ones(TOKENS.shape, bool))
+    keys = jax.random.split(jax.random.key(2))
     return {
         "mfdfa": sharding.map_rows(analyse, mesh=mesh)(place(series)),
-        "mspc": mspc(logits, place(images), jnp.ones((6, 6))),
+        "speech": sharding.map_rows(surface, mesh=mesh)(place(series)),
+        "spc": backdoor.spc(logits, place(images)),
+        "mspc": backdoor.mspc(logits, place(images), jnp.ones((6, 6))),
+        "self-training": selftraining.pseudo_label(keys[0], logits, place(images), flip),
+        "pairs": sharding.map_rows(diffeomorphic_layer, mesh=mesh)(place(fields)),
+        "slabs of one volume": jax.jit(diffeomorphic_layer)(place(fields[:, 0])),
+        "unlearning": unlearning.unlearn(
+            keys[1], weight, bigrams, place(retain), retain, config=NPO
+        ),
         "7 rows": sharding.map_rows(jnp.sum, mesh=mesh)(series[:7]),
         "pmap": sharding.pmap(jnp.sum, mesh)(place(series)),
     }
 
 
+def bigrams(weight, tokens):
+    """Return the logits of the next token from the last one alone."""
+    return (weight @ weight.T)[:32, :32][tokens]
+
+
 def spread(rows):
     """Put the half of the rows that is of this process on the devices of all."""
-    mine = np.split(rows, jax.process_count())[jax.process_index()]
+    mine = jax.tree.map(lambda leaf: np.split(leaf, jax.process_count())[jax.process_index()], rows)
     return sharding.from_processes(mine, sharding.data_mesh())
 
 
@@ -114,10 +131,11 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
-from jaxml import sharding  # noqa: E402
-from jaxml.backdoor import mspc  # noqa: E402
+from jaxml import backdoor, selftraining, sharding, speech, unlearning  # noqa: E402
+from jaxml.augment import flip  # noqa: E402
 from jaxml.models import llama  # noqa: E402
 from jaxml.multifractal import mfdfa  # noqa: E402
+from jaxml.registration import diffeomorphic_layer  # noqa: E402
 from jaxml.reproduce.stages import write_whole  # noqa: E402
 from jaxml.training import fit, progress_bar  # noqa: E402
 
@@ -125,6 +143,7 @@ CONFIG = llama.LlamaConfig(32, 8, 1, 2, 1, 4, 16)
 TOKENS = np.random.default_rng(0).integers(0, 32, (8, 6)).astype("int32")
 ROWS = np.random.default_rng(1).normal(size=(8, 3))
 ADAM = optax.adam(1e-2)
+NPO = unlearning.UnlearnConfig(method="npo", steps=4, batch_size=4)
 
 if __name__ == "__main__":
     main(Path(sys.argv[2]))

@@ -142,11 +142,16 @@ def test_a_signal_to_one_process_ends_both_and_one_process_goes_on(two, one):
     assert_close(worker.language_model(None, worker.TOKENS, folder / "two"), one, 1e-6)
 
 
-def test_rows_of_two_processes_equal_those_of_one(two):
-    mesh = sharding.data_mesh(devices=1)
+def rows_over(devices):
+    """Return what all methods find in rows over some devices of this process."""
+    mesh = sharding.data_mesh(devices=devices)
     place = lambda rows: sharding.from_processes(rows, mesh)
-    expected = named(worker.over_rows(place, mesh), "rows")
-    for found in two[1]:
+    return named(worker.over_rows(place, mesh), "rows")
+
+
+def test_rows_of_two_processes_and_of_eight_devices_equal_those_of_one(two):
+    expected = rows_over(1)
+    for found in (*two[1], rows_over(8)):
         assert_close(of(found, "rows"), expected, 1e-10)
 
 
