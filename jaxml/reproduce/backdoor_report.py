@@ -204,8 +204,8 @@ def _panels(
         axes.axis("off")
     if legend:
         handles, labels = panels[0].get_legend_handles_labels()
-        place = "outside lower center"
-        figure.legend(handles, labels, loc=place, ncols=6, fontsize="small", frameon=False)
+        place, ncols = "outside lower center", min(6, 3 * columns)
+        figure.legend(handles, labels, loc=place, ncols=ncols, fontsize="small", frameon=False)
     return plots.png(figure)
 
 

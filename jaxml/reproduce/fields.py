@@ -43,7 +43,7 @@ def deformations(fields: Mapping[str, Float[Array | np.ndarray, "*volume ndim"]]
             vmax=2,
         )
         below.set(xticks=[], yticks=[], facecolor="red")
-    figure.colorbar(shown, ax=axes[1].tolist(), label="determinant (red: not positive)")
+    figure.colorbar(shown, ax=axes.ravel().tolist(), label="determinant (red: not positive)")
     return png(figure)
 
 

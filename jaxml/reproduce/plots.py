@@ -66,7 +66,7 @@ def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
     figure, all_axes = new_figure(4.6 * len(panels), 3.8, columns=len(panels))
     for axes, panel in zip(np.atleast_1d(all_axes), panels, strict=True):
         for label, (at, values) in panel["lines"].items():
-            axes.plot(at, values, marker=".", label=label)
+            axes.plot(at, values, marker="." if len(at) < 50 else None, label=label)
         for label, (at, low, high) in panel.get("bands", {}).items():
             axes.fill_between(at, low, high, alpha=0.3, label=label)
         axes.set(title=panel["title"], xlabel=panel["x"], ylabel=panel["y"])

@@ -126,18 +126,23 @@ def _markdown(reports, head) -> str:
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
 color:#222;background:#fff}
-table{border-collapse:collapse;margin:.5rem 0 1.5rem}
-th,td{border-bottom:1px solid #ddd;padding:.3rem .8rem;text-align:left}
-td:not(:first-child){font-variant-numeric:tabular-nums}
-caption{text-align:left;font-weight:600;padding:.5rem 0}
+nav li{margin:.2rem 0}
+.wide{overflow-x:auto;margin:.5rem 0 1.5rem}
+table{border-collapse:collapse}
+th,td{border-bottom:1px solid #ddd;padding:.3rem .6rem;text-align:left}
+.number{text-align:right;font-variant-numeric:tabular-nums}
+.caption{font-weight:600;margin:1.5rem 0 0}
 figure{margin:1rem 0}figcaption{color:#555}img{max-width:100%}
 """
 
 
 def _html(reports, head) -> str:
     body = [f"<h1>jaxml report</h1><p>{html.escape(head)}</p>"]
+    links = (f'<li><a href="#{r.method}">{html.escape(r.title)}</a></li>' for r in reports)
+    body.append(f"<nav><ul>{''.join(links)}</ul></nav>")
     for report in reports:
-        body.append(f"<h2>{html.escape(report.title)}</h2><p>{report.seconds:.0f} s.</p>")
+        title = html.escape(report.title)
+        body.append(f'<h2 id="{report.method}">{title}</h2><p>{report.seconds:.0f} s.</p>')
         for part in report.parts:
             if isinstance(part, Table):
                 body.append(_html_table(part))
@@ -152,14 +157,27 @@ def _html(reports, head) -> str:
                 body.append(f"<p>{html.escape(part)}</p>")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>jaxml report</title>'
+        '<meta name="viewport" content="width=device-width">'
         f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )
 
 
 def _html_table(table) -> str:
-    row = lambda cells, tag: "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
+    columns = zip(*table.rows, strict=True)
+    kinds = [' class="number"' if all(map(_is_number, cells)) else "" for cells in columns]
+    kinds = kinds or [""] * len(table.header)
+
+    def row(cells, tag):
+        texts = zip(cells, kinds, strict=True)
+        return "".join(f"<{tag}{kind}>{html.escape(c)}</{tag}>" for c, kind in texts)
+
     rows = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in table.rows)
     return (
-        f"<table><caption>{html.escape(table.caption)}</caption>"
-        f"<thead><tr>{row(table.header, 'th')}</tr></thead><tbody>{rows}</tbody></table>"
+        f'<p class="caption">{html.escape(table.caption)}</p><div class="wide"><table>'
+        f"<thead><tr>{row(table.header, 'th')}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell is empty, a dash, or starts with a number."""
+    return cell[:1] in ("", *"-−+0123456789")

@@ -197,7 +197,12 @@ def _study_figure(found: Found, augmentations) -> Figure:
         axes.axis("off")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=4, fontsize="small", frameon=False
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=2 * columns + 1,
+        fontsize="small",
+        frameon=False,
     )
     return Figure(
         "two-axes",

@@ -162,8 +162,9 @@ def _claims_table(values, followed, spread) -> Table:
 
 def _trade_off(values) -> bytes:
     figure, axes = plots.new_figure(6.5, 4.6)
-    for name, of in values.items():
-        marker = "*" if name in ("target", "retrained") else "o"
+    for i, (name, of) in enumerate(values.items()):
+        # The colours come again after ten.
+        marker = "*" if name in ("target", "retrained") else "osD"[i // 10]
         axes.plot(of[:, 0], of[:, 3], marker, label=name)
     axes.set(xlabel="VerbMem on the forget book", ylabel="KnowMem on the retain book")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")

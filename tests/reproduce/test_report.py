@@ -40,10 +40,13 @@ def test_report_is_written_in_three_forms(tmp_path):
     assert "| k | v |\n| --- | --- |\n| a | 1 |" in markdown
     assert "![Fig](speech/p.png)" in markdown
     assert (tmp_path / "speech/p.png").read_bytes() == PNG
+    page = (tmp_path / "report.html").read_text()
     parser = _Balanced()
-    parser.feed((tmp_path / "report.html").read_text())
+    parser.feed(page)
     assert parser.open == []
     assert "Text with <b>." in parser.text
+    assert '<a href="#speech">A title</a>' in page and '<h2 id="speech">A title' in page
+    assert '<td>a</td><td class="number">1</td>' in page
     found = json.loads((tmp_path / "results.json").read_text())["methods"]["speech"]
     assert found == {"accuracy": 0.5, "missing": None, "rows": [0, 1], "seconds": 3.0}
 
