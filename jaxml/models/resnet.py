@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxml.models.normalise import CIFAR10_MEAN, CIFAR10_STD, normalise
 
-# Blocks a stage, and the stride of the first block of each.
-_BLOCKS = 2
+# Of the first block of each stage.
 _STRIDES = (1, 2, 2, 2)
 
 
@@ -28,6 +27,7 @@ class ResNet18(nn.Module):
     Attributes:
       classes: number of logits.
       width: channels of the first stage; 64 in the paper.
+      blocks: of each of the four stages; 1 is ResNet-10, with layers up to 11.
       stem: "cifar", a convolution of side 3, or "imagenet", side 7 and max-pooling, both by 2.
       mean: of each channel, subtracted from the images.
       std: of each channel.
@@ -35,6 +35,7 @@ class ResNet18(nn.Module):
 
     classes: int = 10
     width: int = 64
+    blocks: int = 2
     stem: Literal["cifar", "imagenet"] = "cifar"
     mean: tuple[float, ...] = CIFAR10_MEAN
     std: tuple[float, ...] = CIFAR10_STD
@@ -93,7 +94,7 @@ class ResNet18(nn.Module):
             raise ValueError(f"stem={self.stem!r}: accepted are 'cifar' and 'imagenet'")
         for stage, first_stride in enumerate(_STRIDES):
             channels = self.width * 2**stage
-            for block in range(_BLOCKS):
+            for block in range(self.blocks):
                 stride = first_stride if block == 0 else 1
                 y = nn.relu(convolve(x, channels, 3, stride))
                 y = convolve(y, channels, 3, 1)

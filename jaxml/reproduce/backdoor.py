@@ -49,6 +49,7 @@ class Scale:
       ratios: shares of the rows that are poisoned; for "label_consistent" `OF_CLASS` times this
         share of one class, half as many with ten classes.
       width: of the network.
+      blocks: of each of its stages.
       epochs: of each training, times the `EPOCHS_FACTOR` of the attack.
       batch_size: of the training.
       repeats: networks, poisoned rows and triggers for each attack.
@@ -65,6 +66,7 @@ class Scale:
     attacks: tuple[str, ...] = ATTACKS
     ratios: tuple[float, ...] = (0.1, 0.05)
     width: int = 8
+    blocks: int = 2
     repeats: int = 1
     retrain: bool = True
     blends: int = 64
@@ -74,10 +76,11 @@ class Scale:
 
 SCALES = {
     "quick": Scale(
-        rows=2000,
-        test_rows=1000,
-        epochs=8,
+        rows=1500,
+        test_rows=500,
+        epochs=10,
         batch_size=32,
+        blocks=1,
         attacks=("badnets", "blend"),
         ratios=(0.1,),
         retrain=False,
@@ -125,7 +128,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
         "seed": settings.seed,
         **{name: getattr(data, name) for name in arrays},
     }
-    model = _model(data, scale.width)
+    model = _model(data, scale)
     found: dict[tuple[str, float], list[Arrays]] = {case: [] for case in cases}
     clean_fn: list[Any] = [None] * scale.repeats
 
@@ -161,8 +164,9 @@ def experiment(settings, stages: Stages, progress) -> Report:
     return report(data.source, found, removed=REMOVED)
 
 
-def _model(data: ImageSet, width: int) -> ResNet18:
-    return normalised_resnet(data.train_images, len(data.classes), width)
+def _model(data: ImageSet, scale: Scale) -> ResNet18:
+    classes = len(data.classes)
+    return normalised_resnet(data.train_images, classes, scale.width, blocks=scale.blocks)
 
 
 class Attacked(NamedTuple):

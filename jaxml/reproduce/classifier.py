@@ -95,20 +95,21 @@ def train_classifier(
 
 
 def normalised_resnet(
-    pixels: np.ndarray, classes: int, width: int, stem: Any = "cifar"
+    pixels: np.ndarray, classes: int, width: int, *, stem: Any = "cifar", blocks: int = 2
 ) -> ResNet18:
-    """Return a ResNet-18 that normalises by mean and deviation of these images.
+    """Return a ResNet that normalises by mean and deviation of these images.
 
     Args:
       pixels: `[row, height, width, channel]`, bytes.
       classes: number of logits.
       width: of the network.
       stem: of the network.
+      blocks: of each of its stages, two in ResNet-18.
     """
     # float64: a float32 sum of this many pixels stands still.
     unit = pixels.reshape(-1, pixels.shape[-1]) / 255
     mean, std = (tuple(np.round(moment, 4).tolist()) for moment in (unit.mean(0), unit.std(0)))
-    return ResNet18(classes=classes, width=width, stem=stem, mean=mean, std=std)
+    return ResNet18(classes=classes, width=width, blocks=blocks, stem=stem, mean=mean, std=std)
 
 
 @functools.partial(jax.jit, static_argnames="model")

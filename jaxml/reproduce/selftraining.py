@@ -21,15 +21,18 @@ from jaxml.reproduce.stages import Arrays, Stages
 
 SCALES = {
     "quick": work.Scale(
-        rows=2000,
-        pool_rows=1000,
+        rows=1500,
+        pool_rows=500,
         outside_rows=0,
-        test_rows=1000,
+        test_rows=500,
         study_rows=200,
         epochs=12,
         student_epochs=8,
         encoder_epochs=4,
         batch_size=32,
+        width=8,
+        blocks=1,
+        stem="cifar",
         attacks=("badnets",),
         identify=backdoor.IdentifyConfig(rounds=1, steps=120),
     ),
@@ -158,4 +161,6 @@ def _load(folder: Path | None, scale: work.Scale) -> tuple[work.Images, str, tup
 
 def _model(pixels: Array, classes: int, scale: work.Scale) -> ResNet18:
     stem = scale.stem if min(pixels.shape[1:3]) >= 32 else "cifar"
-    return normalised_resnet(np.asarray(pixels), classes, scale.width, stem)
+    return normalised_resnet(
+        np.asarray(pixels), classes, scale.width, stem=stem, blocks=scale.blocks
+    )

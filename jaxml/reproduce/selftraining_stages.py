@@ -61,8 +61,9 @@ class Scale:
       outside: attacks for which the pool from elsewhere is used too, in the first repeat; so is
         MSPC.
       ratio: share of the labelled rows that are poisoned.
-      width: of ResNet-18.
-      stem: of ResNet-18; images below 32 pixels a side get "cifar".
+      width: of the ResNet.
+      blocks: of each of its stages.
+      stem: of the ResNet; images below 32 pixels a side get "cifar".
       epochs: of the teacher.
       student_epochs: of a student.
       encoder_epochs: of SimCLR on the pool.
@@ -85,6 +86,7 @@ class Scale:
     outside: tuple[str, ...] = ("badnets",)
     ratio: float = 0.1
     width: int = 16
+    blocks: int = 2
     stem: str = "imagenet"
     views: int = 8
     repeats: int = 1

@@ -121,24 +121,31 @@ def _all_views(key, logits_fn, images, augment, views, batch_size):
         # The last batch starts early enough to be as long as the others.
         first = min(start, rows - batch_size)
         batch = images[first : first + batch_size]
-        found = _views(key, network, batch, jnp.int32(first), augment=augment, views=views)
+        seen = _views(key, batch, jnp.int32(first), augment=augment, views=views)
+        found = _of_views(network, seen, views=views)
         parts.append(jax.tree.map(lambda leaf: leaf[start - first :], found))  # noqa: B023
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 @functools.partial(jax.jit, static_argnames=("augment", "views"))
-def _views(key, network, images, first, *, augment, views):
+def _views(key, images, first, *, augment, views):
+    """Return augmented views `[row * views, height, width, channel]`."""
     images = unit(images)
     rows = first + jnp.arange(len(images), dtype=jnp.int32)
     keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), views))(rows)
-    seen = jax.vmap(jax.vmap(augment, (0, None)))(keys, images)
-    logits = network(seen.reshape(-1, *images.shape[1:]))
-    if logits.ndim != 2 or len(logits) != len(images) * views:
+    return jax.vmap(jax.vmap(augment, (0, None)))(keys, images).reshape(-1, *images.shape[1:])
+
+
+# Apart from the views: it is compiled once for all augmentations.
+@functools.partial(jax.jit, static_argnames="views")
+def _of_views(network, seen, *, views):
+    """Return mean probabilities `[row, class]` and agreement `[row]`."""
+    logits = network(seen)
+    if logits.ndim != 2 or len(logits) != len(seen):
         raise ValueError(
-            f"logits_fn: returns {logits.shape} for {len(images) * views} images; accepted is "
-            "[image, class]"
+            f"logits_fn: returns {logits.shape} for {len(seen)} images; accepted is [image, class]"
         )
-    logits = logits.reshape(len(images), views, -1)
+    logits = logits.reshape(-1, views, logits.shape[-1])
     probabilities = jnp.mean(jax.nn.softmax(logits, axis=-1), axis=1)
     label = jnp.argmax(probabilities, axis=-1, keepdims=True)
     agree = jnp.argmax(logits, axis=-1) == label

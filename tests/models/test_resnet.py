@@ -110,6 +110,8 @@ def test_training_mode_uses_the_batch_and_returns_its_moments_and_inputs():
     [
         (ResNet18(), 32, 11_173_962),
         (ResNet18(classes=1000, stem="imagenet"), 224, 11_689_512),
+        # torchvision's ResNet(BasicBlock, [1, 1, 1, 1]).
+        (ResNet18(classes=1000, stem="imagenet", blocks=1), 224, 5_418_792),
     ],
 )
 def test_number_of_parameters(network, side, count):
