@@ -17,6 +17,8 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
 
     Raises:
       ValueError: `folder` is a file.
+      OSError: it cannot be made, or a checkpoint cannot be written, such as on a full disk;
+        those before it stay.
     """
     if folder is None:
         yield None
@@ -27,8 +29,13 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder: {folder} is a file")
     options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
-    with ocp.CheckpointManager(folder, options=options) as opened:
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = ocp.CheckpointManager(folder, options=options)
+    try:
         yield opened
+    finally:
+        with _named(folder):
+            opened.close()
 
 
 def save(manager: Any, settings: dict, state: tuple, step: int, history: dict) -> None:
@@ -42,7 +49,8 @@ def save(manager: Any, settings: dict, state: tuple, step: int, history: dict) -
         state=ocp.args.StandardSave(arrays),
         history=ocp.args.StandardSave(history),
     )
-    manager.save(step, args=items)
+    with _named(manager.directory):
+        manager.save(step, args=items)
 
 
 def restore(manager: Any, settings: dict, state: tuple) -> tuple[tuple, int, list]:
@@ -76,6 +84,17 @@ def restore(manager: Any, settings: dict, state: tuple) -> tuple[tuple, int, lis
             f"folder: no checkpoint in {manager.directory} can be read; remove it to start anew"
         )
     return state, 0, []
+
+
+@contextlib.contextmanager
+def _named(folder):
+    """Tell what could not be written; orbax raises either, and often without a name."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
+        reason = textwrap.shorten(said, 100)
+        raise OSError(f"folder: {folder} cannot be written: {reason}") from error
 
 
 class _OtherSettings(Exception):

@@ -105,6 +105,7 @@ def fit(
         are not compared.
       FloatingPointError: the loss or the parameters are not finite; the message names the
         step, and the checkpoints before it stay.
+      OSError: `folder` cannot be written; the checkpoints before stay.
     """
     _check_numbers(steps=steps, chunk=chunk, batch_size=batch_size)
     own = lambda tree: jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)

@@ -72,7 +72,7 @@ def load(
 def save(path: str | Path, params: Params, config: LlamaConfig) -> None:
     """Write `config.json` and `model.safetensors`, which transformers and `load` read.
 
-    The weights are written whole before they replace older ones.
+    Both are written whole before they replace older ones.
 
     Args:
       path: folder, made where it is missing; files of other names in it stay.
@@ -82,20 +82,29 @@ def save(path: str | Path, params: Params, config: LlamaConfig) -> None:
     Raises:
       ValueError: the parameters are not those of the configuration, or a window that the
         architecture's files cannot tell.
+      OSError: a file cannot be written, such as on a full disk.
     """
     with extra("unlearning"):
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
     weights = disassemble(params, config, HUGGING_FACE)
     text = json.dumps(to_hugging_face(config, str(params["embed"].dtype)), indent=2)
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    partial = path / "model.safetensors.partial"
-    save_file(weights, partial, metadata={"format": "pt"})
-    os.replace(partial, path / "model.safetensors")
+    partial = {name: path / f"{name}.partial" for name in ("config.json", "model.safetensors")}
+    try:
+        partial["config.json"].write_text(text + "\n")
+        save_file(weights, partial["model.safetensors"], metadata={"format": "pt"})
+        for name, file in partial.items():
+            os.replace(file, path / name)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path}: cannot be written: {error}") from error
+    finally:
+        for file in partial.values():
+            file.unlink(missing_ok=True)
     # The index of a model in parts would come first for others.
     (path / "model.safetensors.index.json").unlink(missing_ok=True)
-    (path / "config.json").write_text(text + "\n")
 
 
 def load_tokenizer(path: str | Path, config: LlamaConfig) -> Any:
