@@ -1,6 +1,7 @@
 """Unlearning of the user's texts in the user's model, and the measures of a model."""
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from jaxml.reproduce.evaluate_decoder import membership
 from jaxml.reproduce.evaluate_decoder import verbatim as recited
 from jaxml.reproduce.plots import curves
 from jaxml.reproduce.report import Figure, Report, Table, write_report
-from jaxml.reproduce.stages import Stages
+from jaxml.reproduce.stages import Stages, write_whole
 from jaxml.reproduce.unlearn_decoder import sequence_log_probs, unlearn_decoder
 from jaxml.training import progress_bar
 from jaxml.unlearning import Sequences, UnlearnConfig, metrics
@@ -93,7 +94,7 @@ def unlearn_files(
         )
     if jax.process_index() == 0:
         llama.save(out / "model", found.params, decoder)
-        tokenizer.save_pretrained(out / "model")
+        _save_tokenizer(tokenizer, out / "model")
     rows = []
     for name, texts in sets.items():
         each = [_token_mean(p, texts, decoder) for p in (params, found.params)]
@@ -240,6 +241,14 @@ def tokenised(texts: Sequence[str], tokenizer: Any, length: int, path: Path) -> 
         tokens[row, : len(piece)] = piece
         mask[row, : len(piece)] = True
     return Sequences(jnp.asarray(tokens), jnp.asarray(mask))
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write the files of a tokenizer, each whole."""
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        for file in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
+            write_whole(folder / file.relative_to(scratch), file.read_bytes())
 
 
 def _privacy(params, decoder, tokenizer, files: Sequence[Path], length: int) -> float:
