@@ -18,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_plots()
             _use_compilation_cache()
             _keep_freed_memory()
+            _quiet_checkpoints()
+            _check_out(args.out)
             args.run(args)
     except (ModuleNotFoundError, ValueError, OSError, FloatingPointError) as error:
         print(f"jaxml {args.command}: {error}", file=sys.stderr)
@@ -250,6 +252,23 @@ def _check_plots() -> None:
     """Miss what draws the plots now: they come last, after hours of work."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ModuleNotFoundError(name="matplotlib")
+
+
+def _check_out(folder: Path) -> None:
+    """Miss a place for the results now, for the same reason."""
+    from jaxml.reproduce.stages import check_writable
+
+    check_writable(folder)
+
+
+def _quiet_checkpoints() -> None:
+    """Leave what goes wrong to one line: orbax also logs it, with pages of traces."""
+    import logging
+
+    from absl.logging import get_absl_logger
+
+    for logger in (get_absl_logger(), logging.getLogger("asyncio")):
+        logger.setLevel(logging.CRITICAL)
 
 
 def _use_compilation_cache() -> None:

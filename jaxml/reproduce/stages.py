@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -58,6 +59,9 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears under its name only when it is complete.
 
     Of several processes the first writes it.
+
+    Raises:
+      OSError: it cannot be written, such as on a full disk; an older file of the name stays.
     """
     if jax.process_index() != 0:
         return
@@ -69,8 +73,26 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        # A full disk is told without the file.
+        error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Fail now where writing into a folder would fail hours later; it is not made.
+
+    Raises:
+      OSError: nothing can be written to the folder, or to the first of its parents that exists.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
 def flat_arrays(prefix: str, tree: PyTree) -> Arrays:
