@@ -76,6 +76,13 @@ def test_navigation_has_every_page_and_notebook():
     assert sorted(NAVIGATION) == sorted([*PAGES, *notebooks])
 
 
+def test_pictures_of_the_readme_are_there_and_no_others():
+    shown = re.findall(r"^!\[.+\]\((\S+)\)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    there = [str(path.relative_to(ROOT)) for path in ROOT.joinpath("docs/pictures").iterdir()]
+    assert len(shown) >= 5
+    assert sorted(shown) == sorted(there)
+
+
 def test_pages_link_to_notebooks_that_exist():
     links = [link for text in PAGES.values() for link in re.findall(r"\]\((\S+\.py)\)", text)]
     assert links and all(ROOT.joinpath("docs", link).is_file() for link in links)

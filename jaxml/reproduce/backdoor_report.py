@@ -1,6 +1,6 @@
 """The report on backdoors: areas under ROC curves, removal, seconds, and pictures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +14,8 @@ from jaxml.reproduce.stages import Arrays
 
 Case = tuple[str, float]
 Found = Mapping[Case, Sequence[Arrays]]
+# Inches of a panel.
+PANEL = (3.6, 3.2)
 REMOVERS = {"mspc": "MSPC", "ensemble": "ensemble"}
 
 
@@ -153,9 +155,9 @@ def _roc_figure(found: Found, ratio: float, methods) -> Figure:
             false, true = _roc(arrays[f"score/{method}"], arrays["is_poisoned"])
             axes.plot(false, true, ("-", "--")[i // 10], label=METHODS[method][0])
         axes.plot([0, 1], [0, 1], ":", color="black", linewidth=0.8)
-        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+        axes.set(title=_title(case), xlabel="false positive rate", ylabel="true positive rate")
 
-    picture = _panels(cases, draw, legend=True)
+    picture = plots.grid(cases, draw, size=PANEL, legend=True)
     return Figure(f"roc-{ratio:g}", f"ROC curves, {ratio:.0%} poisoned", picture)
 
 
@@ -175,38 +177,19 @@ def _histogram_figure(found: Found, cases) -> Figure:
             share = np.full(len(score), 1 / max(1, len(score)))
             axes.hist(score, np.linspace(-1, 1, 24), weights=share, alpha=0.6, label=name)
         axes.axvline(0, color="black", linestyle=":", label="threshold")
-        axes.set(xlabel="MSPC", ylabel="share of the rows")
+        axes.set(title=_title(case), xlabel="MSPC", ylabel="share of the rows")
 
-    picture = _panels(cases, draw, legend=True)
+    picture = plots.grid(cases, draw, size=PANEL, legend=True)
     return Figure("mspc", "Scores of MSPC, poisoned and clean rows", picture)
 
 
 def _mask_figure(found: Found) -> Figure:
     def draw(axes, case):
         axes.imshow(found[case][0]["mask"], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axes.set(xticks=[], yticks=[])
+        axes.set(title=_title(case), xticks=[], yticks=[])
 
-    return Figure("masks", "Masks that MSPC learned, white is kept", _panels(list(found), draw))
-
-
-def _panels(
-    cases: Sequence[Case], draw: Callable[[Any, Case], None], *, legend: bool = False
-) -> bytes:
-    """Return one panel a case, three beside each other."""
-    columns = min(3, len(cases))
-    rows = -(-len(cases) // columns)
-    figure, grid = plots.new_figure(3.6 * columns, 3.2 * rows + 0.6, columns=columns, rows=rows)
-    panels = np.atleast_1d(grid).ravel()
-    for axes, case in zip(panels, cases, strict=False):
-        draw(axes, case)
-        axes.set_title(_title(case))
-    for axes in panels[len(cases) :]:
-        axes.axis("off")
-    if legend:
-        handles, labels = panels[0].get_legend_handles_labels()
-        place, ncols = "outside lower center", min(6, 3 * columns)
-        figure.legend(handles, labels, loc=place, ncols=ncols, fontsize="small", frameon=False)
-    return plots.png(figure)
+    picture = plots.grid(list(found), draw, size=PANEL)
+    return Figure("masks", "Masks that MSPC learned, white is kept", picture)
 
 
 def _title(case: Case) -> str:

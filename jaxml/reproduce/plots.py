@@ -1,7 +1,7 @@
 """The plots of the reports, as PNG bytes."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,16 +61,50 @@ def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
     """Return panels of lines with bands.
 
     Each panel is a mapping with `title`, axis labels `x` and `y`, `lines` {label: (x, y)} and
-    perhaps `bands` {label: (x, low, high)}.
+    perhaps `bands` {label: (x, low, high)}. Panels that have the same labels share a legend.
     """
     figure, all_axes = new_figure(4.6 * len(panels), 3.8, columns=len(panels))
-    for axes, panel in zip(np.atleast_1d(all_axes), panels, strict=True):
+    all_axes = np.atleast_1d(all_axes)
+    shared = len(panels) > 1 and len({tuple(panel["lines"]) for panel in panels}) == 1
+    for axes, panel in zip(all_axes, panels, strict=True):
         for label, (at, values) in panel["lines"].items():
             axes.plot(at, values, marker="." if len(at) < 50 else None, label=label)
         for label, (at, low, high) in panel.get("bands", {}).items():
             axes.fill_between(at, low, high, alpha=0.3, label=label)
         axes.set(title=panel["title"], xlabel=panel["x"], ylabel=panel["y"])
-        axes.legend(fontsize="small", frameon=False)
+        if not shared:
+            axes.legend(fontsize="small", frameon=False)
+    if shared:
+        _legend_below(figure, all_axes[0])
+    return png(figure)
+
+
+def grid(
+    cases: Sequence[Any],
+    draw: Callable[[Any, Any], None],
+    *,
+    size: tuple[float, float],
+    legend: bool = False,
+) -> bytes:
+    """Return a panel a case, up to three in a row, that `draw(axes, case)` fills.
+
+    Args:
+      cases: what the panels show.
+      draw: fills the axes of one panel.
+      size: width and height of a panel in inches.
+      legend: put the legend of the first panel below all.
+    """
+    columns = min(3, len(cases))
+    rows = -(-len(cases) // columns)
+    height = size[1] * rows + 0.6 * legend
+    figure, all_axes = new_figure(size[0] * columns, height, columns=columns, rows=rows)
+    panels = np.atleast_1d(all_axes).ravel()
+    for axes, case in zip(panels, cases, strict=False):
+        draw(axes, case)
+    for axes in panels[len(cases) :]:
+        axes.axis("off")
+    if legend:
+        _legend_below(figure, panels[0])
     return png(figure)
 
 
@@ -88,6 +122,16 @@ def png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def _legend_below(figure, axes) -> None:
+    """Give a figure the legend of one of its axes, in as many columns as its width has room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels))
+    # A small letter is .085 inches wide, and a handle as wide as six.
+    ncols = max(1, int(figure.get_size_inches()[0] / (0.085 * (longest + 6))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize="small",
+                  frameon=False)  # fmt: skip
 
 
 def _thinned(labels):

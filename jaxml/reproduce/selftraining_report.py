@@ -171,44 +171,19 @@ def _study_table(found: Found, augmentations, spread) -> Table:
 
 
 def _study_figure(found: Found, augmentations) -> Figure:
-    columns = min(2, len(found))
-    lines = -(-len(found) // columns)
-    figure, grid = plots.new_figure(5.2 * columns, 4.0 * lines + 0.6, columns=columns, rows=lines)
-    panels = np.atleast_1d(grid).ravel()
-    for axes, (attack, repeats) in zip(panels, found.items(), strict=False):
-        middle = _study(repeats).mean(axis=0)
-        error = _study(repeats).std(axis=0)
+    def draw(axes, attack):
+        middle, error = _study(found[attack]).mean(axis=0), _study(found[attack]).std(axis=0)
         for i, name in enumerate(("none", *augmentations)):
-            axes.errorbar(
-                *middle[i],
-                xerr=error[i, 0],
-                yerr=error[i, 1],
-                fmt="osD^v"[i % 5],
-                markersize=7,
-                label=name,
-            )
-        axes.set(
-            title=attack,
-            xlabel="clean images: true label",
-            ylabel="triggered images: attack's label",
-            ylim=(-0.03, 1.03),
-        )
-    for axes in panels[len(found) :]:
-        axes.axis("off")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=2 * columns + 1,
-        fontsize="small",
-        frameon=False,
-    )
+            axes.errorbar(*middle[i], xerr=error[i, 0], yerr=error[i, 1], fmt="osD^v<>pPX*"[i % 11],
+                          markersize=7, label=name)  # fmt: skip
+        axes.set(title=attack, xlabel="clean images: true label",
+                 ylabel="triggered images: attack's label", ylim=(-0.03, 1.03))  # fmt: skip
+
     return Figure(
         "two-axes",
         "What an augmentation keeps of the class and of the trigger: strong but proper is low and "
         "to the right",
-        plots.png(figure),
+        plots.grid(list(found), draw, size=(4.6, 3.8), legend=True),
     )
 
 
