@@ -15,7 +15,7 @@ from jaxml.reproduce.books import train_tokenizer
 from jaxml.reproduce.coreset_report import report
 from jaxml.reproduce.report import Report
 from jaxml.reproduce.score_decoder import Score, keyword_hits
-from jaxml.reproduce.stages import Arrays, Stages, tree_of
+from jaxml.reproduce.stages import Arrays, Stages, of_seed, tree_of
 from jaxml.reproduce.unlearning_stages import Scale, Setting, library_of, small_decoder, trained
 from jaxml.unlearning import coreset
 
@@ -107,19 +107,8 @@ def experiment(settings, stages: Stages, progress) -> Report:
         books = library_of(scale, corpus, tokenizer, settings.seed + seed)
         setting = Setting(books, size.decoder, scale)
         words = words or work.keyword_list(setting, grid.words)
-        depends = {**inputs, "run": seed}
-
-        def run(name, compute, seed=seed, depends=depends) -> Arrays:
-            title = f"coreset: seed {seed + 1} of {scale.seeds}, {name}"
-            progress.update(bar, description=title)
-            stage = f"{_file_name(name)}-{seed}"
-            result = stages.run(stage, {**depends, "stage": name}, compute)
-            progress.update(bar, advance=1)
-            return result
-
-        scratch = lambda name, seed=seed, depends=depends: stages.scratch(
-            f"training-{_file_name(name)}-{seed}", depends
-        )
+        title = f"coreset: seed {seed + 1} of {scale.seeds}"
+        run, scratch = of_seed(stages, inputs, seed, progress, bar, title)
         key = jax.random.fold_in(jax.random.key(settings.seed), seed)
         parts = _one_seed(size, setting, run, scratch, key)
         for variant in size.variants:
@@ -135,10 +124,6 @@ def experiment(settings, stages: Stages, progress) -> Report:
     )
     names = [variant.name for variant in size.variants]
     return report(source, size.decoder, scale, grid, found, words, names)
-
-
-def _file_name(run: str) -> str:
-    return run.replace(",", "").replace(":", "").replace(" ", "-")
 
 
 def _stages(size: Size) -> int:

@@ -55,6 +55,33 @@ class Stages:
         return self.folder / f"{name}-{_fingerprint(depends)[:16]}"
 
 
+def of_seed(
+    stages: Stages, inputs: Mapping[str, Any], seed: int, progress, bar, title: str, front: str = ""
+) -> tuple[Callable[[str, Callable[[], Arrays]], Arrays], Callable[[str], Path]]:
+    """Return `run` and `scratch` of the stages of one seed of a study, by what a stage is called.
+
+    Args:
+      stages: of the study.
+      inputs: settings and arrays that all seeds depend on.
+      seed: number of it, from 0.
+      progress, bar: shows which stage runs and how many have.
+      title: of the bar, with the name of the stage behind it.
+      front: of the names of the files.
+    """
+    depends = {**inputs, "run": seed}
+
+    def file_name(name: str) -> str:
+        return f"{front}{name.replace(',', '').replace(':', '').replace(' ', '-')}-{seed}"
+
+    def run(name: str, compute: Callable[[], Arrays]) -> Arrays:
+        progress.update(bar, description=f"{title}, {name}")
+        arrays = stages.run(file_name(name), {**depends, "stage": name}, compute)
+        progress.update(bar, advance=1)
+        return arrays
+
+    return run, lambda name: stages.scratch(file_name(f"training-{name}"), depends)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that appears under its name only when it is complete.
 

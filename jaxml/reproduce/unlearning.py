@@ -19,7 +19,7 @@ from jaxml.models.llama.decoder import parameter_shapes
 from jaxml.reproduce import unlearning_stages as work
 from jaxml.reproduce.books import train_tokenizer
 from jaxml.reproduce.report import Report
-from jaxml.reproduce.stages import Arrays, Stages, tree_of
+from jaxml.reproduce.stages import Arrays, Stages, of_seed, tree_of
 from jaxml.reproduce.unlearning_report import Found, report
 
 
@@ -196,19 +196,8 @@ def _run(study: Study, corpus: TextCorpus, settings, stages: Stages, progress, b
         books = work.library_of(scale, corpus, study.tokenizer, settings.seed + seed)
         passages.append(books.forget_passages[0])
         setting = work.Setting(books, study.decoder, scale, study.questions, SUBJECT)
-        depends = {**inputs, "run": seed}
-
-        def run(name, compute, seed=seed, depends=depends) -> Arrays:
-            title = f"unlearning: {study.name}seed {seed + 1} of {scale.seeds}, {name}"
-            progress.update(bar, description=title)
-            stage = f"{study.name}{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-            result = stages.run(stage, {**depends, "stage": name}, compute)
-            progress.update(bar, advance=1)
-            return result
-
-        scratch = lambda name, seed=seed, depends=depends: stages.scratch(
-            f"{study.name}training-{name}-{seed}", depends
-        )
+        title = f"unlearning: {study.name}seed {seed + 1} of {scale.seeds}"
+        run, scratch = of_seed(stages, inputs, seed, progress, bar, title, study.name)
         key = jax.random.fold_in(jax.random.key(settings.seed), seed)
         found.append(_one_seed(study, setting, run, scratch, key))
     source = (

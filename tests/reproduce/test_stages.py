@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from jaxml.reproduce.stages import Stages, write_whole
+from jaxml.reproduce.stages import Stages, of_seed, write_whole
 
 
 def _never():
@@ -40,6 +40,33 @@ def test_a_failed_stage_leaves_nothing(tmp_path):
     with pytest.raises(AssertionError):
         Stages(tmp_path).run("part", {}, _never)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_stages_of_a_seed_have_files_of_their_own(tmp_path):
+    shown = []
+
+    class Bars:
+        def update(self, bar, **what):
+            shown.append((bar, what))
+
+    stages = Stages(tmp_path)
+    run, scratch = of_seed(stages, {"x": 1}, 2, Bars(), 7, "study: seed 3 of 3", "Large-")
+    run("NPO, KL", lambda: {"y": np.zeros(1)})
+    assert shown == [(7, {"description": "study: seed 3 of 3, NPO, KL"}), (7, {"advance": 1})]
+    run("width 32: NPO, random 0.05", lambda: {"y": np.ones(1)})
+    assert {f.name for f in tmp_path.iterdir()} == {
+        "Large-NPO-KL-2.npz",
+        "Large-width-32-NPO-random-0.05-2.npz",
+    }
+    # What a stage depends on is part of the key under which long results are kept.
+    depends = {"x": 1, "run": 2}
+    told = {**depends, "stage": "NPO, KL"}
+    assert stages.run("Large-NPO-KL-2", told, _never)["y"] == 0
+    assert scratch("width 32: target") == stages.scratch(
+        "Large-training-width-32-target-2", depends
+    )
+    other, _ = of_seed(stages, {"x": 1}, 1, Bars(), 7, "", "Large-")
+    assert other("NPO, KL", lambda: {"y": np.full(1, 5)})["y"] == 5
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
