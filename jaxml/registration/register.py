@@ -100,8 +100,8 @@ def register(
         accepted = ", ".join(get_args(Projection))
         raise ValueError(f"projection={projection!r}: accepted are None, {accepted}")
     for name, value in (("regularity", regularity), ("poisson_weight", poisson_weight)):
-        if not value >= 0:
-            raise ValueError(f"{name}={value}: accepted is 0 or more")
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}={value}: accepted is 0 or more, and finite")
     if not learning_rate > 0:
         raise ValueError(f"learning_rate={learning_rate}: accepted are positive numbers")
 

@@ -142,6 +142,12 @@ def test_a_configuration_beyond_the_decoder_is_named(change, message):
         from_hugging_face(values)
 
 
+def test_a_configuration_is_named_by_its_file(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"config\.json: model_type=None: accepted are"):
+        llama.load(tmp_path)
+
+
 def edit(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 

@@ -177,6 +177,7 @@ def test_bad_input_is_named(unchecked):
             dict(projection="svf"),
         ),
         ("regularity", (image, image), dict(regularity=-1.0)),
+        ("regularity=inf", (image, image), dict(regularity=float("inf"))),
         ("poisson_weight", (image, image), dict(poisson_weight=float("nan"))),
         ("learning_rate", (image, image), dict(learning_rate=0.0)),
     ]

@@ -61,7 +61,11 @@ def load(
         return Llama(
             assemble(read, names, GGUF, config, source=str(path), dtype=kind, mesh=mesh), config
         )
-    config = from_hugging_face(_read_json(path / "config.json"))
+    values = _read_json(path / "config.json")
+    try:
+        config = from_hugging_face(values)
+    except ValueError as error:
+        raise ValueError(f"{path / 'config.json'}: {error}") from error
     files = _files_of_weights(path)
     read = _reader(path, files)
     kind = read(HUGGING_FACE["embed"]).dtype if dtype is None else dtype
