@@ -38,12 +38,15 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
     return rows
 
 
-def find_files(path: Path | str, *, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
+def find_files(
+    path: Path | str, *, suffixes: tuple[str, ...] = SUFFIXES, layout: str = LAYOUT
+) -> list[Path]:
     """Return the file of a name, or its parts in order.
 
     Args:
       path: a file, one without its suffix, or the name of files `NAME-*-of-*.parquet`.
       suffixes: those to look for, the first before the others.
+      layout: what is accepted, for the message.
 
     Raises:
       DataError: there is no such file.
@@ -51,7 +54,8 @@ def find_files(path: Path | str, *, suffixes: tuple[str, ...] = SUFFIXES) -> lis
     path = Path(path).expanduser()
     if path.is_file():
         return [path]
-    for suffix in suffixes:
+    # A path such as "/" has no name to put a suffix to.
+    for suffix in suffixes if path.name else ():
         file = path.with_name(path.name + suffix)
         if file.is_file():
             return [file]
@@ -59,7 +63,7 @@ def find_files(path: Path | str, *, suffixes: tuple[str, ...] = SUFFIXES) -> lis
         parts = sorted(part for part in parts if part.is_file())
         if parts:
             return parts
-    raise DataError(f"{path}: no such file; give {LAYOUT}")
+    raise DataError(f"{path}: no such file; give {layout}")
 
 
 def read_text(path: Path) -> str:

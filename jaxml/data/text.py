@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from jaxml.data.errors import DataError
+from jaxml.data.rows import LAYOUT as TABLE
 from jaxml.data.rows import SUFFIXES, find_files, read_rows, read_text
 
 LAYOUT = "a folder with txt files in UTF-8, one a book, in it or in its folder text"
@@ -80,7 +81,9 @@ def load_texts(path: Path | str, *, column: str = "text") -> tuple[str, ...]:
     Raises:
       DataError: the file is missing, cannot be read, lacks the column, or holds no text.
     """
-    files = find_files(path, suffixes=(".txt", *SUFFIXES))
+    files = find_files(
+        path, suffixes=(".txt", *SUFFIXES), layout=f"a txt file in UTF-8, or {TABLE}"
+    )
     if files[0].suffix.lower() == ".txt":
         return tuple(map(_book, files))
     texts = []
@@ -162,7 +165,7 @@ def _docstrings(tree: ast.Module) -> list[str]:
 def _book(path: Path) -> str:
     text = read_text(path)
     if not text.strip():
-        raise DataError(f"{path}: no text in it; give {LAYOUT}")
+        raise DataError(f"{path}: no text in it; give a txt file with words")
     return text
 
 

@@ -79,6 +79,16 @@ def test_texts_of_another_format_are_named(tmp_path, rows, message):
         load_texts(tmp_path / "a.json")
 
 
+def test_files_without_texts_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text(" ")
+    with pytest.raises(DataError, match=r"a\.txt: no text in it; give a txt file"):
+        load_texts(tmp_path / "a.txt")
+    for name in ("", "/", "..", "nothing.txt"):
+        with pytest.raises(DataError, match="no such file; give a txt file in UTF-8, or a json"):
+            load_texts(name)
+
+
 @pytest.mark.parametrize(
     ("count", "first", "expected"),
     [
