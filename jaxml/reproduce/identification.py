@@ -120,7 +120,7 @@ def load_model(model: str) -> Callable[[Array], Array]:
     def logits_fn(x: Any) -> Any:
         try:
             return function(x)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             kind = type(error).__name__
             raise ValueError(f"{name} raised {kind}: {_line(error)}") from error
 

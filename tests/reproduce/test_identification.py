@@ -37,6 +37,10 @@ def broken(x):
     raise RuntimeError("weights are missing\\nand more")
 
 
+def ends(x):
+    raise SystemExit(3)
+
+
 def undefined(x):
     return logits_fn(x) * jnp.where(x[:, 0, 0] > 0.5, jnp.nan, 1.0)
 
@@ -202,6 +206,7 @@ def test_flags_of_nearly_everything_come_with_a_warning(data, capsys):
         ("a.npz", "imports.py", "imports.py: ModuleNotFoundError: No module named 'nothing_here'"),
         ("a.npz", "ends.py", "ends.py: SystemExit"),
         ("a.npz", "model.py:broken", "broken raised RuntimeError: weights are missing"),
+        ("a.npz", "model.py:ends", "ends raised SystemExit: 3"),
         ("a.npz", "model.py:on_host", "on_host raised TracerArrayConversionError"),
         ("a.npz", "model.py:with_features", "accepted are logits [row, class]"),
         ("a.npz", "model.py:undefined", "logits are not finite in "),
