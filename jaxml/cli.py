@@ -1,6 +1,7 @@
 """The command line: `jaxml reproduce` and one tool a method for the user's own files."""
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import sys
@@ -48,14 +49,14 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of data (default: $JAXML_DATA)"
     )
-    reproduce.add_argument("--seed", type=int, default=0)
+    reproduce.add_argument("--seed", type=_int, default=0)
     reproduce.set_defaults(run=_reproduce)
 
     mfdfa = commands.add_parser("mfdfa", help="multifractal analysis of wav, flac, csv, npy files")
     mfdfa.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    mfdfa.add_argument("--order", type=int, default=1, help="degree of the trend, 0 to 3")
+    mfdfa.add_argument("--order", type=_int, default=1, help="degree of the trend, 0 to 3")
     mfdfa.add_argument(
-        "--scales", type=int, nargs="+", metavar="S", help="segment lengths in samples"
+        "--scales", type=_int, nargs="+", metavar="S", help="segment lengths in samples"
     )
     mfdfa.add_argument("--q", type=float, nargs="+", metavar="Q", help="moment orders")
     mfdfa.add_argument("--out", type=Path, default=Path("runs/mfdfa"), metavar="DIR")
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--projection", default="fold_free", help="fold_free (default), layer or none"
     )
     register.add_argument(
-        "--steps", type=int, help="steps a resolution (default: 100, on fine ones 10)"
+        "--steps", type=_int, help="steps a resolution (default: 100, on fine ones 10)"
     )
     register.add_argument("--regularity", type=float, help="weight of the field's roughness")
     register.set_defaults(run=_register)
@@ -93,8 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     identify.add_argument(
         "--skip-unreadable", action="store_true", help="leave such images out and list them"
     )
-    identify.add_argument("--rounds", type=int, default=4, help="fits of the mask and splits")
-    identify.add_argument("--steps", type=int, default=200, help="steps of the mask in a round")
+    identify.add_argument("--rounds", type=_int, default=4, help="fits of the mask and splits")
+    identify.add_argument("--steps", type=_int, default=200, help="steps of the mask in a round")
     identify.add_argument("--shift", type=float, default=0.2, help="subtracted from the images")
     identify.add_argument("--sparsity", type=float, default=0.01, help="weight of |mask|_1")
     identify.set_defaults(run=_identify)
@@ -118,11 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         "--fraction", type=float, default=0.05, help="of the chunks (default: 0.05)"
     )
     coreset.add_argument("--keep", default="top", help="top (default), bottom or middle scores")
-    coreset.add_argument("--length", type=int, default=512, help="tokens of a chunk")
+    coreset.add_argument("--length", type=_int, default=512, help="tokens of a chunk")
     coreset.add_argument(
-        "--count", type=int, default=100, help="keywords of keyword_density (default: 100)"
+        "--count", type=_int, default=100, help="keywords of keyword_density (default: 100)"
     )
-    coreset.add_argument("--seed", type=int, default=0)
+    coreset.add_argument("--seed", type=_int, default=0)
     coreset.add_argument("--out", type=Path, default=Path("runs/coreset"), metavar="DIR")
     coreset.set_defaults(run=_coreset)
 
@@ -142,13 +143,13 @@ def _parser() -> argparse.ArgumentParser:
     unlearn.add_argument(
         "--retain-term", default="nll", metavar="TERM", help="nll (default), kl or none"
     )
-    unlearn.add_argument("--steps", type=int, default=100)
-    unlearn.add_argument("--batch-size", type=int, default=4, help="sequences of a file in a step")
+    unlearn.add_argument("--steps", type=_int, default=100)
+    unlearn.add_argument("--batch-size", type=_int, default=4, help="sequences of a file in a step")
     unlearn.add_argument("--learning-rate", type=float, default=1e-5)
     unlearn.add_argument("--beta", type=float, help="of the method")
-    unlearn.add_argument("--layer", type=int, default=7, help="that RMU steers")
-    unlearn.add_argument("--length", type=int, default=512, help="tokens of a sequence")
-    unlearn.add_argument("--seed", type=int, default=0)
+    unlearn.add_argument("--layer", type=_int, default=7, help="that RMU steers")
+    unlearn.add_argument("--length", type=_int, default=512, help="tokens of a sequence")
+    unlearn.add_argument("--seed", type=_int, default=0)
     unlearn.set_defaults(run=_unlearn)
 
     measure = commands.add_parser(
@@ -168,10 +169,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("FORGET", "HOLDOUT", "MODEL"),
         help="PrivLeak: texts unlearned, texts never seen, a model trained without the former",
     )
-    measure.add_argument("--length", type=int, default=512, help="tokens of a sequence")
+    measure.add_argument("--length", type=_int, default=512, help="tokens of a sequence")
     measure.add_argument("--out", type=Path, default=Path("runs/evaluation"), metavar="DIR")
     measure.set_defaults(run=_evaluate)
     return parser
+
+
+def _int(text: str) -> int:
+    """Return a whole number of 32 bits, as JAX holds it."""
+    with contextlib.suppress(ValueError):
+        if abs(number := int(text)) < 2**31:
+            return number
+    raise argparse.ArgumentTypeError(f"{text[:40]!r}; accepted are whole numbers below 2^31")
 
 
 def _reproduce(args) -> None:

@@ -43,7 +43,16 @@ def test_mfdfa_of_a_constant_says_so(tmp_path, capsys):
     assert json.loads((tmp_path / "out/flat.npy.json").read_text())["h_stderr"][0] is None
 
 
+def test_mfdfa_of_two_scales_is_no_constant(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", _noise())
+    arguments = ["mfdfa", str(tmp_path / "x.npy"), "--scales", "16", "64", "--q", "2"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out/x.npy.json").read_text())
+    assert f"| x.npy | {found['h'][0]:.3f} |" in capsys.readouterr().out
+
+
 def _write_bad(tmp_path):
+    np.save(tmp_path / "large.npy", 1e300 * _noise())
     (tmp_path / "broken.wav").write_bytes(b"RIFF no sound")
     (tmp_path / "empty.csv").write_text("")
     np.save(tmp_path / "nan.npy", np.array([1.0, np.nan] * 500))
@@ -69,6 +78,8 @@ def _write_bad(tmp_path):
         (["good.npy", "--scales", "2", "64"], r"scales: 2\.\.64; give 3"),
         (["good.npy", "--scales", "16", "4096"], "to 2048"),
         (["good.npy", "--q", "nan"], "q: "),
+        (["good.npy", "--q", "1e300"], r"good.npy: q: \[1e\+300\]; give moment orders nearer to 0"),
+        (["large.npy"], r"large.npy: values up to 3\..e\+300; give ones below 1e38"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -90,6 +101,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         (["speach"], "unknown method 'speach'; choose from registration, speech, backdoor"),
         (["--scale", "huge"], "unknown scale 'huge'; choose from quick, standard, paper"),
         (["speech", "--data", "nowhere"], "nowhere: no such folder"),
+        (["speech", "--seed", "-1"], "seed=-1: accepted is 0 to 2147483647"),
     ],
 )
 def test_reproduce_names_what_it_accepts(arguments, message, tmp_path, capsys, monkeypatch):
@@ -97,6 +109,23 @@ def test_reproduce_names_what_it_accepts(arguments, message, tmp_path, capsys, m
     assert main(["reproduce", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("number", ["2147483648", "-2147483648", "9" * 5000, "1.5", "many"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["register", "a.npy", "b.npy", "--steps"],
+        ["identify", "--images", "a", "--model", "b.py", "--rounds"],
+        ["coreset", "--model", "a", "--forget", "b", "--seed"],
+        ["mfdfa", "a.npy", "--scales"],
+    ],
+)
+def test_numbers_that_no_integer_of_jax_holds_are_named(arguments, number, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([*arguments, number])
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {arguments[-1]}: '{number[:40]}'; accepted are whole numbers" in told
 
 
 def test_help_imports_nothing_heavy():

@@ -51,10 +51,10 @@ def reproduce(
       out: folder of report.md, report.html, results.json and a folder for each method.
       data: folder of the user's data; else the variable JAXML_DATA, else what can be fetched
         or is shipped by a package.
-      seed: of every random choice.
+      seed: of every random choice, 0 or more.
 
     Raises:
-      ValueError: unknown method or scale, unusable data.
+      ValueError: unknown method or scale, `seed` out of range, unusable data.
       OSError: `out` cannot be written.
     """
     for name in methods:
@@ -62,9 +62,11 @@ def reproduce(
             raise ValueError(f"unknown method {name!r}; choose from {', '.join(EXPERIMENTS)}")
     if scale not in SCALES:
         raise ValueError(f"unknown scale {scale!r}; choose from {', '.join(SCALES)}")
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed={seed}: accepted is 0 to {2**31 - 1}")
     settings = Settings(scale, data, seed)
     reports = []
-    for name in methods or EXPERIMENTS:
+    for name in dict.fromkeys(methods or EXPERIMENTS):
         module = importlib.import_module(EXPERIMENTS[name])
         start = time.perf_counter()
         with _progress() as progress:

@@ -42,16 +42,25 @@ def analyse_files(
 
 def _analyse(file, order, scales, q):
     series, rate = load_series(file)
-    series = series if series.dtype == np.float32 else _in_default_precision(series)
     try:
-        return multifractal.mfdfa(series, order=order, scales=scales, q=q), rate
+        series = series if series.dtype == np.float32 else _in_default_precision(series)
+        # What overflows is found below, as infinite or without a value.
+        with np.errstate(over="ignore"):
+            result = multifractal.mfdfa(series, order=order, scales=scales, q=q)
+        if not np.isfinite(result.tau).all():
+            raise ValueError(f"q: {q}; give moment orders nearer to 0")
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    return result, rate
 
 
 def _in_default_precision(series):
     """Return float32 relative to the mean: an offset must not cost the digits of the signal."""
-    return (series - series.mean()).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        centred = (series - series.mean()).astype(np.float32)
+    if not np.isfinite(centred).all():
+        raise ValueError(f"values up to {np.abs(series).max():.1e}; give ones below 1e38")
+    return centred
 
 
 def _summary(result):
@@ -59,7 +68,7 @@ def _summary(result):
     q = np.asarray(result.q)
     two = np.flatnonzero(np.isclose(q, 2))
     flat = int(result.dropped.sum())
-    if not np.isfinite(result.h_stderr).any():
+    if np.isfinite(result.log_fluctuation[0]).sum() < 2:
         return "constant", "-", "-", "-", "-", str(flat)
     second = f"{h[two[0]]:.3f}" if two.size else "-"
     ends = f"{h[q.argmax()]:.3f}", f"{h[q.argmin()]:.3f}"
