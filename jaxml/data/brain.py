@@ -2,13 +2,13 @@
 
 import dataclasses
 import importlib.util
-import os
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxml.data.errors import DataError
+from jaxml.data.folder import named_folder
 from jaxml.data.volume import load_volume
 from jaxml.npz import read_npz
 
@@ -60,10 +60,9 @@ def load_brain_pair(folder: Path | str | None, *, size: str = "half") -> BrainPa
     """
     if size not in SIZES:
         raise ValueError(f"size={size!r}: accepted are {', '.join(SIZES)}")
-    named = folder or os.environ.get("JAXML_DATA")
-    if not named:
+    root = named_folder(folder)
+    if root is None:
         return _template(size)
-    root = Path(named).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; give one with {LAYOUT}")
     inner = root / "brain" if (root / "brain").is_dir() else root
@@ -86,8 +85,8 @@ def load_brain_pair(folder: Path | str | None, *, size: str = "half") -> BrainPa
 
 def voxelmorph_weights(folder: Path | str | None) -> Path | None:
     """Return the path of released VoxelMorph weights in the user's data, None without them."""
-    named = folder or os.environ.get("JAXML_DATA")
-    roots = (Path(named).expanduser() / "brain", Path(named).expanduser()) if named else ()
+    named = named_folder(folder)
+    roots = () if named is None else (named / "brain", named)
     paths = (root / "voxelmorph_vm2_cc.npz" for root in roots)
     return next((path for path in paths if path.is_file()), None)
 

@@ -5,7 +5,6 @@ Images are uint8 `[image, height, width, channel]`, and small enough to lie on a
 
 import dataclasses
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from jaxml.data import pictures
 from jaxml.data.archive import read_tar
 from jaxml.data.errors import DataError
+from jaxml.data.folder import named_folder
 from jaxml.npz import read_npz
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
@@ -88,9 +88,9 @@ def load_images(
     """
     if rows is not None and rows < 1:
         raise ValueError(f"rows={rows}: accepted is 1 or more")
-    named = folder or os.environ.get("JAXML_DATA")
-    if named:
-        return _first(_from_folder(Path(named).expanduser(), rows), rows)
+    named = named_folder(folder)
+    if named is not None:
+        return _first(_from_folder(named, rows), rows)
     reasons = []
     for source in (lambda: _fetched(download_seconds), _digits):
         try:
@@ -111,10 +111,10 @@ def load_pool(folder: Path | str | None) -> UInt8[np.ndarray, "image height widt
       DataError: nothing was named, it holds no such file, or one cannot be read.
     """
     layout = "*-unlabelled-*.npz (jpeg and offset, or images: uint8, 4 axes)"
-    named = folder or os.environ.get("JAXML_DATA")
-    if not named:
+    named = named_folder(folder)
+    if named is None:
         raise DataError(f"no unlabelled images; name a folder with {layout}")
-    inner = _inner(Path(named).expanduser())
+    inner = _inner(named)
     paths = sorted(inner.glob("*-unlabelled-*.npz"))
     if not paths:
         raise DataError(f"{inner}: no unlabelled images; give {layout}")

@@ -5,7 +5,6 @@ Every corpus is at 8 kHz, so that scales and features mean the same whatever the
 
 import dataclasses
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 
 from jaxml.data.audio import AUDIO_SUFFIXES, load_audio
 from jaxml.data.errors import DataError
+from jaxml.data.folder import named_folder
 from jaxml.npz import read_npz
 
 RATE = 8000
@@ -65,9 +65,9 @@ def load_speech_corpus(
       DataError: a named folder is missing or holds no usable speech; without one, no source
         worked.
     """
-    folder = folder or os.environ.get("JAXML_DATA")
-    if folder:
-        return _from_folder(Path(folder).expanduser())
+    named = named_folder(folder)
+    if named is not None:
+        return _from_folder(named)
     reasons = []
     for source in (lambda: _fetched(download_seconds), _synthesised):
         try:

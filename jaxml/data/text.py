@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import os
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from jaxml.data.errors import DataError
+from jaxml.data.folder import named_folder
 from jaxml.data.rows import LAYOUT as TABLE
 from jaxml.data.rows import SUFFIXES, find_files, read_rows, read_text
 
@@ -55,10 +55,9 @@ def load_books(folder: Path | str | None) -> TextCorpus:
       DataError: a named folder is missing, holds no text or an empty one, or a text cannot be
         read; without a folder, the sources of the standard library are not there.
     """
-    named = folder or os.environ.get("JAXML_DATA")
-    if not named:
+    path = named_folder(folder)
+    if path is None:
         return _documentation()
-    path = Path(named).expanduser()
     if not path.is_dir():
         raise DataError(f"{path}: no such folder; give {LAYOUT}")
     inner = path / "text" if (path / "text").is_dir() else path

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib.util
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Key, PyTree
 
+from jaxml.data.folder import named_folder
 from jaxml.data.questions import ChoiceQuestion, load_choice_questions
 from jaxml.data.text import TextCorpus, load_books
 from jaxml.models import llama
@@ -163,8 +163,8 @@ def smollm2() -> Path | None:
 
 def _pretrained(path: Path, data: Path | None) -> Study:
     loaded = llama.load(path)
-    folder = data or os.environ.get("JAXML_DATA")
-    asked = Path(folder).expanduser() / QUESTIONS if folder else None
+    folder = named_folder(data)
+    asked = None if folder is None else folder / QUESTIONS
     questions = load_choice_questions(asked) if asked and asked.exists() else ()
     return Study(
         name="SmolLM2-",

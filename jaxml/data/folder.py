@@ -1,0 +1,14 @@
+"""Where the user's own data is."""
+
+import os
+from pathlib import Path
+
+
+def named_folder(folder: Path | str | None) -> Path | None:
+    """Return the user's data, else the folder that the variable JAXML_DATA names, else None.
+
+    Args:
+      folder: what was given; None or an empty text for nothing.
+    """
+    named = folder or os.environ.get("JAXML_DATA")
+    return Path(named).expanduser() if named else None
