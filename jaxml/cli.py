@@ -12,7 +12,7 @@ from jaxml.extras import extra
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, or 2 with one line on what was wrong."""
+    """Run a command; return 0, 2 with one line on what was wrong, or 130 if it was interrupted."""
     args = _parser().parse_args(argv)
     try:
         with extra("experiments"):

@@ -45,9 +45,9 @@ def _read(archive: Path):
             if rate != RATE or channels.shape[1] != 1 or not len(channels):
                 raise DataError(f"{archive}: {Path(name).name} is not {RATE} Hz mono")
             found[speaker, int(digit), int(take)] = channels[:, 0]
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{archive}: not the archive of {NAME} ({error}); delete it") from error
     if not found:
         raise DataError(f"{archive}: no recordings in it; delete it")

@@ -200,7 +200,7 @@ def _report(corpus: SpeechCorpus, repeats, timing: Arrays, bands: Arrays) -> Rep
     )
     seconds = {name: float(value) for name, value in timing.items()}
     timing_table = Table(
-        f"Seconds for {min(TIMED, len(corpus.speaker))} utterances in one compiled call",
+        f"Seconds for {len(corpus.speaker[:TIMED])} utterances in one compiled call",
         ("what", "seconds"),
         tuple((name, f"{value:.2f}") for name, value in seconds.items()),
     )
