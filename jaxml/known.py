@@ -1,15 +1,14 @@
-"""Conditions on arrays whose values may not be known yet."""
+"""Conditions on arrays and numbers whose values may not be known yet."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.core import Tracer
-from jaxtyping import Array
 
 
-def known(array: Array, holds: Callable[[Array], Array]) -> bool:
-    """Return whether a condition holds for an array, True where its values are not known."""
+def known(array: Any, holds: Callable[[Any], Any]) -> bool:
+    """Return whether a condition holds for an array or a number, True where it is not known."""
     if not is_concrete(array):
         return True
     # An array that a traced function captures is known, but what is computed from it is not.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxml.known import is_concrete
+from jaxml.known import known
 from jaxml.unlearning.objectives import Scalar
 from jaxml.unlearning.validate import check_alike, check_floating, check_mask
 
@@ -62,7 +62,7 @@ def satimp(
     check_floating(logp=logp)
     check_mask(mask, logp=logp)
     for name, value in (("beta1", beta1), ("beta2", beta2)):
-        if is_concrete(value) and not value >= 0:
+        if not known(value, lambda value: value >= 0):
             raise ValueError(f"{name}={value}: accepted is 0 or more")
     logp = jnp.where(mask, logp, 0)
     constant = jax.lax.stop_gradient(logp)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxml.known import is_concrete
+from jaxml.known import known
 
 
 def check_floating(**arrays: Array) -> None:
@@ -61,7 +61,7 @@ def check_trees(**trees: PyTree) -> None:
 def check_positive(**numbers: Any) -> None:
     """Raise ValueError if a number whose value is known now is not above 0 and finite."""
     for name, value in numbers.items():
-        if is_concrete(value) and not 0 < value < float("inf"):
+        if not known(value, lambda value: (value > 0) & (value < float("inf"))):
             raise ValueError(f"{name}={value}: accepted are positive numbers")
 
 

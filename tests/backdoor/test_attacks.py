@@ -207,7 +207,7 @@ BAD = {
     "ratio=0": dict(ratio=0.0),
     "ratio=1": dict(ratio=1.0),
     "ratio=0.001: of 57 rows this leaves none": dict(ratio=0.001),
-    "target=-1": dict(target=-1),
+    "target=-1: accepted are labels from 0": dict(target=-1),
     "images: dtype uint8": dict(images=IMAGES.astype(jnp.uint8)),
     "images: hold NaN": dict(images=IMAGES.at[0, 0, 0, 0].set(jnp.nan)),
     "images: hold NaN or": dict(images=255 * IMAGES),
@@ -215,6 +215,12 @@ BAD = {
     "labels: float32": dict(labels=LABELS.astype(jnp.float32)),
     r"labels: int32\[3\]": dict(labels=LABELS[:3]),
 }
+
+
+@pytest.mark.parametrize("name", ["sig", "badnets"])
+def test_labels_may_be_captured_by_a_compiled_function(name):
+    found = jax.jit(lambda key, images: ALL[name](key, images, LABELS))(KEY, IMAGES)
+    np.testing.assert_array_equal(found.is_poisoned, run(name).is_poisoned)
 
 
 @pytest.mark.parametrize("settings", [dict(target=99), dict(ratio=0.02)], ids=str)
@@ -239,7 +245,8 @@ def test_bad_input_is_named(name, message, unchecked):
     [
         (lambda f: f("badnets", relabel="all"), "relabel='all': accepted are all_to_one"),
         (lambda f: f("badnets", classes=4), "classes=4"),
-        (lambda f: f("badnets", target=10), "target=10"),
+        (lambda f: f("badnets", target=10), "target=10: accepted are labels from 0 and below 10$"),
+        (lambda f: f("sig", target=-1), "target=-1: accepted are labels from 0$"),
         (lambda f: f("adaptive_blend", ratio=0.6), "ratio=0.6: covers"),
         (lambda f: f("clean_label", linear, epsilon=0.0), "epsilon=0.0"),
         (lambda f: f("clean_label", linear, iterations=0), "iterations=0"),

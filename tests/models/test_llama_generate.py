@@ -96,6 +96,18 @@ def test_a_second_call_does_not_compile_again():
     assert _continue._cache_size() == before
 
 
+def test_mask_and_temperature_may_be_arrays_that_a_compiled_function_captures():
+    mask, temperature = jnp.ones(TOKENS.shape, bool), jnp.asarray(0.5)
+    params, key = parameters(CONFIG), jax.random.key(0)
+    greedy = jax.jit(lambda p: llama.generate(p, TOKENS, CONFIG, steps=2, mask=mask))
+    np.testing.assert_array_equal(
+        greedy(params), llama.generate(params, TOKENS, CONFIG, steps=2, mask=mask)
+    )
+    draw = functools.partial(llama.sample, key, tokens=TOKENS, config=CONFIG, steps=2)
+    drawn = jax.jit(lambda p: draw(p, temperature=temperature))(params)
+    np.testing.assert_array_equal(drawn, draw(params, temperature=0.5))
+
+
 @pytest.mark.parametrize(
     ("tokens", "more", "message"),
     [

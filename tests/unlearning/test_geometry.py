@@ -132,6 +132,9 @@ def test_vmap_and_a_traced_first_centre():
     found = jax.jit(jax.vmap(lambda x, i: coreset.k_centre(x, first=i)))(sets, firsts)
     for i in range(3):
         np.testing.assert_array_equal(found[i], coreset.k_centre(sets[i], first=i))
+    first = firsts[1]
+    captured = jax.jit(lambda x: coreset.k_centre(x, first=first))
+    np.testing.assert_array_equal(captured(sets[1]), found[1])
     keys = jax.random.split(KEY, 3)
     moderate = functools.partial(coreset.moderate, clusters=2, iterations=5)
     found = jax.vmap(moderate)(keys, sets)

@@ -225,6 +225,15 @@ def test_vmap_over_batches_equals_one_by_one():
     np.testing.assert_allclose(found, [objectives.npo(*row) for row in zip(f, g, strict=True)])
 
 
+def test_beta_may_be_an_array_that_a_compiled_function_captures():
+    logp, reference, _ = rows(LOGP, REFERENCE, COUNT)
+    beta, negative = jnp.asarray(BETA), jnp.asarray(-BETA)
+    found = jax.jit(lambda logp: objectives.npo(logp, reference, beta=beta))(logp)
+    np.testing.assert_allclose(found, objectives.npo(logp, reference, beta=BETA), rtol=1e-12)
+    with pytest.raises(ValueError, match="beta=-0.3"):
+        jax.jit(lambda logp: objectives.npo(logp, reference, beta=negative))(logp)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -126,6 +126,12 @@ def test_vmap_equals_one_by_one(name):
     np.testing.assert_allclose(jax.vmap(function)(*pairs), expected, rtol=1e-12)
 
 
+def test_beta_may_be_an_array_that_a_compiled_function_captures():
+    beta, mask = jnp.asarray(0.7), jnp.asarray(MASK)
+    found = jax.jit(lambda logp: wga(logp, mask, beta=beta))(jnp.asarray(LOGP))
+    np.testing.assert_allclose(found, wga(jnp.asarray(LOGP), mask, beta=0.7), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Key
 
 from jaxml.backdoor.attacks.adversarial import perturb
@@ -19,7 +18,7 @@ from jaxml.backdoor.attacks.poisoned import (
     poison,
 )
 from jaxml.backdoor.attacks.triggers import Trigger, checkerboard_trigger, sinusoid_trigger
-from jaxml.known import known
+from jaxml.known import is_concrete, known
 
 
 def sig(
@@ -137,7 +136,7 @@ def _adversarial(
     perturbed = images
     for i, first in enumerate(range(0, len(index), batch_size)):
         # The rest of the places is empty, which is known only outside of a trace.
-        if not isinstance(index, Tracer) and index[first] == len(labels):
+        if is_concrete(index) and index[first] == len(labels):
             break
         batch = padded[first : first + batch_size]
         some = images.at[batch].get(mode="clip"), labels.at[batch].get(mode="clip")
@@ -153,8 +152,8 @@ def _of_class(key, labels, ratio, target):
     order = jax.random.permutation(key, rows)
     order = order[jnp.argsort(labels[order] != target, stable=True)]
     # A table, since the product is exact on the host only.
-    counts = jnp.asarray(np.rint(ratio * np.arange(rows + 1)).astype(int))
-    chosen = lambda labels: counts[jnp.sum(labels == target)]
+    counts = np.rint(ratio * np.arange(rows + 1)).astype(int)
+    chosen = lambda labels: jnp.asarray(counts)[jnp.sum(labels == target)]
     if not known(labels, lambda labels: chosen(labels) > 0):
         raise ValueError(f"ratio={ratio}: leaves no row of the class target={target} to poison")
     count = chosen(labels)

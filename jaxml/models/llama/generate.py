@@ -5,9 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Integer, Key
 
+from jaxml.known import known
 from jaxml.models.llama import decoder
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params
@@ -81,7 +81,7 @@ def sample(
         the size of the vocabulary.
     """
     mask = _check(tokens, mask, steps)
-    if not isinstance(temperature, Tracer) and not temperature > 0:
+    if not known(temperature, lambda temperature: temperature > 0):
         raise ValueError(f"temperature={temperature}: accepted are positive numbers")
     if top_k is not None and not 1 <= top_k <= config.vocabulary:
         raise ValueError(f"top_k={top_k}: accepted is 1 to {config.vocabulary}")
@@ -164,6 +164,6 @@ def _check(tokens: Array, mask: Array | None, steps: int) -> Array:
     decoder.check_mask(mask, tokens.shape)
     if mask is None:
         return jnp.ones(tokens.shape, bool)
-    if not isinstance(mask, Tracer) and not mask[:, -1].all():
+    if not known(mask, lambda mask: jnp.all(mask[:, -1])):
         raise ValueError("mask: False in the last column; accepted is padding left of the prompt")
     return mask

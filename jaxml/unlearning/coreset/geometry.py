@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxml.known import is_concrete, known
+from jaxml.known import known
 from jaxml.unlearning.validate import check_floating
 
 
@@ -74,7 +74,7 @@ def k_centre(
     approach" (ICLR 2018).
     """
     features = _checked(features)
-    if is_concrete(first) and not 0 <= first < len(features):
+    if not known(first, lambda first: (first >= 0) & (first < len(features))):
         raise ValueError(f"first={first}: accepted are 0 to {len(features) - 1}")
     return _k_centre(features, jnp.asarray(first, jnp.int32))
 
