@@ -140,6 +140,7 @@ def test_compressed_size():
     [
         (lambda x, m, n: membership.loss_score(x, m[:2]), r"mask: shape \(2, 12\)"),
         (lambda x, m, n: membership.loss_score(n, m), "logp: dtype int"),
+        (lambda x, m, n: membership.perplexity(x, m.T), r"mask: shape \(12, 6\); logp has \(6, 12"),
         (lambda x, m, n: membership.zlib_score(x, m, n[:2]), r"sizes: shape \(2,\); .* \(6,\)"),
         (lambda x, m, n: membership.reference_score(x, x[:1], m), r"reference_logp: shape \(1, 12"),
         (lambda x, m, n: membership.min_k_prob(x, m, fraction=0.0), "fraction=0.0"),

@@ -50,6 +50,7 @@ def perplexity(
     Raises:
       ValueError: the shapes differ or a wrong dtype.
     """
+    check_mask(mask, logp=logp)
     return jnp.exp(-loss_score(logp.reshape(-1), mask.reshape(-1)))
 
 
