@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxml.multifractal import default_scales, mfdfa, quadratic_spectrum
+from jaxml.multifractal.validate import check_length, check_series
 from jaxml.speech.waveform import Waveform, checked_waveform
 
 VIEWS = ("waveform", "difference", "modulus")
@@ -19,11 +20,10 @@ Q = tuple(np.arange(-5, 5.01, 0.5).tolist())
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class UtteranceFeatures:
-    """Multifractal features of the three views of a waveform: itself, its difference and its
-    modulus (`VIEWS`).
+    """Multifractal features of three views of a waveform: itself, its difference, its modulus.
 
     Attributes:
-      spectrum: `[view, 6]`, the parameters named in `SPECTRUM`.
+      spectrum: `[view, 6]`, the parameters named in `SPECTRUM`; "h(2)" is h of the q nearest 2.
       h: `[view, q]`, generalised Hurst exponents.
       surface: `[view, q, scale]`, ln F_q(s) less its mean over the view: the shape without
         the loudness. 0 at scales longer than the utterance.
@@ -58,10 +58,11 @@ def utterance_features(
     Source: MFDFA of Kantelhardt et al. 2002; the parameters of Sarkar et al. 2020
     (arXiv 2004.07820), after its abstract.
     """
-    x = checked_waveform(waveform)
+    # Here, as `mfdfa` below sees traced views alone and could not look at them.
+    x = check_series(checked_waveform(waveform), name="waveform")
+    length = check_length(length, x.shape[0])
     if scales is None:
         scales = default_scales(x.shape[0], minimum=rate // 1000, maximum=rate * 64 // 1000)
-    length = jnp.asarray(x.shape[0] if length is None else length, jnp.int32)
     inside = jnp.arange(x.shape[0], dtype=jnp.int32) < length - 1
     difference = jnp.where(inside, jnp.roll(x, -1) - x, 0)
     views = jnp.stack([x, difference, jnp.abs(x)])
