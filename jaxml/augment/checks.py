@@ -22,6 +22,12 @@ def check_image(image: Array, *, channels: tuple[int, ...] = ()) -> None:
         raise ValueError(f"image: {image.shape[-1]} channels; accepted are {channels}")
 
 
+def check_number(name: str, value: float, *, highest: float = 1) -> None:
+    """Raise ValueError unless 0 <= value <= highest."""
+    if not 0 <= value <= highest:
+        raise ValueError(f"{name}={value}: accepted is 0 to {highest}")
+
+
 def check_range(
     name: str, limits: Range, *, lowest: float = -jnp.inf, highest: float = jnp.inf
 ) -> None:

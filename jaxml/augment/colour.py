@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxml.augment.checks import Range, check_image, check_range
+from jaxml.augment.checks import Range, check_image, check_number, check_range
 
 # Luma of ITU-R BT.601, to the digits that torchvision and dm-pix have.
 _LUMA = (0.2989, 0.587, 0.114)
@@ -44,7 +44,7 @@ def colour_jitter(
     for name, limits in factors.items():
         check_range(name, limits, lowest=0)
     check_range("hue", hue, lowest=-0.5, highest=0.5)
-    check_range("probability", (probability, probability), lowest=0, highest=1)
+    check_number("probability", probability)
     draw = jax.random.uniform(key, (5,), image.dtype)
     # Factors that change nothing, as a choice between two images costs another image.
     ranges = ((brightness, 1), (contrast, 1), (saturation, 1), (hue, 0))
@@ -78,7 +78,7 @@ def greyscale(
         not in 0 to 1.
     """
     check_image(image, channels=(1, 3))
-    check_range("probability", (probability, probability), lowest=0, highest=1)
+    check_number("probability", probability)
     return jnp.where(jax.random.uniform(key) < probability, grey(image), image)
 
 

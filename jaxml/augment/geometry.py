@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from jaxml.augment.checks import Range, check_image, check_range
+from jaxml.augment.checks import Range, check_image, check_number, check_range
 
 # Draws of a box before the centre is taken instead, as in torchvision.
 _ATTEMPTS = 10
@@ -26,7 +26,7 @@ def flip(
       ValueError: `image` is not one floating-point image, or `probability` not in 0 to 1.
     """
     check_image(image)
-    check_range("probability", (probability, probability), lowest=0, highest=1)
+    check_number("probability", probability)
     columns = jnp.arange(image.shape[1])
     columns = jnp.where(jax.random.uniform(key) < probability, columns[::-1], columns)
     # One read of each pixel. A choice between two images computes what makes the image twice.

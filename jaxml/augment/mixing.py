@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxml.augment.checks import check_image
+from jaxml.augment.checks import check_image, check_number
 
 Images = Float[Array, "row height width channel"]
 Targets = Float[Array, "row class"]
@@ -37,8 +37,7 @@ def cutout(
     side = max(1, min(height, width) // 2) if side is None else side
     if side < 1:
         raise ValueError(f"side={side}: accepted is 1 or more")
-    if not 0 <= fill <= 1:
-        raise ValueError(f"fill={fill}: accepted is 0 to 1")
+    check_number("fill", fill)
     centre = jax.random.randint(key, (2,), 0, jnp.asarray([height, width]))
     return jnp.where(_box(centre, (side, side), (height, width)), fill, image)
 
@@ -119,7 +118,7 @@ def _box(centre: Array, sides, shape) -> Array:
 
 
 def _check_batch(images: Array, targets: Array, alpha: float) -> None:
-    if images.ndim != 4:
+    if images.ndim != 4 or 0 in images.shape:
         raise ValueError(
             f"images: shape {images.shape}; accepted is [row, height, width, channel], none 0"
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxml.augment.checks import check_image, check_range
+from jaxml.augment.checks import check_image, check_number
 from jaxml.augment.colour import colour_jitter, gaussian_blur, greyscale
 from jaxml.augment.geometry import flip, padded_crop, random_resized_crop
 
@@ -55,7 +55,7 @@ def sometimes(augment: Augment, probability: float) -> Augment:
     Raises:
       ValueError: `probability` is not in 0 to 1.
     """
-    check_range("probability", (probability, probability), lowest=0, highest=1)
+    check_number("probability", probability)
 
     def perhaps(key: Array, image: Array) -> Array:
         key_choice, key_augment = jax.random.split(key)
@@ -110,8 +110,8 @@ def simclr(
     representations" (ICML 2020), appendices A and B.9.
     """
     check_image(image, channels=(1, 3))
-    check_range("strength", (strength, strength), lowest=0, highest=2.5)
-    check_range("blur", (blur, blur), lowest=0, highest=1)
+    check_number("strength", strength, highest=2.5)
+    check_number("blur", blur)
     around = (max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength)
     jitter = functools.partial(
         colour_jitter,
