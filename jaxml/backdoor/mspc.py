@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from jaxml.known import known
@@ -170,8 +169,8 @@ def check_images(logits_fn: LogitsFn, images: Array) -> None:
     check_unit_interval(images, "images")
     rows = min(2, images.shape[0])
     logits = jax.eval_shape(logits_fn, images[:rows])
-    known = isinstance(logits, jax.ShapeDtypeStruct) and len(logits.shape) == 2
-    if not known or logits.shape[0] != rows or logits.shape[1] < 2:
+    is_matrix = isinstance(logits, jax.ShapeDtypeStruct) and len(logits.shape) == 2
+    if not is_matrix or logits.shape[0] != rows or logits.shape[1] < 2:
         raise ValueError(
             f"logits_fn: returns {logits} for {rows} rows; accepted are logits [row, class] of "
             "two classes or more"
@@ -200,7 +199,7 @@ def check_settings(shift: float, scales: Sequence[float], batch_size: int) -> No
 
 def check_finite(finite: Bool[Array, " row"], when: str) -> None:
     """Raise ValueError that names the first row of known logits that are not finite."""
-    if not isinstance(finite, Tracer) and not bool(jnp.all(finite)):
+    if not known(finite, jnp.all):
         raise ValueError(
             f"logits_fn: logits are not finite in {int(jnp.sum(~finite))} rows{when}, "
             f"the first is row {int(jnp.argmin(finite))}"

@@ -9,9 +9,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxml.known import is_concrete
 from jaxml.speech.waveform import Waveform, checked_waveform
 
 WINDOW = 2048
@@ -71,7 +71,7 @@ def mfcc_summary(
     size = waveform.shape[0]
     if length is None:
         length = size
-    elif not isinstance(length, Tracer) and not 1 <= int(length) <= size:
+    elif is_concrete(length) and not 1 <= int(length) <= size:
         raise ValueError(f"length={int(length)}: the waveform has {size} samples; give 1..{size}")
     length = jnp.asarray(length, jnp.int32)
     waveform = jnp.where(jnp.arange(size, dtype=jnp.int32) < length, waveform, 0)

@@ -8,9 +8,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from jaxml.known import is_concrete
 from jaxml.speech.covariance import class_means, dot, membership, pooled_covariance
 
 TrainFeatures = Float[Array | np.ndarray, "train feature"]
@@ -153,7 +153,7 @@ def _checked(train_features, train_labels, test_features, speakers):
             raise ValueError(f"{name}: shape {np.shape(rows)}; give [rows, features], none 0")
         if not jnp.issubdtype(jnp.result_type(rows), jnp.floating):
             raise ValueError(f"{name}: dtype {jnp.result_type(rows)}; give floating features")
-        if not isinstance(rows, Tracer) and not np.isfinite(rows).all():
+        if is_concrete(rows) and not np.isfinite(rows).all():
             raise ValueError(f"{name}: holds NaN or inf; give finite features")
     rows, width = np.shape(train_features)
     if np.shape(test_features)[1] != width:
@@ -162,7 +162,7 @@ def _checked(train_features, train_labels, test_features, speakers):
     shape, dtype = np.shape(train_labels), jnp.result_type(train_labels)
     if shape != (rows,) or not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(f"train_labels: {dtype}{list(shape)}; give integers [{rows}]")
-    if not isinstance(train_labels, Tracer):
+    if is_concrete(train_labels):
         present = np.unique(train_labels)
         if present[0] < 0 or present[-1] >= speakers:
             found = f"{present[0]}..{present[-1]}"

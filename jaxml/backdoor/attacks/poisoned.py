@@ -146,7 +146,8 @@ def check_labelled(
             f"labels: {labels.dtype}{list(labels.shape)}; accepted are {len(images)} integers"
         )
     if target < 0 or (classes is not None and target >= classes):
-        raise ValueError(f"target={target}: accepted are labels from 0 and below {classes}")
+        below = "" if classes is None else f" and below {classes}"
+        raise ValueError(f"target={target}: accepted are labels from 0{below}")
     if classes is not None and not known(
         labels, lambda labels: jnp.all((labels >= 0) & (labels < classes))
     ):

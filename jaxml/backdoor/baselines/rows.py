@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array
+
+from jaxml.known import is_concrete
 
 
 def in_batches(f: Callable[..., Any], batch_size: int, *arrays: Array) -> Any:
@@ -69,7 +70,7 @@ def check_features(features: Array, name: str) -> None:
     if features.ndim != 2 or 0 in features.shape:
         raise ValueError(f"{name}: shape {features.shape}; give 2 axes, none of length 0")
     check_floating(features, name)
-    if not isinstance(features, Tracer) and not np.isfinite(features).all():
+    if is_concrete(features) and not np.isfinite(features).all():
         raise ValueError(f"{name}: holds NaN or inf; give finite numbers")
 
 
@@ -77,7 +78,7 @@ def check_labels(labels: Array, rows: int, classes: int) -> None:
     """Raise ValueError unless these are `rows` integers in 0..classes-1."""
     if labels.shape != (rows,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels: {labels.dtype}{list(labels.shape)}; give integers [{rows}]")
-    if isinstance(labels, Tracer) or labels.size == 0:
+    if not is_concrete(labels) or labels.size == 0:
         return
     # By numpy: an operation of JAX on concrete labels is traced too where it is called in a jit.
     low, high = np.min(np.asarray(labels)), np.max(np.asarray(labels))
