@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxml.multifractal.flat import centre, flat_threshold, usable_segments
-from jaxml.multifractal.mfdfa import DEFAULT_Q, checked_series
-from jaxml.multifractal.moments import log_moments, mean_by_scale
-from jaxml.multifractal.scaling import MFDFA, scaling_exponents
+from jaxml.multifractal.flat import centre, flat_threshold
+from jaxml.multifractal.mfdfa import (
+    DEFAULT_Q,
+    checked_series,
+    compile_for_orders,
+    segment_exponents,
+)
+from jaxml.multifractal.moments import mean_by_scale
+from jaxml.multifractal.scaling import MFDFA
 from jaxml.multifractal.segments import segment_products
 from jaxml.multifractal.validate import check_orders, check_series
 
@@ -65,28 +69,24 @@ def mfdcca(
     if x.shape != y.shape or x.dtype != y.dtype:
         raise ValueError(f"y: {y.dtype}{list(y.shape)}; give it like x, {x.dtype}{list(x.shape)}")
     q = check_orders(DEFAULT_Q if q is None else q)
-    compiled = _compiled if isinstance(q, tuple) else _compiled_traced_q
-    return compiled(x, y, length, scales, q, order, flat)
+    return _compiled(x, y, length, scales, order, flat, q=q)
 
 
-def _analyse(x, y, length, scales, q, order, flat):
+def _analyse(x, y, length, scales, order, flat, q):
     (x, x_peak), (y, y_peak) = centre(x, length), centre(y, length)
     pairs = [(0, 1), (0, 0), (1, 1)]
     segments = segment_products(jnp.stack([x, y]), length, scales, order, pairs)
     thresholds = [flat_threshold(series, length, scales, order) for series in (x, y)]
     threshold = jnp.sqrt(thresholds[0] * thresholds[1])
-    f2, valid, dropped = usable_segments(segments, threshold, flat)
-    tiles = segments.scale_of_tile, len(scales)
-    log_f, a = log_moments(f2[0], valid, *tiles, q)
     log_peak = (jnp.log(x_peak) + jnp.log(y_peak)) / 2
-    usable = dropped < segments.count
-    cross = scaling_exponents(log_f + log_peak, a + log_peak, usable, dropped, scales, q)
-    xy, xx, yy = (mean_by_scale(p, segments.valid, *tiles) for p in segments.product)
+    cross = segment_exponents(segments, threshold, log_peak, scales, q, flat)
+    xy, xx, yy = (
+        mean_by_scale(product, segments.valid, segments.scale_of_tile, len(scales))
+        for product in segments.product
+    )
     both = (xx > thresholds[0]) & (yy > thresholds[1])
     coefficient = jnp.where(both, xy / jnp.sqrt(jnp.where(both, xx * yy, 1)), 0)
     return MFDCCA(cross, coefficient)
 
 
-_static = ("scales", "order", "flat")
-_compiled = partial(jax.jit, static_argnames=(*_static, "q"))(_analyse)
-_compiled_traced_q = partial(jax.jit, static_argnames=_static)(_analyse)
+_compiled = compile_for_orders(_analyse, "scales", "order", "flat")

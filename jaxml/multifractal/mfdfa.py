@@ -1,6 +1,7 @@
 """Multifractal detrended fluctuation analysis (MFDFA) of a series."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jaxml.multifractal.flat import centre, flat_threshold, usable_segments
-from jaxml.multifractal.moments import log_moments
+from jaxml.multifractal.moments import Orders, log_moments
 from jaxml.multifractal.scaling import MFDFA, scaling_exponents
-from jaxml.multifractal.segments import segment_products
+from jaxml.multifractal.segments import Segments, segment_products
 from jaxml.multifractal.validate import (
     FLAT_POLICIES,
     check_choice,
@@ -126,35 +127,44 @@ def checked_series(x, scales, order, length, flat):
     return x, check_scales(scales, samples, order + 2), check_length(length, samples)
 
 
-def _checked_call(compiled, x, scales, q, order, length, flat):
-    """Call one of the compiled pairs below: for q known now, or traced."""
-    x, scales, length = checked_series(x, scales, order, length, flat)
-    q = check_orders(q)
-    known, traced = compiled
-    return (known if isinstance(q, tuple) else traced)(x, length, scales, q, order, flat)
-
-
-def _analyse(x, length, scales, q, order, flat):
-    centred, peak = centre(x, length)
-    segments = segment_products(centred[None], length, scales, order, [(0, 0)])
-    threshold = flat_threshold(centred, length, scales, order)
+def segment_exponents(
+    segments: Segments,
+    threshold: Float[Array, " scale"],
+    log_peak: Float[Array, ""],
+    scales: tuple[int, ...],
+    q: Orders,
+    flat: str,
+) -> MFDFA:
+    """Return the exponents of the first pair of series, which were divided by exp(`log_peak`)."""
     f2, valid, dropped = usable_segments(segments, threshold, flat)
     log_f, a = log_moments(f2[0], valid, segments.scale_of_tile, len(scales), q)
-    log_peak = jnp.log(peak)
     usable = dropped < segments.count
     return scaling_exponents(log_f + log_peak, a + log_peak, usable, dropped, scales, q)
 
 
-def _fluctuation(x, length, scales, q, order, flat):
-    return jnp.exp(_analyse(x, length, scales, q, order, flat).log_fluctuation)
+def compile_for_orders(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
+    """Return a function compiled with these arguments static, and its `q` if it is a tuple."""
+    known = jax.jit(function, static_argnames=(*static, "q"))
+    traced = jax.jit(function, static_argnames=static)
+    return lambda *args, q: (known if isinstance(q, tuple) else traced)(*args, q=q)
 
 
-def _compiled(function):
-    static = ("scales", "order", "flat")
-    compile_with = lambda names: jax.jit(function, static_argnames=names)
-    return compile_with((*static, "q")), compile_with(static)
+def _checked_call(compiled, x, scales, q, order, length, flat):
+    x, scales, length = checked_series(x, scales, order, length, flat)
+    return compiled(x, length, scales, order, flat, q=check_orders(q))
 
 
-_exponents = _compiled(_analyse)
+def _analyse(x, length, scales, order, flat, q):
+    centred, peak = centre(x, length)
+    segments = segment_products(centred[None], length, scales, order, [(0, 0)])
+    threshold = flat_threshold(centred, length, scales, order)
+    return segment_exponents(segments, threshold, jnp.log(peak), scales, q, flat)
+
+
+def _fluctuation(x, length, scales, order, flat, q):
+    return jnp.exp(_analyse(x, length, scales, order, flat, q).log_fluctuation)
+
+
+_exponents = compile_for_orders(_analyse, "scales", "order", "flat")
 # Compiled apart, without the sums that only the exponents need.
-_fluctuations = _compiled(_fluctuation)
+_fluctuations = compile_for_orders(_fluctuation, "scales", "order", "flat")

@@ -1,16 +1,18 @@
 """Multifractal detrending moving average (MFDMA) of a series."""
 
 from collections.abc import Sequence
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxml.multifractal.flat import flat_threshold, scale_to_peak, usable_segments
-from jaxml.multifractal.mfdfa import DEFAULT_Q, checked_series
-from jaxml.multifractal.moments import log_moments
-from jaxml.multifractal.scaling import MFDFA, scaling_exponents
+from jaxml.multifractal.flat import flat_threshold, scale_to_peak
+from jaxml.multifractal.mfdfa import (
+    DEFAULT_Q,
+    checked_series,
+    compile_for_orders,
+    segment_exponents,
+)
+from jaxml.multifractal.scaling import MFDFA
 from jaxml.multifractal.segments import moving_average_residuals
 from jaxml.multifractal.validate import check_choice, check_orders
 
@@ -50,22 +52,15 @@ def mfdma(
     if 2 * scales[-1] - 1 > x.shape[0]:
         raise ValueError(f"scales: {scales[-1]}; a window and a segment need 2 s - 1 samples")
     q = check_orders(DEFAULT_Q if q is None else q)
-    compiled = _compiled if isinstance(q, tuple) else _compiled_traced_q
-    return compiled(x, length, scales, q, theta, flat)
+    return _compiled(x, length, scales, theta, flat, q=q)
 
 
-def _analyse(x, length, scales, q, theta, flat):
+def _analyse(x, length, scales, theta, flat, q):
     # The mean stays in: the profile of a measure rises, and its moving average follows it.
     x, peak = scale_to_peak(x, length)
     segments = moving_average_residuals(x, length, scales, theta)
     threshold = flat_threshold(x, length, scales, 0)
-    f2, valid, dropped = usable_segments(segments, threshold, flat)
-    log_f, a = log_moments(f2[0], valid, segments.scale_of_tile, len(scales), q)
-    log_peak = jnp.log(peak)
-    usable = dropped < segments.count
-    return scaling_exponents(log_f + log_peak, a + log_peak, usable, dropped, scales, q)
+    return segment_exponents(segments, threshold, jnp.log(peak), scales, q, flat)
 
 
-_static = ("scales", "theta", "flat")
-_compiled = partial(jax.jit, static_argnames=(*_static, "q"))(_analyse)
-_compiled_traced_q = partial(jax.jit, static_argnames=_static)(_analyse)
+_compiled = compile_for_orders(_analyse, "scales", "theta", "flat")

@@ -19,8 +19,11 @@ TILE = 64
 class Segments:
     """F2 of all segments in tiles of one scale each.
 
-    Fields: `product[pair, tile, TILE]` is F2; `valid[tile, TILE]` marks segments inside the
-    series; tile t belongs to scale number `scale_of_tile[t]`; `count[scale]` is 2 N_s.
+    Attributes:
+      product: F2, `[pair, tile, TILE]`.
+      valid: whether a segment lies inside the series, `[tile, TILE]`.
+      scale_of_tile: number of the scale of each tile, `[tile]`.
+      count: segments inside the series at each scale, `[scale]`: 2 N_s, or N_s of `mfdma`.
     """
 
     product: Float[Array, "pair tile segment"]

@@ -15,6 +15,9 @@ def shuffle(key: Key[Array, ""], x: ArrayLike) -> Float[Array, " time"]:
     Args:
       key: consumed.
       x: series `[time]`.
+
+    Raises:
+      ValueError: NaN, infinite, wrong rank, or fewer than 2 samples.
     """
     return jax.random.permutation(key, check_series(x, minimum=2))
 
@@ -27,6 +30,9 @@ def phase(key: Key[Array, ""], x: ArrayLike) -> Float[Array, " time"]:
     Args:
       key: consumed.
       x: series `[time]`.
+
+    Raises:
+      ValueError: as for `shuffle`.
 
     Source: Theiler et al. 1992 (Physica D 58:77).
     """
@@ -50,6 +56,9 @@ def iaaft(
       key: consumed.
       x: series `[time]`.
       max_iterations: bound on the iterations.
+
+    Raises:
+      ValueError: as for `shuffle`.
 
     Source: Schreiber and Schmitz 1996 (PRL 77:635).
     """

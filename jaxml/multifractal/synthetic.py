@@ -18,6 +18,9 @@ def fgn(
       hurst: Hurst exponent H in (0, 1), may be traced.
       dtype: float type of the result.
 
+    Raises:
+      ValueError: `n` is below 2.
+
     Source: Davies and Harte 1987 (Biometrika 74:95).
     """
     _check_size(n)
@@ -64,7 +67,7 @@ def cascade(
       dtype: float type of the result.
 
     Raises:
-      ValueError: `n` is not a power of two.
+      ValueError: `n` is not a power of two, or below 2.
 
     Source: Meneveau and Sreenivasan 1987 (PRL 59:1424).
     """
@@ -108,6 +111,9 @@ def levy_stable(
       n: samples.
       alpha: stability in (0, 2], may be traced; 2 is Gaussian of variance 2.
       dtype: float type of the result.
+
+    Raises:
+      ValueError: `n` is below 2.
 
     Source: Chambers, Mallows and Stuck 1976 (JASA 71:340).
     """
