@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxml.unlearning.validate import check_floating, check_mask
+from jaxml.unlearning.validate import check_floating, check_integers, check_mask
 
 
 def token_log_prob(
@@ -26,10 +26,7 @@ def token_log_prob(
       ValueError: the shapes do not fit, there are fewer than 2 tokens, or a wrong dtype.
     """
     logits, tokens = jnp.asarray(logits), jnp.asarray(tokens)
-    check_logits(logits, tokens)
-    if logits.dtype.itemsize < 4:
-        logits = logits.astype(jnp.float32)
-    logits = logits[..., :-1, :]
+    logits = checked_logits(logits, tokens)[..., :-1, :]
     chosen = jnp.take_along_axis(logits, tokens[..., 1:, None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
@@ -59,12 +56,16 @@ def sequence_log_prob(
     return jnp.sum(jnp.where(mask[..., 1:], token_log_prob(logits, tokens), 0), axis=-1)
 
 
-def check_logits(logits: Array, tokens: Array) -> None:
-    """Raise ValueError unless these are logits of 2 tokens or more."""
+def checked_logits(logits: Array, tokens: Array) -> Array:
+    """Return the logits of 2 tokens or more, in float32 or better.
+
+    Raises:
+      ValueError: the shapes do not fit, there are fewer than 2 tokens, or a wrong dtype.
+    """
     check_floating(logits=logits)
-    if not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(f"tokens: dtype {tokens.dtype}; accepted are integers")
+    check_integers(tokens=tokens)
     if tokens.shape != logits.shape[:-1]:
         raise ValueError(f"tokens: shape {tokens.shape}; logits have {logits.shape}")
     if tokens.ndim < 1 or tokens.shape[-1] < 2:
         raise ValueError(f"tokens: shape {tokens.shape}; accepted are 2 tokens or more")
+    return logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits

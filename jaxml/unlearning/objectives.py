@@ -6,7 +6,7 @@ log-probabilities under the model before unlearning. The sums of a loss and a re
 as NPO + `nll` (GDR) or NPO + `kl_retain` (KLR), are the caller's.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxml.unlearning.validate import (
     check_alike,
     check_choice,
     check_floating,
+    check_integers,
     check_positive,
     check_rows,
 )
@@ -119,9 +120,7 @@ def npo(
     Source: Zhang et al., "Negative preference optimization: from catastrophic collapse to
     effective unlearning" (COLM 2024).
     """
-    check_choice(
-        normalisation, ("sequence_sum", "batch_token_mean", "muse_logits"), "normalisation"
-    )
+    check_choice(normalisation, get_args(Normalisation), "normalisation")
     check_positive(beta=beta)
     if (lengths is not None) != (normalisation == "batch_token_mean"):
         found = "None" if lengths is None else "given"
@@ -244,5 +243,4 @@ def _mean(logp: Array, lengths: Array | None, *, prefix: str = "") -> Array:
 
 def _check_lengths(lengths: Array, logp: Array, *, prefix: str = "") -> None:
     check_alike(**{f"{prefix}logp": logp, f"{prefix}lengths": lengths})
-    if not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise ValueError(f"{prefix}lengths: dtype {lengths.dtype}; accepted are integers")
+    check_integers(**{f"{prefix}lengths": lengths})

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from jaxml.unlearning.counted import counted_mean
 from jaxml.unlearning.objectives import Scalar
-from jaxml.unlearning.validate import check_alike, check_floating, check_mask, check_positive
+from jaxml.unlearning.validate import check_alike, check_counts, check_floating, check_positive
 
 
 def rmu(
@@ -44,8 +45,8 @@ def rmu(
     if control.shape != hidden_forget.shape[-1:]:
         raise ValueError(f"control: shape {control.shape}; hidden_forget: {hidden_forget.shape}")
     check_alike(hidden_retain=hidden_retain, frozen_retain=frozen_retain)
-    forget = _mean_square(hidden_forget - control, forget_mask, "hidden_forget")
-    retain = _mean_square(hidden_retain - frozen_retain, retain_mask, "hidden_retain")
+    forget = _mean_square(hidden_forget - control, forget_mask, name="hidden_forget")
+    retain = _mean_square(hidden_retain - frozen_retain, retain_mask, name="hidden_retain")
     return forget + alpha * retain
 
 
@@ -66,17 +67,12 @@ def rmu_control(
     Raises:
       ValueError: `width` is below 1 or `scale` not positive.
     """
-    if width < 1:
-        raise ValueError(f"width={width}: accepted is 1 or more")
+    check_counts(width=width)
     check_positive(scale=scale)
     direction = jax.random.uniform(key, (width,), dtype)
     return scale * direction / jnp.linalg.norm(direction)
 
 
-def _mean_square(difference: Array, mask: Array | None, name: str) -> Array:
+def _mean_square(difference: Array, mask: Array | None, *, name: str) -> Array:
     square = jnp.mean(jnp.square(difference), axis=-1)
-    if mask is None:
-        return jnp.mean(square)
-    check_mask(mask, **{f"{name} without its last axis": square})
-    count = jnp.maximum(jnp.sum(mask), 1).astype(square.dtype)
-    return jnp.sum(jnp.where(mask, square, 0)) / count
+    return counted_mean(square, mask, name=f"{name} without its last axis")

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxml.known import known
+from jaxml.unlearning.counted import counted_mean
 from jaxml.unlearning.objectives import Scalar
 from jaxml.unlearning.validate import check_alike, check_floating, check_mask
 
@@ -67,8 +68,7 @@ def satimp(
     logp = jnp.where(mask, logp, 0)
     constant = jax.lax.stop_gradient(logp)
     weight = jnp.exp(beta1 * constant) * (-jnp.expm1(constant)) ** beta2
-    count = jnp.maximum(jnp.sum(mask), 1).astype(logp.dtype)
-    return jnp.sum(weight * logp) / count
+    return counted_mean(weight * logp, mask, name="logp")
 
 
 def kl_retain(
@@ -99,8 +99,4 @@ def kl_retain(
     q = jnp.exp(log_q)
     # A token that the reference excludes adds q log q = 0.
     divergence = jnp.sum(jnp.where(q > 0, q * (log_q - log_p), 0), axis=-1)
-    if mask is None:
-        return jnp.mean(divergence)
-    check_mask(mask, **{"logits without their last axis": divergence})
-    count = jnp.maximum(jnp.sum(mask), 1).astype(divergence.dtype)
-    return jnp.sum(jnp.where(mask, divergence, 0)) / count
+    return counted_mean(divergence, mask, name="logits without their last axis")

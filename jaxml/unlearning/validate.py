@@ -19,6 +19,13 @@ def check_floating(**arrays: Array) -> None:
             raise ValueError(f"{name}: shape {array.shape}; accepted is more than nothing")
 
 
+def check_integers(**arrays: Array) -> None:
+    """Raise ValueError unless all are arrays of integers."""
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise ValueError(f"{name}: dtype {array.dtype}; accepted are integers")
+
+
 def check_alike(**arrays: Array) -> None:
     """Raise ValueError unless all have the shape of the first."""
     (first, expected), *others = arrays.items()

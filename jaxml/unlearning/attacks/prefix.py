@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Integer
 
 from jaxml.unlearning.unlearn_loss import Sequences
-from jaxml.unlearning.validate import check_mask
+from jaxml.unlearning.validate import check_integers, check_mask
 
 
 def prefix(
@@ -29,9 +29,7 @@ def prefix(
       ValueError: the shapes differ, a wrong dtype, or a prefix of more than one axis.
     """
     check_mask(mask, tokens=tokens)
-    for name, array in (("tokens", tokens), ("prefix_tokens", prefix_tokens)):
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise ValueError(f"{name}: dtype {array.dtype}; accepted are integers")
+    check_integers(tokens=tokens, prefix_tokens=prefix_tokens)
     if prefix_tokens.ndim != 1:
         raise ValueError(f"prefix_tokens: shape {prefix_tokens.shape}; accepted is one axis")
     front = jnp.broadcast_to(

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxml.unlearning.log_prob import check_logits
+from jaxml.unlearning.counted import row_means
+from jaxml.unlearning.log_prob import checked_logits
 from jaxml.unlearning.metrics.membership import loss_score, min_k_prob
 from jaxml.unlearning.validate import check_mask
 
@@ -39,17 +40,15 @@ def el2n(
     Source: Paul et al., "Deep learning on a data diet: finding important examples early in
     training" (NeurIPS 2021), there for classes.
     """
-    check_logits(logits, tokens)
+    logits = checked_logits(logits, tokens)
     check_mask(mask, tokens=tokens)
-    if logits.dtype.itemsize < 4:
-        logits = logits.astype(jnp.float32)
     vocabulary, following = logits.shape[-1], tokens[..., 1:, None]
     is_token = following == jnp.arange(vocabulary, dtype=tokens.dtype)
     others = jnp.where(is_token, 0, jax.nn.softmax(logits[..., :-1, :]))
     # The token's own term 1 - p is the sum of the others: the difference would lose its digits.
     square = jnp.sum(jnp.square(others), axis=-1) + jnp.square(jnp.sum(others, axis=-1))
     distance = jnp.where(jnp.any(is_token, axis=-1), jnp.sqrt(square), jnp.nan)
-    return _mean(distance, mask[..., 1:])
+    return row_means(distance, mask[..., 1:])
 
 
 def loss(
@@ -122,9 +121,4 @@ def keyword_density(
     if hits.dtype != jnp.bool_:
         raise ValueError(f"hits: dtype {hits.dtype}; accepted is bool")
     check_mask(mask, hits=hits)
-    return _mean(hits.astype(float), mask)
-
-
-def _mean(values: Array, mask: Array) -> Array:
-    count = jnp.sum(mask, axis=-1).astype(values.dtype)
-    return jnp.sum(jnp.where(mask, values, 0), axis=-1) / count
+    return row_means(hits.astype(float), mask)

@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxml.known import known
-from jaxml.unlearning.validate import check_floating
+from jaxml.unlearning.validate import check_counts, check_floating
 
 
 def moderate(
@@ -46,8 +46,7 @@ def moderate(
         raise ValueError(
             f"clusters={clusters}: accepted are 1 to {len(features)}, the number of chunks"
         )
-    if iterations < 1:
-        raise ValueError(f"iterations={iterations}: accepted is 1 or more")
+    check_counts(iterations=iterations)
     return _moderate(key, features, clusters=clusters, iterations=iterations)
 
 

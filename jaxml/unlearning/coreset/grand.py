@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxml.unlearning.log_prob import sequence_log_prob
 from jaxml.unlearning.sharpness import squared_norm
 from jaxml.unlearning.unlearn_loss import OfTokens, Sequences, check_texts
+from jaxml.unlearning.validate import check_counts
 
 
 def grand(
@@ -48,8 +49,7 @@ def grand(
     training" (NeurIPS 2021).
     """
     check_texts("texts", texts)
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: accepted is 1 or more")
+    check_counts(batch_size=batch_size)
     chosen = _choose(params, leaves)
     return _grand(params, texts, apply=apply, chosen=chosen, batch_size=batch_size)
 

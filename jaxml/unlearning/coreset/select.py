@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from jaxml.known import known
-from jaxml.unlearning.validate import check_choice, check_rows
+from jaxml.unlearning.validate import check_choice, check_counts, check_rows
 
 Keep = Literal["top", "bottom", "middle"]
 
@@ -60,8 +60,7 @@ def random(key: Key[Array, ""], count: int) -> Float[Array, " chunk"]:
     Raises:
       ValueError: `count` is not positive.
     """
-    if count < 1:
-        raise ValueError(f"count={count}: accepted is 1 or more")
+    check_counts(count=count)
     return jax.random.permutation(key, jnp.arange(count, dtype=jnp.float32))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxml.unlearning.keywords.words import check_strings, words_of
-from jaxml.unlearning.validate import check_positive
+from jaxml.unlearning.validate import check_counts, check_positive
 
 Extractor = Callable[[str], Sequence[str]]
 
@@ -52,8 +52,7 @@ def extract(
       ValueError: no text or no word, `count` is not positive, or the method is unknown or finds
         no keyword.
     """
-    if count < 1:
-        raise ValueError(f"count={count}: accepted is 1 or more")
+    check_counts(count=count)
     if callable(method):
         check_strings(forget=forget, retain=retain)
         words = _most_named([method(text) for text in forget])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from jaxml.known import is_concrete
-from jaxml.unlearning.validate import check_floating
+from jaxml.unlearning.validate import check_floating, check_integers
 
 
 @functools.partial(
@@ -78,8 +78,7 @@ def multiple_choice_accuracy(
             f"answer: shape {answer.shape}, choice_logp: {choice_logp.shape}; "
             "accepted are [question] and [question, choice]"
         )
-    if not jnp.issubdtype(answer.dtype, jnp.integer):
-        raise ValueError(f"answer: dtype {answer.dtype}; accepted are integers")
+    check_integers(answer=answer)
     right = jnp.argmax(choice_logp, axis=-1).astype(answer.dtype) == answer
     correct = jnp.sum(right, dtype=jnp.int32)
     dtype = choice_logp.dtype if choice_logp.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)

@@ -57,10 +57,8 @@ def forget_quality(
     below = lambda x: jnp.searchsorted(jnp.sort(x), pooled, side="right").astype(jnp.int32)
     # In units of 1 / (m n), so that the distance is an integer.
     distance = jnp.max(jnp.abs(below(ratio) * n - below(retrained_ratio) * m))
-    p_value, statistic = (
-        _exceeds(distance, m, n, ratio.dtype),
-        distance.astype(ratio.dtype) / (m * n),
-    )
+    p_value = _exceeds(distance, m, n, ratio.dtype)
+    statistic = distance.astype(ratio.dtype) / (m * n)
     missing = jnp.any(jnp.isnan(pooled))
     return ForgetQuality(*(jnp.where(missing, jnp.nan, x) for x in (p_value, statistic)))
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxml.unlearning.validate import check_alike, check_mask
+from jaxml.unlearning.validate import check_alike, check_integers, check_mask
 
 
 def exact_memorisation(
@@ -68,7 +68,5 @@ def extraction_strength(
 def _right(predicted: Array, tokens: Array, mask: Array) -> Array:
     check_alike(tokens=tokens, predicted=predicted)
     check_mask(mask, tokens=tokens)
-    for name, array in (("predicted", predicted), ("tokens", tokens)):
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise ValueError(f"{name}: dtype {array.dtype}; accepted are integers")
+    check_integers(predicted=predicted, tokens=tokens)
     return predicted == tokens

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxml.unlearning.log_prob import check_logits
+from jaxml.unlearning.counted import row_means
+from jaxml.unlearning.log_prob import checked_logits
 from jaxml.unlearning.validate import check_alike, check_floating, check_mask
 
 
@@ -32,8 +33,7 @@ def loss_score(
     """
     check_floating(logp=logp)
     check_mask(mask, logp=logp)
-    count = jnp.sum(mask, axis=-1).astype(logp.dtype)
-    return jnp.sum(jnp.where(mask, logp, 0), axis=-1) / count
+    return row_means(logp, mask)
 
 
 def perplexity(
@@ -156,10 +156,8 @@ def min_k_plus_plus(
     Source: Zhang et al., "Min-K%++: improved baseline for detecting pre-training data from
     large language models" (ICLR 2025).
     """
-    check_logits(logits, tokens)
+    logits = checked_logits(logits, tokens)
     check_mask(mask, tokens=tokens)
-    if logits.dtype.itemsize < 4:
-        logits = logits.astype(jnp.float32)
     log_p = jax.nn.log_softmax(logits[..., :-1, :])
     p = jnp.exp(log_p)
     # A token that the model excludes adds p log p = 0.
