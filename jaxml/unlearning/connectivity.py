@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxml.known import known
-from jaxml.unlearning.function import with_arrays
+from jaxml.unlearning.function import as_partial
 from jaxml.unlearning.optimise import adamw, minimise
 from jaxml.unlearning.validate import (
     check_alike,
@@ -154,7 +154,7 @@ def bezier_fit(
     check_counts(steps=steps)
     check_positive(learning_rate=learning_rate)
     optimizer = optimizer or adamw(learning_rate)
-    return _fit(key, params_a, params_b, with_arrays(loss), steps=steps, optimizer=optimizer)
+    return _fit(key, params_a, params_b, as_partial(loss), steps=steps, optimizer=optimizer)
 
 
 def barrier(points: Float[Array, " point"], loss: Float[Array, " point"]) -> Float[Array, ""]:
@@ -189,7 +189,7 @@ def barrier(points: Float[Array, " point"], loss: Float[Array, " point"]) -> Flo
 def _path(evaluate: Callable[[PyTree], Any], points: int | Array, **controls: PyTree) -> Path:
     _check_models(**controls)
     trees = tuple(controls.values())
-    return _evaluate(_places(points, trees), trees, with_arrays(evaluate))
+    return _evaluate(_places(points, trees), trees, as_partial(evaluate))
 
 
 @jax.jit

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Key
 
 from jaxml.known import known
-from jaxml.unlearning.function import with_arrays
+from jaxml.unlearning.function import as_partial
 from jaxml.unlearning.validate import check_counts, check_floating
 
 
@@ -76,7 +76,7 @@ def gcg(
         allowed = jnp.ones(len(embedding), bool)
     return _gcg(
         key,
-        with_arrays(objective),
+        as_partial(objective),
         embedding,
         suffix,
         allowed,

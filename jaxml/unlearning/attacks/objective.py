@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jaxml.unlearning.function import with_arrays
+from jaxml.unlearning.function import as_partial
 from jaxml.unlearning.log_prob import token_log_prob
 from jaxml.unlearning.objectives import Scalar
 from jaxml.unlearning.unlearn_loss import Sequences, check_texts
@@ -64,8 +64,8 @@ def attack_objective(
             raise ValueError(f"{name}: {len(texts.tokens)} rows; prompts has {len(prompts.tokens)}")
     return Partial(
         _objective,
-        with_arrays(apply),
-        None if reference is None else with_arrays(reference),
+        as_partial(apply),
+        None if reference is None else as_partial(reference),
         [(embedding[texts.tokens], texts.mask) for texts in named.values()],
         targets.tokens,
         jnp.asarray(weight, embedding.dtype),
