@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml.backdoor.baselines.rows import check_features
+from jaxml.backdoor.evaluate import mid_ranks
 
 
 def ensemble(
@@ -47,10 +48,5 @@ def ensemble(
 
 
 def _tail_evidence(score):
-    ordered = jnp.sort(score)
-    below = jnp.searchsorted(ordered, score, side="left")
-    not_above = jnp.searchsorted(ordered, score, side="right")
-    # Ranks of thousands of rows have no place in half precision.
-    dtype = score.dtype if jnp.finfo(score.dtype).bits > 16 else jnp.float32
-    rank = (below + not_above).astype(dtype) / (2 * score.shape[0])
-    return -jnp.log1p(-rank).astype(score.dtype)
+    share = (mid_ranks(score) - 0.5) / score.shape[0]
+    return -jnp.log1p(-share).astype(score.dtype)

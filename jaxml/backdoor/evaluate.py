@@ -46,12 +46,8 @@ def auroc(score: Float[Array, " row"], is_poisoned: Bool[Array, " row"]) -> Floa
         raise ValueError("score: holds NaN; accepted are numbers")
     if not known(is_poisoned, lambda kind: jnp.any(kind) & ~jnp.all(kind)):
         raise ValueError("is_poisoned: all rows are alike; accepted are rows of both kinds")
-    # Ranks of thousands of rows have no place in half precision.
-    dtype = score.dtype if jnp.finfo(score.dtype).bits > 16 else jnp.float32
-    poisoned, clean = (jnp.sum(x, dtype=dtype) for x in (is_poisoned, ~is_poisoned))
-    ordered = jnp.sort(score)
-    below, up_to = (jnp.searchsorted(ordered, score, side=side) for side in ("left", "right"))
-    rank = (below + up_to + 1).astype(dtype) / 2
+    rank = mid_ranks(score)
+    poisoned, clean = (jnp.sum(x, dtype=rank.dtype) for x in (is_poisoned, ~is_poisoned))
     mean_rank = jnp.sum(jnp.where(is_poisoned, rank, 0)) / poisoned
     area = ((mean_rank - (poisoned + 1) / 2) / clean).astype(score.dtype)
     return jnp.where(jnp.any(jnp.isnan(score)), jnp.nan, area)
@@ -72,6 +68,15 @@ def detection_rates(
     _check_rows(is_backdoor, is_poisoned, "is_backdoor")
     share = lambda kind: jnp.sum(is_backdoor & kind) / jnp.sum(kind)
     return DetectionRates(share(is_poisoned), share(~is_poisoned))
+
+
+def mid_ranks(score: Float[Array, " row"]) -> Float[Array, " row"]:
+    """Return the rank of each row from 1, tied rows sharing their mean, in float32 or better."""
+    ordered = jnp.sort(score)
+    below, up_to = (jnp.searchsorted(ordered, score, side=side) for side in ("left", "right"))
+    # Ranks of thousands of rows have no place in half precision.
+    dtype = score.dtype if jnp.finfo(score.dtype).bits > 16 else jnp.float32
+    return (below + up_to + 1).astype(dtype) / 2
 
 
 def _check_rows(values: Array, is_poisoned: Array, name: str) -> None:

@@ -127,8 +127,7 @@ def wanet(
     `[row, height, width, channel]`, and errors as for `badnets`; `warp_trigger` makes
     other warps.
     """
-    default = warp_trigger
-    return _dirty(key, images, labels, ratio, target, relabel, classes, trigger, default)
+    return _dirty(key, images, labels, ratio, target, relabel, classes, trigger, warp_trigger)
 
 
 def all_to_all(

@@ -63,11 +63,11 @@ def _cluster(features, labels, classes, components, iterations):
     def score(member):
         rows = centred(features, member)
         rows = rows @ principal_axes(rows)[:, :components]
-        distance, share = _two_means(rows, member, iterations)
+        distance, count = _two_means(rows, member, iterations)
         near, far = jnp.min(distance, axis=1), jnp.max(distance, axis=1)
         silhouette = jnp.sum(jnp.where(member, 1 - _ratio(near, far), 0))
         silhouette = silhouette / jnp.maximum(jnp.sum(member), 1).astype(rows.dtype)
-        smaller = jnp.argmin(share)
+        smaller = jnp.argmin(count)
         to_smaller, to_larger = distance[:, smaller], distance[:, 1 - smaller]
         return silhouette * _ratio(to_larger - to_smaller, to_larger + to_smaller)
 

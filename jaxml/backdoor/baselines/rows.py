@@ -34,7 +34,7 @@ def in_batches(f: Callable[..., Any], batch_size: int, *arrays: Array) -> Any:
 
 
 def for_each_class(f: Callable[[Array], Array], labels: Array, classes: int) -> Array:
-    """Return `f(member)[i]` for each row i, `member` being 1 for the rows of its class, else 0.
+    """Return `f(member)[i]` for each row i, `member` being the rows of its class.
 
     Args:
       f: of `member` `[row]`, boolean, to `[row]`.
