@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
+from jaxml.augment import Augment
 from jaxml.known import known
 from jaxml.selftraining.checks import check_at_least_one, check_images, unit
 
 LogitsFn = Callable[[Array], Array]
 """Function of images `[row, height, width, channel]` to logits `[row, class]`."""
-Augment = Callable[[Array, Array], Array]
 
 
 @functools.partial(
@@ -111,11 +111,16 @@ def pseudo_label(
     return PseudoLabels(targets, probabilities, labels, confidence, agreement, kept)
 
 
+def as_partial(network: LogitsFn) -> Partial:
+    """Return a network that may be an argument of `jax.jit`, the arrays of a `Partial` traced."""
+    return network if isinstance(network, Partial) else Partial(network)
+
+
 def _all_views(key, logits_fn, images, augment, views, batch_size):
     """Mean probabilities `[row, class]` and agreement `[row]`, a batch of rows at a time."""
     rows = len(images)
     batch_size = min(batch_size, rows)
-    network = logits_fn if isinstance(logits_fn, Partial) else Partial(logits_fn)
+    network = as_partial(logits_fn)
     parts = []
     for start in range(0, rows, batch_size):
         # The last batch starts early enough to be as long as the others.

@@ -7,11 +7,10 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Int, Key, Shaped
 
 from jaxml.selftraining.checks import check_at_least_one, check_images, check_labels
-from jaxml.selftraining.pseudo_label import LogitsFn, PseudoLabels
+from jaxml.selftraining.pseudo_label import LogitsFn, PseudoLabels, as_partial
 
 Train = Callable[[Array, Array, Array, Array], LogitsFn]
 Relabel = Callable[[Array, LogitsFn, Array], PseudoLabels]
@@ -96,9 +95,9 @@ def self_train(
     _check(images, labels, pool, classes, rounds, labelled)
     key_teacher, key = jax.random.split(key)
     if teacher is None:
-        own = _one_hot(labels, classes, jnp.float32)
+        own = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
         teacher = train(key_teacher, images, own, jnp.ones(len(images), jnp.float32))
-    networks, found = [_as_tree(teacher)], []
+    networks, found = [as_partial(teacher)], []
     everything = jnp.concatenate([images, pool])
     for i in range(rounds):
         key_label, key_train = jax.random.split(jax.random.fold_in(key, i))
@@ -114,27 +113,20 @@ def self_train(
         targets, weight = new.targets, new.kept.astype(new.targets.dtype)
         if labelled == "kept":
             seen = everything
-            targets = jnp.concatenate([_one_hot(labels, classes, targets.dtype), targets])
+            own = jax.nn.one_hot(labels, classes, dtype=targets.dtype)
+            targets = jnp.concatenate([own, targets])
             weight = jnp.concatenate([jnp.ones(len(images), weight.dtype), weight])
-        networks.append(_as_tree(train(key_train, seen, targets, weight)))
+        networks.append(as_partial(train(key_train, seen, targets, weight)))
         found.append(new)
     return SelfTrained(tuple(networks), tuple(found))
 
 
 def _refined(new: PseudoLabels, labels: Array, classes: int) -> Array:
-    given = _one_hot(labels, classes, new.targets.dtype)
+    given = jax.nn.one_hot(labels, classes, dtype=new.targets.dtype)
     targets, rest = jnp.split(new.targets, [len(labels)])
     agree = new.labels[: len(labels)] == labels.astype(new.labels.dtype)
     weight = jnp.where(agree, new.confidence[: len(labels)], 0)[:, None]
     return jnp.concatenate([targets + weight * (given - targets), rest])
-
-
-def _one_hot(labels: Array, classes: int, dtype) -> Array:
-    return jax.nn.one_hot(labels, classes, dtype=dtype)
-
-
-def _as_tree(network: LogitsFn) -> Partial:
-    return network if isinstance(network, Partial) else Partial(network)
 
 
 def _check(images, labels, pool, classes, rounds, labelled) -> None:

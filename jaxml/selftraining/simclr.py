@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from jaxml import augment as augmentations
+from jaxml.augment import Augment
 from jaxml.selftraining.checks import check_images, unit
-from jaxml.selftraining.pseudo_label import Augment
 
 Embed = Callable[[PyTree, Array], Array]
 

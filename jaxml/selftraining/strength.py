@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxml import augment as augmentations
+from jaxml.augment import Augment
 from jaxml.known import known
 from jaxml.selftraining.checks import check_images, check_labels
-from jaxml.selftraining.pseudo_label import Augment, LogitsFn, pseudo_label
+from jaxml.selftraining.pseudo_label import LogitsFn, pseudo_label
 
 
 @functools.partial(
