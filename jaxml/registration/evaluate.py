@@ -52,7 +52,6 @@ def dice_per_label(
       ValueError: the volumes are no pair of label volumes, or `labels` is empty.
     """
     _check_labels(fixed_labels, moved_labels, labels)
-
     volumes = [jnp.asarray(v).astype(jnp.int32) for v in (fixed_labels, moved_labels)]
 
     def overlap(label):

@@ -65,6 +65,9 @@ def smallest_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*volu
     Where it is positive the field has no fold by the forward, backward, central and digital
     criteria. Volumes are relative: 1 for a field at rest.
 
+    Args:
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+
     Raises:
       ValueError: `u` is no field.
     """

@@ -100,14 +100,14 @@ def fold_free(
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _corrected_by_means(
     planes: Vector, scheme: str, epsilon: float, limit: int
-) -> tuple[Vector, Plane]:
+) -> tuple[Vector, Array]:
     """Return the planes after the correction of their means, and the iterations of that."""
     none, grid = jnp.int32(0), tetrahedra.layout(planes[0].shape, scheme=scheme)
     if min(grid.shape) < COARSEST:
         return planes, none
     half = tetrahedra.layout(tuple((n + 1) // 2 for n in grid.shape), scheme=scheme)
 
-    def correct(planes: Vector) -> tuple[Vector, Plane]:
+    def correct(planes: Vector) -> tuple[Vector, Array]:
         # Half as many voxels: displacements in voxels are half as large.
         means = tuple(halve(p) / 2 for p in planes)
         corrected, _, iterations = _iterate(means, half, epsilon, limit)
@@ -121,7 +121,7 @@ def _corrected_by_means(
 
 def _iterations(
     planes: Vector, grid: Layout, epsilon: float, limit: int
-) -> tuple[Vector, Plane, Plane]:
+) -> tuple[Vector, Array, Array]:
     """Return the planes after the last iteration, the folds left, and the iterations."""
 
     @sequential_vmap
@@ -217,7 +217,7 @@ def _measure(grid: Layout, epsilon: float):
     return measure
 
 
-def _count(measured: tuple[Vector, list[Plane], Plane], epsilon: float) -> Plane:
+def _count(measured: tuple[Vector, list[Plane], Plane], epsilon: float) -> Array:
     return jnp.sum(~(measured[-1] >= epsilon), dtype=jnp.int32)
 
 

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxml.registration.diffeomorphic import diffeomorphic_layer, poisson_loss
-from jaxml.registration.field import count_folds, is_finite
+from jaxml.registration.field import components, count_folds, is_finite
 from jaxml.registration.foldfree import fold_free
 from jaxml.registration.resolution import double, halve
 from jaxml.registration.sampling import Planes, sample
@@ -137,7 +137,7 @@ def _level(
         if projection == "layer":
             reconstruction = diffeomorphic_layer(jnp.stack(planes, axis=-1))
             penalty = poisson_weight * poisson_loss(reconstruction)
-            planes = _planes(reconstruction.displacement)
+            planes = components(reconstruction.displacement)
         return similarity(fixed, sample(moving, planes)) + regularity * _roughness(planes) + penalty
 
     adam = optax.scale_by_adam()
@@ -158,7 +158,7 @@ def _level(
     times = jnp.arange(steps, dtype=fixed.dtype)
     (planes, _), losses = jax.lax.scan(step, (start, adam.init(start)), times)
     if projection == "fold_free":
-        planes = _planes(fold_free(jnp.stack(planes, axis=-1)).displacement)
+        planes = components(fold_free(jnp.stack(planes, axis=-1)).displacement)
     return planes, losses
 
 
@@ -167,23 +167,18 @@ def _result(moving, planes, loss, *, projection):
     u = jnp.stack(planes, axis=-1)
     if projection == "layer":
         u = diffeomorphic_layer(u).displacement
-    return Registration(u, sample(moving, _planes(u)), loss, count_folds(u, scheme="digital"))
-
-
-def _planes(u: Array) -> Planes:
-    return tuple(u[..., k] for k in range(u.shape[-1]))
+    return Registration(u, sample(moving, components(u)), loss, count_folds(u, scheme="digital"))
 
 
 def _smooth(plane: Array) -> Array:
     """Weights (1, 2, 1) / 4 along each axis, the border repeated: self-adjoint."""
     for axis in range(plane.ndim):
-        one, pair = ([k if a == axis else 0 for a in range(plane.ndim)] for k in (1, 2))
-        window = [max(1, k) for k in pair]
-        plane = jnp.pad(plane, [(k, k) for k in one], mode="edge")
+        rim = [(1, 1) if a == axis else (0, 0) for a in range(plane.ndim)]
+        pair = [2 if a == axis else 1 for a in range(plane.ndim)]
+        plane = jnp.pad(plane, rim, mode="edge")
+        # Sums of two, twice: (1, 1) on (1, 1) is (1, 2, 1).
         for _ in range(2):
-            plane = jax.lax.reduce_window(
-                plane, 0.0, jax.lax.add, window, (1,) * plane.ndim, "VALID"
-            )
+            plane = jax.lax.reduce_window(plane, 0.0, jax.lax.add, pair, (1,) * plane.ndim, "VALID")
     return plane / 4**plane.ndim
 
 

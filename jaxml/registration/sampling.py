@@ -6,6 +6,7 @@ for every component of it: here they are read once.
 """
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ def _interpolate(image: Array, displacement: Planes) -> tuple[Array, Planes]:
     """Value, and derivative along each axis, of the multilinear interpolation."""
     # Points far outside are moved to the rim of two zeros: value and derivative are 0 there.
     padded = jnp.pad(image, 2)
-    strides = _strides(padded.shape)
+    strides = [math.prod(padded.shape[axis + 1 :]) for axis in range(image.ndim)]
     cell, fractions = jnp.zeros(image.shape, jnp.int32), []
     for axis, (n, stride, u) in enumerate(zip(image.shape, strides, displacement, strict=True)):
         voxel = jax.lax.broadcasted_iota(u.dtype, image.shape, axis)
@@ -76,10 +77,3 @@ def _read_corners(flat: Array, cell: Array, strides: list[int]) -> dict[tuple[in
         shift = sum(c * s for c, s in zip(corner, strides, strict=True))
         corners[corner] = jax.lax.cond(anywhere, read, zero, flat, cell + shift)
     return corners
-
-
-def _strides(shape: tuple[int, ...]) -> list[int]:
-    strides = [1]
-    for n in reversed(shape[1:]):
-        strides.insert(0, strides[0] * n)
-    return strides

@@ -120,10 +120,8 @@ def grad_l2(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     """
     check_field(u)
     ndim = u.shape[-1]
-    return (
-        sum((jnp.mean(jnp.diff(u, axis=a) ** 2) for a in range(ndim)), jnp.zeros((), u.dtype))
-        / ndim
-    )
+    squares = (jnp.mean(jnp.diff(u, axis=a) ** 2) for a in range(ndim))
+    return sum(squares, jnp.zeros((), u.dtype)) / ndim
 
 
 def bending_energy(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
