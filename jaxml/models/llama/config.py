@@ -3,12 +3,12 @@
 import dataclasses
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Architecture = Literal["llama", "mistral", "qwen2"]
+ARCHITECTURES = get_args(Architecture)
 # Of factors and bases: float32 holds it, and what is computed from it.
 _LARGEST = 1e30
-ARCHITECTURES = ("llama", "mistral", "qwen2")
 _CLASS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 

@@ -45,9 +45,9 @@ def init(
       "head" `[width, vocabulary]` unless it is tied.
     """
     shapes = parameter_shapes(config)
-    names = [path for path, _ in jax.tree_util.tree_leaves_with_path(shapes, is_leaf=_is_shape)]
+    names = [path for path, _ in jax.tree_util.tree_leaves_with_path(shapes, is_leaf=is_shape)]
     keys = jax.tree.unflatten(
-        jax.tree.structure(shapes, is_leaf=_is_shape), list(jax.random.split(key, len(names)))
+        jax.tree.structure(shapes, is_leaf=is_shape), list(jax.random.split(key, len(names)))
     )
 
     def draw(path, shape, key):
@@ -58,7 +58,7 @@ def init(
             return jnp.zeros(shape, dtype)
         return 0.02 * jax.random.normal(key, shape, dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes, keys, is_leaf=_is_shape)
+    return jax.tree_util.tree_map_with_path(draw, shapes, keys, is_leaf=is_shape)
 
 
 def parameter_shapes(config: LlamaConfig) -> Params:
@@ -289,5 +289,6 @@ def check_mask(mask: Array | None, shape: tuple[int, ...]) -> None:
         )
 
 
-def _is_shape(x: Any) -> bool:
+def is_shape(x: Any) -> bool:
+    """Return whether this is a leaf of `parameter_shapes`."""
     return isinstance(x, tuple)

@@ -92,44 +92,8 @@ def sample(
 @functools.partial(jax.jit, static_argnames=("config", "steps", "end", "top_k"))
 def _continue(key, params, tokens, mask, temperature, config, steps, end, top_k):
     rows, prompt = tokens.shape
-    total = prompt + steps
     mask = jnp.pad(mask, ((0, 0), (0, steps)), constant_values=True)
-    times = jnp.arange(total, dtype=jnp.int32)
-
-    def forward(tokens, cache, first):
-        """Return logits after the last of the tokens, at times from `first`, and the cache."""
-        hidden = decoder.embed(params, tokens)
-        now = first + times[: tokens.shape[1]]
-        turn = rotation(now, config, at_least_single(hidden.dtype))
-        seen = decoder.visible(now, times, config, mask)
-
-        def block(hidden, layer_and_cache):
-            layer, *kept = layer_and_cache
-            query, *new = decoder.project(hidden, layer, turn, config)
-            keys, values = (
-                lax.dynamic_update_slice_in_dim(old, own, first, 1)
-                for old, own in zip(kept, new, strict=True)
-            )
-            mixed = decoder.attend(query, keys, values, seen)
-            return decoder.finish(hidden, mixed, layer, config), tuple(new)
-
-        hidden, new = lax.scan(block, hidden, (params["layers"], *cache))
-        # Only what is new leaves the loop over layers: the cache is changed in place.
-        cache = jax.tree.map(
-            lambda old, new: lax.dynamic_update_slice_in_dim(old, new, first, 2), cache, new
-        )
-        last = decoder.rms_norm(hidden[:, -1], params["norm"], config) @ decoder.head(params)
-        return last.astype(at_least_single(last.dtype)), cache
-
-    def choose(logits, step):
-        if key is None:
-            return jnp.argmax(logits, axis=-1).astype(tokens.dtype)
-        if top_k is not None:
-            least = lax.top_k(logits, top_k)[0][:, -1:]
-            logits = jnp.where(logits >= least, logits, -jnp.inf)
-        logits = logits / temperature.astype(logits.dtype)
-        drawn = jax.random.categorical(jax.random.fold_in(key, step), logits)
-        return drawn.astype(tokens.dtype)
+    forward = functools.partial(_forward, params, mask=mask, config=config)
 
     def unfinished(state):
         step, _, done, _, _ = state
@@ -137,7 +101,7 @@ def _continue(key, params, tokens, mask, temperature, config, steps, end, top_k)
 
     def one_step(state):
         step, logits, done, cache, out = state
-        new = choose(logits, step)
+        new = _choose(key, logits, step, temperature, top_k).astype(tokens.dtype)
         if end is not None:
             new = jnp.where(done, jnp.asarray(end, new.dtype), new)
             done = new == end
@@ -147,13 +111,51 @@ def _continue(key, params, tokens, mask, temperature, config, steps, end, top_k)
         logits, cache = lax.cond(last, skip, lambda: forward(new[:, None], cache, prompt + step))
         return step + 1, logits, done, cache, out
 
-    shape = (config.layers, rows, total, config.key_heads, config.head_width)
+    shape = (config.layers, rows, mask.shape[1], config.key_heads, config.head_width)
     empty = jnp.zeros(shape, params["embed"].dtype)
     zero = jnp.zeros((), jnp.int32)
     logits, cache = forward(tokens, (empty, empty), zero)
     out = jnp.full((rows, steps), 0 if end is None else end, tokens.dtype)
     state = zero, logits, jnp.zeros(rows, bool), cache, out
     return lax.while_loop(unfinished, one_step, state)[-1]
+
+
+def _forward(params, tokens, cache, first, *, mask, config):
+    """Return logits after the last of the tokens, at times from `first`, and the cache."""
+    times = jnp.arange(mask.shape[1], dtype=jnp.int32)
+    hidden = decoder.embed(params, tokens)
+    now = first + times[: tokens.shape[1]]
+    turn = rotation(now, config, at_least_single(hidden.dtype))
+    seen = decoder.visible(now, times, config, mask)
+
+    def block(hidden, layer_and_cache):
+        layer, *kept = layer_and_cache
+        query, *new = decoder.project(hidden, layer, turn, config)
+        keys, values = (
+            lax.dynamic_update_slice_in_dim(old, own, first, 1)
+            for old, own in zip(kept, new, strict=True)
+        )
+        mixed = decoder.attend(query, keys, values, seen)
+        return decoder.finish(hidden, mixed, layer, config), tuple(new)
+
+    hidden, new = lax.scan(block, hidden, (params["layers"], *cache))
+    # Only what is new leaves the loop over layers: the cache is changed in place.
+    cache = jax.tree.map(
+        lambda old, new: lax.dynamic_update_slice_in_dim(old, new, first, 2), cache, new
+    )
+    last = decoder.rms_norm(hidden[:, -1], params["norm"], config) @ decoder.head(params)
+    return last.astype(at_least_single(last.dtype)), cache
+
+
+def _choose(key, logits, step, temperature, top_k):
+    """Return the likeliest token of each row, or with a key one that is drawn."""
+    if key is None:
+        return jnp.argmax(logits, axis=-1)
+    if top_k is not None:
+        least = lax.top_k(logits, top_k)[0][:, -1:]
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    logits = logits / temperature.astype(logits.dtype)
+    return jax.random.categorical(jax.random.fold_in(key, step), logits)
 
 
 def _check(tokens: Array, mask: Array | None, steps: int) -> Array:

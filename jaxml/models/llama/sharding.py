@@ -5,7 +5,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxml.models.llama.config import LlamaConfig
-from jaxml.models.llama.decoder import Params, parameter_shapes
+from jaxml.models.llama.decoder import Params, is_shape, parameter_shapes
 
 # What goes in is split over "data" and what comes out over "model"; for "o" and "down" the other
 # way round, so that a layer needs one sum over "model" after its attention and one after its MLP.
@@ -67,5 +67,4 @@ def parameter_shardings(config: LlamaConfig, mesh: Mesh) -> Params:
         ]
         return NamedSharding(mesh, P(*fits))
 
-    is_shape = lambda x: isinstance(x, tuple)
     return jax.tree_util.tree_map_with_path(place, parameter_shapes(config), is_leaf=is_shape)
