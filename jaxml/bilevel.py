@@ -62,8 +62,7 @@ def implicit_gradient(
             limit = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(y))
         v, _ = cg(hessian, cotangent, tol=limit, maxiter=max_steps)
         # -(d2 inner / dy dx)^T v
-        (gradient,) = jax.vjp(lambda x: slope(y, x), x)[1](jax.tree.map(jnp.negative, v))
-        return (gradient,)
+        return jax.vjp(lambda x: slope(y, x), x)[1](jax.tree.map(jnp.negative, v))
 
     solution.defvjp(forward, backward)
     return solution
