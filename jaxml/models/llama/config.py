@@ -3,10 +3,11 @@
 import dataclasses
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 Architecture = Literal["llama", "mistral", "qwen2"]
-ARCHITECTURES = get_args(Architecture)
+# Written out, as a type checker narrows by it.
+ARCHITECTURES = ("llama", "mistral", "qwen2")
 # Of factors and bases: float32 holds it, and what is computed from it.
 _LARGEST = 1e30
 _CLASS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
