@@ -17,6 +17,8 @@ from jaxml.unlearning import connectivity
 # Of the claims: share of the whole set's forgetting, points of utility, share of the rise of the
 # loss that a path may lose, and points of recitation after an attack.
 KEPT, UTILITY, BARRIER, ATTACK = 0.9, 3.0, 0.1, 10.0
+# A share of a drop of fewer points is a ratio of noise.
+LEAST_DROP = 5.0
 KEYWORDS = ("keywords in their text", "keywords alone as texts", "as many random tokens",
             "all but keywords")  # fmt: skip
 ATTACKS = ("nothing", "solved example in front", "4-bit weights", "relearning")
@@ -56,7 +58,8 @@ def report(
             f"learns both; {scale.steps} steps of {scale.batch_size} chunks unlearn all of the "
             "first book's chunks or some of them. Kept: the drop of recitation (VerbMem) or of "
             "answers (KnowMem) over the whole forget set, as a share of what unlearning all of it "
-            "gives. VerbMem, KnowMem: ROUGE-L, 0 to 100.",
+            f"gives, of the seeds where that is {LEAST_DROP:g} points or more. VerbMem, KnowMem: "
+            "ROUGE-L, 0 to 100.",
             _claims_table(found, grid, spread),
             figures[0],
             *(_scores_table(found, grid, fraction, spread) for fraction in grid.scored),
@@ -74,11 +77,16 @@ def report(
 def kept_share(
     target: Mapping[str, np.ndarray], full: Mapping[str, np.ndarray], own: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Return how much of the whole set's forgetting is reached: of VerbMem and of KnowMem."""
+    """Return how much of the whole set's forgetting is reached: of VerbMem and of KnowMem.
+
+    NaN where the whole set takes fewer than `LEAST_DROP` points.
+    """
     share = []
     for measure in ("verbatim", "knowledge"):
         drop = target[measure][0] - full[measure][0]
-        share.append((target[measure][0] - own[measure][0]) / drop if drop > 0 else np.nan)
+        share.append(
+            (target[measure][0] - own[measure][0]) / drop if drop >= LEAST_DROP else np.nan
+        )
     return np.array(share)
 
 
@@ -100,7 +108,8 @@ def _claims_table(found, grid: Grid, spread: str) -> Table:
         name = f"random {grid.compared:g}"
         kept = _kept(found, objective, name)
         lost = (_measure(found, objective) - _measure(found, f"{objective}, {name}"))[:, [1, 3]]
-        holds = np.nanmin(kept.mean(0)) >= KEPT and lost.mean(0).max() <= UTILITY
+        shares = [of.mean() for of in map(_known, kept.T) if of.size]
+        holds = min(shares, default=0) >= KEPT and lost.mean(0).max() <= UTILITY
         rows.append(
             (
                 f"{objective}: a random {part} forgets as all, {KEPT:.0%} at least",
@@ -114,12 +123,12 @@ def _claims_table(found, grid: Grid, spread: str) -> Table:
             for score in grid.scores
             if score != "random"
         ]
-        interval = _interval(np.mean(others, axis=0))
+        gains, half = _interval(np.mean(others, axis=0))
         rows.append(
             (
-                f"{objective}: scores gain little over chance",
-                f"their mean less random's, VerbMem kept: {interval[0]}",
-                _said(abs(np.mean(others)) <= 1 - KEPT),
+                f"{objective}: scores gain less than {1 - KEPT:.0%} over chance",
+                f"their mean less random's, VerbMem kept: {gains}",
+                _said_of(float(abs(np.mean(others))), half, 1 - KEPT),
             )
         )
         alone, without = (
@@ -337,10 +346,28 @@ def _said(holds) -> str:
     return "yes" if holds else "no"
 
 
+def _said_of(mean: float, half: float, most: float) -> str:
+    """Return whether a value is within `most` as far as its interval tells."""
+    half = np.nan_to_num(half)
+    if mean + half <= most:
+        return "yes"
+    return "no" if mean - half > most else "open: too few seeds"
+
+
 def _percent(values: np.ndarray) -> str:
-    return f"{_text(100 * values, digits=0)}%"
+    """Return mean and deviation in percent, and of how many seeds if not of all."""
+    count = _known(values).size
+    some = f" ({count} of {len(values)})" if 0 < count < len(values) else ""
+    return f"{_text(100 * values, digits=0)}%{some}" if count else "-"
 
 
 def _text(values: np.ndarray, digits: int = 1) -> str:
-    mean = f"{values.mean():.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
+    """Return mean and deviation over the seeds that have a number."""
+    known = _known(values)
+    mean = f"{known.mean():.{digits}f}" if known.size else "-"
+    spread = f" ± {known.std(ddof=1):.{digits}f}" if known.size > 1 else ""
+    return f"{mean}{spread}"
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]

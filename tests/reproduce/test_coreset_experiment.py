@@ -104,6 +104,9 @@ def test_share_of_forgetting_kept():
     found = kept_share(of(100.0, 80.0), of(20.0, 80.0), of(40.0, 70.0))
     # (100 - 40) / (100 - 20); nothing of the answers was lost by the whole set.
     np.testing.assert_array_equal(found, [0.75, np.nan])
+    found = kept_share(of(100.0, 80.0), of(90.0, 76.0), of(95.0, 72.0))
+    # Of a drop of 4 points no share is told.
+    np.testing.assert_array_equal(found, [0.5, np.nan])
 
 
 def test_a_part_is_repeated_to_the_size_of_the_whole():
