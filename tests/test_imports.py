@@ -12,7 +12,7 @@ import jaxml
 ROOT = Path(jaxml.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 METHODS = {"unlearning", "backdoor", "selftraining", "registration", "multifractal", "speech"}
-SHARED = {"augment", "bilevel", "extras", "known", "sharding"}
+SHARED = {"augment", "bilevel", "extras", "function", "known", "sharding"}
 MAY_IMPORT = {
     "speech": {"multifractal", *SHARED},
     **{method: SHARED for method in METHODS - {"speech"}},

@@ -65,17 +65,18 @@ def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
     """
     figure, all_axes = new_figure(4.6 * len(panels), 3.8, columns=len(panels))
     all_axes = np.atleast_1d(all_axes)
-    shared = len(panels) > 1 and len({tuple(panel["lines"]) for panel in panels}) == 1
     for axes, panel in zip(all_axes, panels, strict=True):
         for label, (at, values) in panel["lines"].items():
             axes.plot(at, values, marker="." if len(at) < 50 else None, label=label)
         for label, (at, low, high) in panel.get("bands", {}).items():
             axes.fill_between(at, low, high, alpha=0.3, label=label)
         axes.set(title=panel["title"], xlabel=panel["x"], ylabel=panel["y"])
-        if not shared:
-            axes.legend(fontsize="small", frameon=False)
-    if shared:
+    labels = {tuple(axes.get_legend_handles_labels()[1]) for axes in all_axes}
+    if len(panels) > 1 and len(labels) == 1:
         _legend_below(figure, all_axes[0])
+    else:
+        for axes in all_axes:
+            axes.legend(fontsize="small", frameon=False)
     return png(figure)
 
 

@@ -172,7 +172,8 @@ def _study_table(found: Found, augmentations, spread) -> Table:
 
 def _study_figure(found: Found, augmentations) -> Figure:
     def draw(axes, attack):
-        middle, error = _study(found[attack]).mean(axis=0), _study(found[attack]).std(axis=0)
+        study = _study(found[attack])
+        middle, error = study.mean(axis=0), study.std(axis=0)
         for i, name in enumerate(("none", *augmentations)):
             axes.errorbar(*middle[i], xerr=error[i, 0], yerr=error[i, 1], fmt="osD^v<>pPX*"[i % 11],
                           markersize=7, label=name)  # fmt: skip

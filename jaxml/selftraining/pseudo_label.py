@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxml.augment import Augment
+from jaxml.function import as_partial
 from jaxml.known import known
 from jaxml.selftraining.checks import check_at_least_one, check_images, unit
 
@@ -109,11 +109,6 @@ def pseudo_label(
     hard = jax.nn.one_hot(labels, classes, dtype=probabilities.dtype)
     targets = probabilities if soft else hard
     return PseudoLabels(targets, probabilities, labels, confidence, agreement, kept)
-
-
-def as_partial(network: LogitsFn) -> Partial:
-    """Return a network that may be an argument of `jax.jit`, the arrays of a `Partial` traced."""
-    return network if isinstance(network, Partial) else Partial(network)
 
 
 def _all_views(key, logits_fn, images, augment, views, batch_size):

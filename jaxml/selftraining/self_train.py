@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, Shaped
 
+from jaxml.function import as_partial
 from jaxml.selftraining.checks import check_at_least_one, check_images, check_labels
-from jaxml.selftraining.pseudo_label import LogitsFn, PseudoLabels, as_partial
+from jaxml.selftraining.pseudo_label import LogitsFn, PseudoLabels
 
 Train = Callable[[Array, Array, Array, Array], LogitsFn]
 Relabel = Callable[[Array, LogitsFn, Array], PseudoLabels]

@@ -19,8 +19,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxml.function import as_partial
 from jaxml.known import known
-from jaxml.unlearning.function import as_partial
 from jaxml.unlearning.optimise import adamw, minimise
 from jaxml.unlearning.validate import (
     check_alike,

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Key
 
+from jaxml.function import as_partial
 from jaxml.known import known
-from jaxml.unlearning.function import as_partial
 from jaxml.unlearning.validate import check_counts, check_floating
 
 

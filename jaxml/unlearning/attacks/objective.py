@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
-from jaxml.unlearning.function import as_partial
+from jaxml.function import as_partial
 from jaxml.unlearning.log_prob import token_log_prob
 from jaxml.unlearning.objectives import Scalar
 from jaxml.unlearning.unlearn_loss import Sequences, check_texts
