@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -120,4 +121,10 @@ def _read(manager, step: int, settings, state):
     )
     restored = manager.restore(step, args=items)
     history = {name: np.asarray(values) for name, values in restored["history"].items()}
-    return (restored["state"]["params"], restored["state"]["opt_state"]), step, [history]
+    found = restored["state"]["params"], restored["state"]["opt_state"]
+    return jax.tree.map(_placed_as, found, state), step, [history]
+
+
+def _placed_as(leaf, before):
+    """Free an array of the device that orbax bound it to: a step would be compiled once more."""
+    return leaf if before.committed else jnp.asarray(np.asarray(leaf))

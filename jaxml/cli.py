@@ -184,6 +184,8 @@ def _int(text: str) -> int:
 
 
 def _reproduce(args) -> None:
+    if args.scale == "quick":
+        _compile_soon()
     from jaxml.reproduce import reproduce
 
     reproduce(args.methods, scale=args.scale, out=args.out, data=args.data, seed=args.seed)
@@ -287,6 +289,13 @@ def _use_compilation_cache() -> None:
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "jaxml" / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def _compile_soon() -> None:
+    """Have LLVM optimise less: a quick run compiles many programs for few calls of each."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_optimization_level" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=1".strip()
 
 
 def _keep_freed_memory() -> None:

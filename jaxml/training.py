@@ -64,8 +64,8 @@ def fit(
     """Minimise a loss by `steps` steps of an optimizer, from where `folder` has got to.
 
     A chunk of steps is one compiled loop; on a CPU, where the loss has convolutions, a step is
-    one compiled call. What is compiled is kept for calls with the same `loss` and `optimizer`
-    objects.
+    one compiled call, which serves data of any number of rows. What is compiled is kept for
+    calls with the same `loss` and `optimizer.update` objects.
 
     With `folder`, parameters, optimizer state and history are saved after every chunk, in the
     background and whole or not at all; the last two checkpoints stay. A call with the same
@@ -143,7 +143,7 @@ def fit(
                 data,
                 step,
                 loss=loss,
-                optimizer=optimizer,
+                update=optimizer.update,
                 batch_size=batch_size,
                 batch_places=batch_places,
                 length=end - step,
@@ -237,9 +237,17 @@ def _run_chunk(run_steps, state, key, data, start, *, length, at_once, **setting
     for first in range(0, length, at_once):
         count = min(at_once, length - first)
         place, end = (jnp.asarray(start + i, jnp.int32) for i in (first, first + count))
-        state, part, finite = run_steps(state, key, data, place, end, at_once=at_once, **settings)
+        seen = data
+        if at_once == 1 and settings["batch_size"] is not None:
+            seen = _draw(key, place, data, settings["batch_size"], settings["batch_places"])
+        state, part, finite = run_steps(state, key, seen, place, end, at_once=at_once, **settings)
         parts.append(jax.tree.map(lambda values: np.asarray(values)[:count], part))  # noqa: B023
     return state, _join(parts), finite
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "batch_places"))
+def _draw(key, step, data, batch_size, batch_places):
+    return layout.constrain(_batch(key, step, data, batch_size), batch_places)
 
 
 @functools.cache
@@ -249,30 +257,31 @@ def _compiled(structure, places, whole):
     state = None if whole is None else jax.tree.unflatten(structure, places)
     return jax.jit(
         _run_steps,
-        static_argnames=("loss", "optimizer", "batch_size", "batch_places", "at_once"),
+        static_argnames=("loss", "update", "batch_size", "batch_places", "at_once"),
         donate_argnames="state",
         out_shardings=(state, whole, whole),
     )
 
 
-def _run_steps(state, key, data, start, end, *, loss, optimizer, batch_size, batch_places, at_once):
-    def one_step(i, state):
+def _run_steps(state, key, data, start, end, *, loss, update, batch_size, batch_places, at_once):
+    def one_step(i, state, batch):
         params, opt_state = state
-        batch = layout.constrain(_batch(key, i, data, batch_size), batch_places)
         gradient = jax.value_and_grad(loss, has_aux=True)
         (value, metrics), slope = gradient(params, batch, jax.random.fold_in(key, i))
         # Optimizers of optax are not written for strict promotion, which the loss may be under.
         with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(slope, opt_state, params)
+            updates, opt_state = update(slope, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), {"loss": value, **metrics}
 
     def recorded(i, carry):
         state, history = carry
-        state, values = one_step(i, state)
+        batch = layout.constrain(_batch(key, i, data, batch_size), batch_places)
+        state, values = one_step(i, state, batch)
         return state, jax.tree.map(lambda all, one: all.at[i - start].set(one), history, values)
 
     if at_once == 1:
-        state, history = one_step(start, state)
+        # `data` is the batch, drawn apart: the step then serves data of any number of rows.
+        state, history = one_step(start, state, data)
         history = jax.tree.map(lambda value: value[None], history)
     else:
         # The number of steps is traced: a shorter last chunk is no second compilation.

@@ -1,6 +1,10 @@
 """Strict settings for the whole suite: 8 CPU devices, x64 available, no silent promotion."""
 
+import os
 from pathlib import Path
+
+# Most tests compile for longer than they compute: the processes that they start, too.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 
 import jax
 import jaxtyping
@@ -40,6 +44,7 @@ def _compiled_programs(request):
 
 
 @pytest.fixture(autouse=True)
-def _no_compilation_cache(monkeypatch):
-    """The command line's cache is a setting of the process, and would reach all later tests."""
+def _no_settings_of_the_command_line(monkeypatch):
+    """Its cache and flags are settings of the process, and would reach all later tests."""
     monkeypatch.setattr("jaxml.cli._use_compilation_cache", lambda: None)
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree
 
 from jaxml.backdoor.mspc import SCALES, LogitsFn, amplify, check_settings, divergence
+from jaxml.function import as_partial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +96,7 @@ def fit_mask(
     """
     gradient = functools.partial(
         _mask_gradient,
-        logits_fn,
+        as_partial(logits_fn),
         images,
         logits if config.flagged_only else None,
         shift=jnp.asarray(config.shift, images.dtype),
@@ -139,7 +140,7 @@ def batches(config: IdentifyConfig, flagged: np.ndarray, steps: range) -> Iterat
         yield [(order[row], scales[(row + turn) % scales.size], weight)]
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "rows"))
+@functools.partial(jax.jit, static_argnames="rows")
 def _mask_gradient(logits_fn, images, logits, mask, index, scale, weight, *, shift, rows):
     """Gradient in the mask of sum_i weight_i KL(P(x_i) || P(clip(n_i (x_i - shift) mask)))."""
     x = images[index]

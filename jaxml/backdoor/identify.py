@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxml.backdoor.fit_mask import IdentifyConfig, check_config, fit_mask, mask_optimizer
 from jaxml.backdoor.mspc import LogitsFn, amplified_rows, check_finite, check_images, row_logits
+from jaxml.function import as_partial
 
 Progress = Callable[[int, int, float], None]
 
@@ -123,7 +124,7 @@ def identify_start(
     check_config(config)
     check_images(logits_fn, images)
     _check_gradient(logits_fn, images)
-    logits = row_logits(logits_fn, images, batch_size=config.score_batch_size)
+    logits = row_logits(as_partial(logits_fn), images, batch_size=config.score_batch_size)
     check_finite(jnp.all(jnp.isfinite(logits), axis=-1), "")
     mask = jnp.ones(images.shape[1:3], images.dtype)
     entries = config.rounds + 1
@@ -201,7 +202,7 @@ def _split(logits_fn, images, state, config):
     """Return the state with the rows scored anew: w_i = 1[MSPC_i > 0] solves the upper level."""
     number = functools.partial(jnp.asarray, dtype=images.dtype)
     found = amplified_rows(
-        logits_fn,
+        as_partial(logits_fn),
         images,
         state.logits,
         state.mask,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from jaxml.function import as_partial
 from jaxml.known import known
 
 LogitsFn = Callable[[Array], Array]
@@ -34,8 +35,9 @@ def mspc(
 
     Compiled once for each shape and `logits_fn` object: keep the function for further calls.
     Arrays that it captures are constants from its first call on, so that after a change of a
-    model's parameters it must be a new object. Images that are sharded along their rows are
-    scored where they are.
+    model's parameters it must be a new object. Of a `jax.tree_util.Partial` of one function the
+    arrays are arguments, so that one program serves all parameters. Images that are sharded
+    along their rows are scored where they are.
 
     Args:
       logits_fn: pure function of images `[row, height, width, channel]` to logits
@@ -71,11 +73,17 @@ def mspc(
 
 def agreement(logits_fn, images, mask, shift, scales, batch_size) -> Float[Array, " row"]:
     """Return the fraction of the scales at which the predicted class of a row stays."""
-    logits = row_logits(logits_fn, images, batch_size=batch_size)
+    logits = row_logits(as_partial(logits_fn), images, batch_size=batch_size)
     check_finite(jnp.all(jnp.isfinite(logits), axis=-1), "")
     number = functools.partial(jnp.asarray, dtype=images.dtype)
     found = amplified_rows(
-        logits_fn, images, logits, mask, number(shift), number(scales), batch_size=batch_size
+        as_partial(logits_fn),
+        images,
+        logits,
+        mask,
+        number(shift),
+        number(scales),
+        batch_size=batch_size,
     )
     check_finite(found.finite, " when amplified")
     return found.agreement
@@ -95,7 +103,7 @@ class AmplifiedRows(NamedTuple):
     finite: Bool[Array, " row"]
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "batch_size"))
+@functools.partial(jax.jit, static_argnames="batch_size")
 def amplified_rows(logits_fn, images, logits, mask, shift, scales, *, batch_size) -> AmplifiedRows:
     """Return the means over the scales for rows whose own logits are known."""
 
@@ -114,7 +122,7 @@ def amplified_rows(logits_fn, images, logits, mask, shift, scales, *, batch_size
     return _map_batches(of_batch, (images, logits), batch_size)
 
 
-@functools.partial(jax.jit, static_argnames=("logits_fn", "batch_size"))
+@functools.partial(jax.jit, static_argnames="batch_size")
 def row_logits(logits_fn, images, *, batch_size) -> Float[Array, "row class"]:
     """Return the logits of all rows, `batch_size` of them at a time."""
     return _map_batches(logits_fn, images, batch_size)

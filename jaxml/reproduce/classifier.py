@@ -3,14 +3,14 @@
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 
 from jaxml.augment import Augment
 from jaxml.models.classifier import classification_loss, population_statistics, unit_images
@@ -38,7 +38,8 @@ def train_classifier(
     Momentum 0.9, weight decay 5e-4, and a learning rate that falls to a tenth at each of
     `decay_at`. With a leading axis `models`, so many networks, each on its own copy of the
     data, are trained side by side in one program: they differ in their parameters at the start
-    and share the order of rows. What is compiled is kept for the same model, `steps` and rates.
+    and share the order of rows. What is compiled is kept for the same model, augmentation and
+    shapes of a batch.
 
     Args:
       key: of the parameters and the order of rows; consumed.
@@ -66,14 +67,14 @@ def train_classifier(
     if params is not None and several:
         raise ValueError("params: accepted for one network")
     if several:
-        params = jax.vmap(functools.partial(_start, model=model))(
+        params = jax.vmap(functools.partial(random_params, model=model))(
             jax.random.split(key_init, len(images)), images[:, :1]
         )
         # Batches are drawn along the leading axis.
         data = {"images": jnp.swapaxes(images, 0, 1), "labels": jnp.swapaxes(labels, 0, 1)}
     else:
         if params is None:
-            params = _start(key_init, images[:1], model=model)
+            params = random_params(key_init, images[:1], model=model)
         data = {"images": images, "labels": labels}
     trained = fit(
         key_fit,
@@ -94,6 +95,20 @@ def train_classifier(
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(one, range(len(images))))
 
 
+@functools.partial(jax.jit, static_argnames="model")
+def random_params(
+    key: Key[Array, ""], images: Shaped[Array, "row height width channel"], *, model: nn.Module
+) -> PyTree:
+    """Return parameters of a model to start from.
+
+    Args:
+      key: of the parameters; consumed.
+      images: of the shape to train on; their values do not matter.
+      model: such as `ResNet18` or `ViT`.
+    """
+    return model.init(key, unit_images(images))["params"]
+
+
 def normalised_resnet(
     pixels: np.ndarray, classes: int, width: int, *, stem: Any = "cifar", blocks: int = 2
 ) -> ResNet18:
@@ -112,12 +127,7 @@ def normalised_resnet(
     return ResNet18(classes=classes, width=width, blocks=blocks, stem=stem, mean=mean, std=std)
 
 
-@functools.partial(jax.jit, static_argnames="model")
-def _start(key, images, *, model):
-    return model.init(key, unit_images(images))["params"]
-
-
-# Kept, as `fit` knows a compiled step by the objects of loss and optimizer.
+# Kept, as `fit` knows a compiled step by the objects of the loss and the optimizer's update.
 @functools.lru_cache(maxsize=32)
 def _loss(model: nn.Module, several: bool, augment: Augment | None) -> Callable[..., Any]:
     def one(params, batch, key):
@@ -136,7 +146,32 @@ def _loss(model: nn.Module, several: bool, augment: Augment | None) -> Callable[
     return loss
 
 
-@functools.lru_cache(maxsize=32)
+class _Rate(NamedTuple):
+    """Learning rate at the start, and the numbers of the steps at which it falls to a tenth."""
+
+    first: Float[Array, ""]
+    decays: Int[Array, " decay"]
+    step: Int[Array, ""]
+
+
+_DIRECTION = optax.chain(optax.add_decayed_weights(5e-4), optax.trace(decay=0.9))
+
+
+# The rate is part of the state, so that one compiled step serves trainings of any length.
 def _sgd(learning_rate: float, decays: tuple[int, ...]) -> optax.GradientTransformation:
-    schedule = optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(decays, 0.1))
-    return optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9))
+    def init(params):
+        # One that is never reached, as orbax keeps no empty array.
+        steps = jnp.int32((*decays, 2**31 - 1))
+        rate = _Rate(jnp.float32(learning_rate), steps, jnp.int32(0))
+        return _DIRECTION.init(params), rate
+
+    return optax.GradientTransformation(init, _sgd_update)
+
+
+def _sgd_update(updates, state, params=None):
+    direction, rate = state
+    updates, direction = _DIRECTION.update(updates, direction, params)
+    fallen = jnp.sum(rate.step >= rate.decays)
+    scale = -rate.first * 0.1**fallen
+    updates = jax.tree.map(lambda leaf: scale.astype(leaf.dtype) * leaf, updates)
+    return updates, (direction, rate._replace(step=rate.step + 1))

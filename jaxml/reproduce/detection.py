@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxml import backdoor
@@ -134,10 +135,9 @@ def detect(
     }
 
 
-def network(model: nn.Module, variables: PyTree) -> Callable[[Array], Array]:
-    """Return images to logits, as the methods take it."""
-    apply: Any = model.apply
-    return lambda images: apply(variables, images)[0]
+def network(model: nn.Module, variables: PyTree) -> Partial:
+    """Return images to logits, as the methods take it: one program serves all variables."""
+    return Partial(_logits(model), variables)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "batch_size"))
@@ -223,6 +223,13 @@ def _ibd_psc(variables, images, clean_images, clean_labels, *, model):
     first = baselines.ibd_psc_level(amplified, clean_images, clean_labels, levels)
     used = jnp.minimum(first + jnp.arange(_LEVELS), depth)
     return baselines.ibd_psc(network(model, variables), amplified, images, used)
+
+
+# Kept, as compiled programs are known by these objects.
+@functools.lru_cache(maxsize=32)
+def _logits(model: nn.Module) -> Callable[[PyTree, Array], Array]:
+    apply: Any = model.apply
+    return lambda variables, images: apply(variables, images)[0]
 
 
 def _amplified(variables, level):

@@ -21,13 +21,13 @@ from jaxml.reproduce.stages import Arrays, Stages
 
 SCALES = {
     "quick": work.Scale(
-        rows=1500,
-        pool_rows=500,
+        rows=1200,
+        pool_rows=400,
         outside_rows=0,
         test_rows=500,
         study_rows=200,
-        epochs=12,
-        student_epochs=8,
+        epochs=10,
+        student_epochs=6,
         encoder_epochs=4,
         batch_size=32,
         width=8,

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
 from jaxml import augment, backdoor, selftraining
 from jaxml.models.classifier import population_statistics, unit_images
-from jaxml.reproduce.classifier import train_classifier
-from jaxml.reproduce.detection import predict, row_features
+from jaxml.reproduce.classifier import random_params, train_classifier
+from jaxml.reproduce.detection import network, predict, row_features
 from jaxml.reproduce.poisoning import TARGET, accuracy_and_success, poisoned_set, stored
 from jaxml.reproduce.stages import Arrays, flat_arrays, tree_of
 from jaxml.training import fit
@@ -125,7 +124,7 @@ def encoder(setting: Setting, folder: Path, key) -> Arrays:
     """Return an encoder trained by SimCLR on the pool, and linear probes of it and of none."""
     images, model, scale = setting.images, setting.model, setting.scale
     key_init, key_head, key_fit = jax.random.split(key, 3)
-    start = _init(key_init, images.pool[:1], model=model)
+    start = random_params(key_init, images.pool[:1], model=model)
     steps = max(1, scale.encoder_epochs * len(images.pool) // scale.batch_size)
     params = {
         "encoder": start,
@@ -156,24 +155,17 @@ def teacher(setting: Setting, encoder: Arrays, key) -> Arrays:
     poisoned, kept = _poisoned(setting, key)
     key_train, key_study = jax.random.split(jax.random.fold_in(key, 1))
     pixels, labels = stored(poisoned.images)[:kept], poisoned.labels[:kept]
-    variables = train_classifier(
-        key_train,
-        setting.model,
-        pixels,
-        labels,
-        **_start(encoder),
-        **_length(scale, scale.epochs, kept),
-    )
-    network = _network(setting.model, variables)
+    variables = _trained(setting, key_train, pixels, labels, scale.epochs, encoder)
+    classifier = network(setting.model, variables)
     found = {
         **flat_arrays("variables", variables),
-        "rates": _rates(setting, network, poisoned.trigger),
+        "rates": _rates(setting, classifier, poisoned.trigger),
     }
     if setting.attack == "none":
         return found
     chosen = selftraining.strength(
         key_study,
-        network,
+        classifier,
         stored(poisoned.images)[kept:],
         poisoned.labels[kept:],
         tuple(AUGMENTATIONS.values()),
@@ -192,7 +184,7 @@ def teacher(setting: Setting, encoder: Arrays, key) -> Arrays:
     for number, view in enumerate((augment.identity, *AUGMENTATIONS.values())):
         views = scale.views if number else 1
         label = lambda x, view=view, views=views: selftraining.pseudo_label(
-            key_study, network, x, view, views=views
+            key_study, classifier, x, view, views=views
         )
         hit, hijacked = label(test).labels == truth, label(triggered).labels == TARGET
         axes.append((jnp.mean(hit), jnp.mean(hijacked, where=truth != TARGET)))
@@ -218,15 +210,8 @@ def student(
 
     def train(key, seen, targets, weight):
         keep = np.flatnonzero(np.asarray(weight))
-        variables = train_classifier(
-            key,
-            model,
-            seen[keep],
-            targets[keep],
-            **_start(encoder),
-            **_length(scale, scale.student_epochs, len(keep)),
-        )
-        return _network(model, variables)
+        told = seen[keep], targets[keep], scale.student_epochs, encoder
+        return network(model, _trained(setting, key, *told))
 
     result = selftraining.self_train(
         jax.random.fold_in(key, 2),
@@ -237,7 +222,7 @@ def student(
         relabel,
         classes=model.classes,
         labelled="kept" if vanilla else "refined",
-        teacher=_network(model, tree_of("variables", teacher)),
+        teacher=network(model, tree_of("variables", teacher)),
     )
     given = poisoned.labels if vanilla else result.labels[0].labels[: len(pixels)]
     bad = poisoned.is_poisoned
@@ -256,22 +241,17 @@ def removal(setting: Setting, teacher: Arrays, key) -> Arrays:
     model, scale = setting.model, setting.scale
     poisoned, _ = _poisoned(setting, key)
     pixels = stored(poisoned.images)
-    logits_fn = _network(model, tree_of("variables", teacher))
+    logits_fn = network(model, tree_of("variables", teacher))
     found = backdoor.identify(logits_fn, unit_images(pixels), config=scale.identify)
     flags, bad = np.asarray(found.is_backdoor), np.asarray(poisoned.is_poisoned)
     rows = np.flatnonzero(~flags)
     if not len(rows):
         rows = np.arange(len(flags))
     rows = np.resize(rows, len(flags))
-    variables = train_classifier(
-        jax.random.fold_in(key, 3),
-        model,
-        pixels[rows],
-        poisoned.labels[rows],
-        **_length(scale, scale.epochs, len(rows)),
-    )
+    key_train = jax.random.fold_in(key, 3)
+    variables = _trained(setting, key_train, pixels[rows], poisoned.labels[rows], scale.epochs, {})
     return {
-        "rates": _rates(setting, _network(model, variables), poisoned.trigger),
+        "rates": _rates(setting, network(model, variables), poisoned.trigger),
         "flagged": np.array([flags[bad].mean(), flags[~bad].mean()]),
     }
 
@@ -286,7 +266,7 @@ def _poisoned(setting: Setting, key) -> tuple[backdoor.attacks.Poisoned, int]:
         nothing = backdoor.attacks.checkerboard_trigger(unit.shape[1:])
         return backdoor.attacks.Poisoned(unit, labels, nobody, nothing), kept
     clean = setting.clean
-    clean_fn = _network(setting.model, tree_of("variables", clean)) if clean else None
+    clean_fn = network(setting.model, tree_of("variables", clean)) if clean else None
     key = jax.random.fold_in(key, 0)
     poisoned = poisoned_set(
         key,
@@ -300,10 +280,10 @@ def _poisoned(setting: Setting, key) -> tuple[backdoor.attacks.Poisoned, int]:
     return poisoned, kept
 
 
-def _rates(setting: Setting, network, trigger) -> np.ndarray:
+def _rates(setting: Setting, classifier, trigger) -> np.ndarray:
     """Return accuracy and attack success rate on the test images, the latter NaN without one."""
     images, labels = unit_images(setting.images.test), setting.images.test_labels
-    logits_fn = functools.partial(predict, network.args[0], model=setting.model)
+    logits_fn = functools.partial(predict, classifier.args[0], model=setting.model)
     trigger = None if setting.attack == "none" else trigger
     return accuracy_and_success(logits_fn, trigger, images, labels, setting.attack)
 
@@ -323,32 +303,29 @@ def _probe(setting: Setting, params: PyTree) -> float:
     return float(classifier.score(features(images.test), np.asarray(images.test_labels)))
 
 
-def _start(encoder: Arrays) -> dict[str, Any]:
+def _trained(setting: Setting, key, pixels, targets, epochs: float, encoder: Arrays) -> PyTree:
+    """Return the variables of a classifier trained on labels `[row]` or their probabilities."""
+    rows, model = len(pixels), setting.model
+    batch_size = min(setting.scale.batch_size, rows)
+    # All as probabilities, so that one compiled step serves all trainings.
+    if targets.ndim == 1:
+        targets = jax.nn.one_hot(targets, model.classes, dtype=jnp.float32)
     # At a high rate what is pre-trained would be lost.
-    return {"params": tree_of("params", encoder), "learning_rate": 0.05} if encoder else {}
-
-
-def _length(scale: Scale, epochs: float, rows: int) -> dict[str, Any]:
-    batch_size = min(scale.batch_size, rows)
-    return {"steps": max(1, round(epochs * rows / batch_size)), "batch_size": batch_size}
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _init(key, images, *, model):
-    return model.init(key, unit_images(images))["params"]
+    start: dict[str, Any] = (
+        {"params": tree_of("params", encoder), "learning_rate": 0.05} if encoder else {}
+    )
+    return train_classifier(
+        key,
+        model,
+        pixels,
+        targets,
+        steps=max(1, round(epochs * rows / batch_size)),
+        batch_size=batch_size,
+        **start,
+    )
 
 
 # Kept, as compiled programs are known by these objects.
-@functools.lru_cache(maxsize=8)
-def _apply(model: nn.Module):
-    apply: Any = model.apply
-    return lambda variables, images: apply(variables, images)[0]
-
-
-def _network(model: nn.Module, variables: PyTree) -> Partial:
-    return Partial(_apply(model), variables)
-
-
 @functools.lru_cache(maxsize=8)
 def _simclr(model: nn.Module):
     def embed(params, views):

@@ -1,5 +1,6 @@
 """Unlearning of a Llama-type model: RMU at the price of a few layers, checkpoints to go on from."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,8 @@ def unlearn_decoder(
         folder=folder,
         progress=progress,
     )
+    # A compiled step is known by the loss, and serves any number of steps.
+    config = dataclasses.replace(config, steps=1)
     key_control, key_fit = jax.random.split(key)
     if config.method != "rmu":
         before = lambda texts: sequence_log_probs(params, texts, decoder, chunk=chunk)

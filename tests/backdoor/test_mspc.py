@@ -7,6 +7,7 @@ import pytest
 from flax import linen, nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import Partial
 
 from jaxml.backdoor.mspc import amplify, mspc
 from jaxml.sharding import data_mesh
@@ -173,3 +174,22 @@ def test_bad_settings_are_named(settings, message):
 def test_bad_masks_are_named(mask, message, unchecked):
     with pytest.raises(ValueError, match=message):
         mspc(linear, jnp.asarray(IMAGES), jnp.asarray(mask))
+
+
+def test_one_program_serves_all_parameters_of_a_partial():
+    traces = []
+
+    def network(weights, images):
+        traces.append(images.shape)
+        return images.reshape(images.shape[0], -1) @ weights
+
+    images, mask = jnp.asarray(IMAGES), jnp.asarray(MASK)
+    first, second = (Partial(network, scale * jnp.asarray(WEIGHTS)) for scale in (1, -1))
+    mspc(first, images, mask, scales=SCALES)
+    compiled = len(traces)
+    found = mspc(second, images, mask, scales=SCALES)
+    # Two rows are looked at for the shape of the logits alone.
+    assert compiled > 1 and set(traces[compiled:]) <= {images[:2].shape}
+    other = mspc(lambda x: -linear(x), images, mask, scales=SCALES)
+    np.testing.assert_array_equal(found, other)
+    assert not np.array_equal(found, mspc(linear, images, mask, scales=SCALES))

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
 from jaxml.models.classifier import unit_images
+from jaxml.reproduce import classifier
 from jaxml.reproduce.classifier import train_classifier
 
 
@@ -82,6 +84,42 @@ def test_probabilities_as_labels():
     hard = train_classifier(jax.random.key(0), Small(), images, labels, **few)
     soft = train_classifier(jax.random.key(0), Small(), images, jax.nn.one_hot(labels, 3), **few)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), hard, soft)
+
+
+def test_the_rate_falls_as_that_of_optax():
+    decays = {2: 0.1, 4: 0.1}
+    schedule = optax.piecewise_constant_schedule(0.3, decays)
+    peer = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(schedule, momentum=0.9))
+    found = expected = jnp.linspace(-1, 1, 5, dtype=jnp.float32)
+    own = classifier._sgd(0.3, tuple(decays))
+    states = own.init(found), peer.init(found)
+    for step in range(6):
+        slope = jnp.cos(jnp.float32(step) + found)
+        with jax.numpy_dtype_promotion("standard"):
+            change, state = own.update(slope, states[0], found)
+            peers, other = peer.update(slope, states[1], expected)
+        found, expected, states = found + change, expected + peers, (state, other)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_one_program_serves_any_number_of_rows_and_steps_and_any_rate():
+    traces = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train=False):
+            traces.append(images.shape)
+            x = nn.relu(nn.Conv(2, (3, 3))(images)).reshape(len(images), -1)
+            return nn.Dense(3)(x), x
+
+    images, labels = stripes(0)
+    first = dict(steps=4, batch_size=30, learning_rate=0.1)
+    train_classifier(jax.random.key(0), Counted(), images, labels, **first)
+    compiled = len(traces)
+    other = {**first, "steps": 6, "learning_rate": 0.3}
+    train_classifier(jax.random.key(1), Counted(), images[:90], labels[:90], **other)
+    # The loss is looked at once, for its shapes.
+    assert compiled > 1 and len(traces) == compiled + 1
 
 
 def test_several_in_one_program_equal_each_on_its_own():

@@ -234,3 +234,19 @@ def test_results_are_trees_and_settings_are_frozen():
     assert len(jax.tree.leaves(FORGET)) == 2
     with pytest.raises(dataclasses.FrozenInstanceError):
         UnlearnConfig().steps = 3
+
+
+@pytest.mark.parametrize("method", ["npo", "rmu"])
+def test_one_program_serves_any_number_of_steps(method):
+    traces = []
+    sgd = optax.sgd(1e-3)
+
+    def update(*given):
+        traces.append(given)
+        return sgd.update(*given)
+
+    counted = optax.GradientTransformation(sgd.init, update)
+    for steps in (2, 3):
+        found = run(method, steps=steps, optimizer=counted, layer=2)
+        assert len(found.history["loss"]) == steps
+    assert len(traces) == 1

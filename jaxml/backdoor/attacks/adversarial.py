@@ -1,12 +1,13 @@
 """Adversarial noise within a box around each image, by projected gradient ascent."""
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
+
+from jaxml.function import as_partial
 
 
 def perturb(
@@ -47,12 +48,12 @@ def perturb(
     x = jnp.clip(images + start, 0, 1)
     # No lax loop: XLA's CPU backend runs convolutions in one many times slower (jax issue 12868).
     for _ in range(iterations):
-        x = _ascend(x, images, labels, epsilon, step, logits_fn=logits_fn)
+        x = _ascend(x, images, labels, epsilon, step, as_partial(logits_fn))
     return x
 
 
-@functools.partial(jax.jit, static_argnames="logits_fn")
-def _ascend(x, images, labels, epsilon, step, *, logits_fn):
+@jax.jit
+def _ascend(x, images, labels, epsilon, step, logits_fn):
     epsilon, step = (jnp.asarray(value, x.dtype) for value in (epsilon, step))
 
     def cross_entropy(x):
