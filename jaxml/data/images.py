@@ -70,7 +70,11 @@ class ImageRows:
 
 
 def load_images(
-    folder: Path | str | None, *, download_seconds: float = 15.0, rows: int | None = None
+    folder: Path | str | None,
+    *,
+    download_seconds: float = 15.0,
+    rows: int | None = None,
+    test_rows: int | None = None,
 ) -> ImageSet:
     """Return the first images there are: folder, TFDS `cifar10`, digits of scikit-learn.
 
@@ -80,21 +84,23 @@ def load_images(
         which images are for the test, every fifth of a class is.
       download_seconds: a download that stalls for so long is ended; the log says so.
       rows: number of training images at most, the first ones; all by default.
+      test_rows: number of test images at most, likewise.
 
     Raises:
       DataError: a named folder is missing or holds no usable images, one of its files cannot be
         read; without a folder, no source worked.
-      ValueError: `rows` is below 1.
+      ValueError: `rows` or `test_rows` is below 1.
     """
-    if rows is not None and rows < 1:
-        raise ValueError(f"rows={rows}: accepted is 1 or more")
+    for name, number in (("rows", rows), ("test_rows", test_rows)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name}={number}: accepted is 1 or more")
     named = named_folder(folder)
     if named is not None:
-        return _first(_from_folder(named, rows), rows)
+        return _first(_from_folder(named, rows, test_rows), rows, test_rows)
     reasons = []
     for source in (lambda: _fetched(download_seconds), _digits):
         try:
-            return _first(source(), rows)
+            return _first(source(), rows, test_rows)
         except DataError as error:
             reasons.append(str(error))
             logging.getLogger(__name__).warning("%s: trying the next source of images", error)
@@ -151,8 +157,7 @@ def load_rows(path: Path | str, *, skip_unreadable: bool = False) -> ImageRows:
         raise DataError(f"{path}: no array images; give {ROWS_LAYOUT}")
     numbers = images.dtype == np.uint8 or images.dtype.kind == "f"
     if not numbers or images.ndim != 4 or 0 in images.shape:
-        found = f"{images.dtype}{list(images.shape)}"
-        raise DataError(f"{path}: images is {found}; give {ROWS_LAYOUT}")
+        raise DataError(f"{path}: images is {images.dtype}{list(images.shape)}; give {ROWS_LAYOUT}")
     if images.dtype.kind == "f" and not ((images >= 0) & (images <= 1)).all():
         raise DataError(f"{path}: images are not all from 0 to 1; give {ROWS_LAYOUT}")
     return ImageRows(_unit(images), None, ())
@@ -169,8 +174,8 @@ def _rows_of_folder(folder: Path, skip_unreadable: bool) -> ImageRows:
             skipped.append(str(error))
             continue
         if images and image.shape != images[0].shape:
-            first = folder / files[0]
-            raise DataError(f"{file}: {image.shape}, but {first}: {images[0].shape}; one size")
+            other = f"{folder / files[0]}: {images[0].shape}"
+            raise DataError(f"{file}: {image.shape}, but {other}; one size")
         images.append(image)
         files.append(file.relative_to(folder).as_posix())
     if not images:
@@ -198,13 +203,13 @@ def _inner(folder: Path) -> Path:
     return next((path for path in inner if path.is_dir()), folder)
 
 
-def _from_folder(folder: Path, rows: int | None) -> ImageSet:
+def _from_folder(folder: Path, rows: int | None, test_rows: int | None) -> ImageSet:
     if folder.is_file():
         return _from_npz(folder)
     inner = _inner(folder)
     train, test = (sorted(inner.glob(f"cifar10-{part}-*.npz")) for part in ("train", "test"))
     if train and test:
-        return _from_blobs(inner, train, test, rows)
+        return _from_blobs(inner, train, test, rows, test_rows)
     archives = sorted(path for path in inner.glob("*.npz") if "-unlabelled-" not in path.name)
     if len(archives) > 1:
         names = ", ".join(path.name for path in archives)
@@ -212,7 +217,7 @@ def _from_folder(folder: Path, rows: int | None) -> ImageSet:
     return _from_npz(archives[0]) if archives else _from_classes(inner)
 
 
-def _from_blobs(folder, train: list[Path], test: list[Path], rows) -> ImageSet:
+def _from_blobs(folder, train: list[Path], test: list[Path], rows, test_rows) -> ImageSet:
     def read(paths, wanted):
         images, labels, count = [], [], 0
         for path in paths:
@@ -225,14 +230,13 @@ def _from_blobs(folder, train: list[Path], test: list[Path], rows) -> ImageSet:
                 count += len(some)
         return _joined(images, folder), np.concatenate(labels)
 
-    return _image_set(read(train, rows), read(test, None), CIFAR10, str(folder))
+    return _image_set(read(train, rows), read(test, test_rows), CIFAR10, str(folder))
 
 
 def _decoded(path: Path, rows: int | None):
     """Return the first images of a file of joined JPEGs, and their labels if it has them."""
     arrays = _arrays(path)
-    missing = [name for name in ("jpeg", "offset") if name not in arrays]
-    if missing:
+    if missing := [name for name in ("jpeg", "offset") if name not in arrays]:
         raise DataError(f"{path}: no array {missing[0]}; give {LAYOUT}")
     blob, offset, label = arrays["jpeg"], arrays["offset"], arrays.get("label")
     count = len(offset) - 1 if offset.ndim == 1 and offset.dtype.kind in "iu" else 0
@@ -369,15 +373,16 @@ def _image_set(train, test, classes, what) -> ImageSet:
     return ImageSet(*train, *test, classes, what)
 
 
-def _first(images: ImageSet, rows: int | None) -> ImageSet:
-    """Return the first `rows` training images, and the source with their number and size."""
-    train = images.train_images[:rows]
-    size = " x ".join(map(str, train.shape[1:]))
-    counts = f"{len(train)} + {len(images.test_images)} images of {size}"
+def _first(images: ImageSet, rows: int | None, test_rows: int | None) -> ImageSet:
+    """Return the first images of each kind, and the source with their number and size."""
+    train, test = images.train_images[:rows], images.test_images[:test_rows]
+    counts = f"{len(train)} + {len(test)} images of {' x '.join(map(str, train.shape[1:]))}"
     return dataclasses.replace(
         images,
         train_images=train,
         train_labels=images.train_labels[:rows],
+        test_images=test,
+        test_labels=images.test_labels[:test_rows],
         source=f"{images.source} ({counts}, {len(images.classes)} classes)",
     )
 

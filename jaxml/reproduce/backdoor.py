@@ -85,7 +85,7 @@ SCALES = {
         ratios=(0.1,),
         retrain=False,
         blends=8,
-        identify=IdentifyConfig(rounds=1, steps=120),
+        identify=IdentifyConfig(rounds=1, steps=80),
     ),
     "standard": Scale(
         rows=10_000,
@@ -117,11 +117,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
     bar = progress.add_task(
         "backdoor: loading", total=scale.repeats * len(cases) * (1 + scale.retrain)
     )
-    data = load_images(settings.data, rows=scale.rows)
-    test = slice(scale.test_rows)
-    data = dataclasses.replace(
-        data, test_images=data.test_images[test], test_labels=data.test_labels[test]
-    )
+    data = load_images(settings.data, rows=scale.rows, test_rows=scale.test_rows)
     arrays = ("train_images", "train_labels", "test_images", "test_labels")
     inputs = {
         "scale": dataclasses.asdict(scale),

@@ -17,7 +17,7 @@ from jaxml.reproduce.stages import Arrays, Stages
 
 # Of `register` at each resolution; None takes its default, fewer on the finest.
 STEPS = {"quick": 40, "standard": None, "paper": None}
-TRAINING_STEPS = {"quick": 150, "standard": 600, "paper": 10_000}
+TRAINING_STEPS = {"quick": 200, "standard": 600, "paper": 10_000}
 CRITERIA = ("forward", "backward", "central", "digital")
 
 

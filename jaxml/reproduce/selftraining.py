@@ -1,5 +1,6 @@
 """Self-training on a poisoned set: which pseudo-labels keep the backdoor, and which lose it."""
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -34,7 +35,7 @@ SCALES = {
         blocks=1,
         stem="cifar",
         attacks=("badnets",),
-        identify=backdoor.IdentifyConfig(rounds=1, steps=120),
+        identify=backdoor.IdentifyConfig(rounds=1, steps=80),
     ),
     "standard": work.Scale(
         rows=10_000,
@@ -132,24 +133,23 @@ def experiment(settings, stages: Stages, progress) -> Report:
 def _load(folder: Path | None, scale: work.Scale) -> tuple[work.Images, str, tuple[str, ...]]:
     """Return images with a pool of the same set beside them, one line on them, and classes."""
     wanted = scale.rows + scale.pool_rows
-    data = load_images(folder, rows=wanted)
+    data = load_images(folder, rows=wanted, test_rows=scale.test_rows)
     # A small set is divided in the same proportion.
     cut = min(scale.rows, round(len(data.train_labels) * scale.rows / wanted))
-    try:
-        outside = load_pool(folder)[: scale.outside_rows]
-    except DataError:
-        outside = np.zeros((0, *data.train_images.shape[1:]), np.uint8)
+    outside = np.zeros((0, *data.train_images.shape[1:]), np.uint8)
+    if scale.outside_rows:
+        with contextlib.suppress(DataError):
+            outside = load_pool(folder)[: scale.outside_rows]
     if outside.shape[1:] != data.train_images.shape[1:]:
         outside = outside[:0]
     pixels = data.train_images
-    test = slice(scale.test_rows)
     images = work.Images(
         train=jnp.asarray(pixels[:cut]),
         labels=jnp.asarray(data.train_labels[:cut]),
         pool=jnp.asarray(pixels[cut:]),
         outside=jnp.asarray(outside),
-        test=jnp.asarray(data.test_images[test]),
-        test_labels=jnp.asarray(data.test_labels[test]),
+        test=jnp.asarray(data.test_images),
+        test_labels=jnp.asarray(data.test_labels),
     )
     source = (
         f"{data.source}; {cut} labelled, {len(images.pool)} of the rest as a pool without labels"

@@ -150,13 +150,15 @@ def _folds(key, sets: Arrays, corpus: SpeechCorpus) -> Arrays:
     routes = {"templates": speech.match_templates, "lda": speech.identify}
     found: Arrays = {"fold": fold}
     for name in SETS:
-        for route, classify in routes.items():
+        for route, method in routes.items():
+            # Of one set all folds are of one or two shapes.
+            classify = jax.jit(partial(method, speakers=speakers))
             label = np.zeros(len(fold), int)
             score = np.zeros((len(fold), speakers), np.float32)
             for k in range(folds):
                 train, test = fold != k, fold == k
                 rows = sets[name]
-                result = classify(rows[train], corpus.speaker[train], rows[test], speakers=speakers)
+                result = classify(rows[train], corpus.speaker[train], rows[test])
                 label[test], score[test] = result.label, result.score
             found[f"{name}/{route}"] = label
             if route == "templates":

@@ -66,7 +66,7 @@ def trim_silence(
 
     if not isinstance(waveform, np.ndarray):
         raise ValueError(f"waveform: {type(waveform).__name__}; give a numpy array")
-    checked_waveform(waveform)
+    _check(waveform)
     if not np.isfinite(waveform).all():
         raise ValueError("waveform: holds NaN or inf; give finite samples")
     if rate < 1 or not threshold_db > 0:
@@ -90,9 +90,13 @@ def checked_waveform(waveform: Waveform) -> Float[Array, " time"]:
     Raises:
       ValueError: it is empty, of another rank or not floating.
     """
+    _check(waveform)
+    return jnp.asarray(waveform)
+
+
+def _check(waveform) -> None:
     shape, dtype = np.shape(waveform), jnp.result_type(waveform)
     if len(shape) != 1 or shape[0] == 0:
         raise ValueError(f"waveform: shape {shape}; give one channel [time] with samples")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"waveform: dtype {dtype}; give floating samples in [-1, 1]")
-    return jnp.asarray(waveform)

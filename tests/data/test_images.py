@@ -85,6 +85,10 @@ def test_first_rows_only(tmp_path, rows):
     found = load_images(tmp_path, rows=rows)
     np.testing.assert_array_equal(found.train_images, PIXELS[:rows])
     assert len(found.train_labels) == rows and len(found.test_images) == 8
+    few = load_images(tmp_path, rows=rows, test_rows=5)
+    np.testing.assert_array_equal(few.test_images, found.test_images[:5])
+    np.testing.assert_array_equal(few.test_labels, found.test_labels[:5])
+    assert f"({rows} + 5 images" in few.source
 
 
 def assert_is_split(found):
@@ -275,6 +279,8 @@ def test_unusable_folders_and_arguments(tmp_path, unchecked):
         load_images(tmp_path / "a.npz")
     with pytest.raises(ValueError, match="rows=0"):
         load_images(tmp_path, rows=0)
+    with pytest.raises(ValueError, match="test_rows=-1"):
+        load_images(tmp_path, test_rows=-1)
 
 
 def test_pixels_of_more_than_eight_bits_are_named(tmp_path):
