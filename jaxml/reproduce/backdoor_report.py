@@ -1,5 +1,6 @@
 """The report on backdoors: areas under ROC curves, removal, seconds, and pictures."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 from jaxml.backdoor import auroc, detection_rates
 from jaxml.reproduce import plots
 from jaxml.reproduce.detection import METHODS
-from jaxml.reproduce.report import Figure, Report, Table
+from jaxml.reproduce.report import Figure, Report, Table, mean_and_deviation
 from jaxml.reproduce.stages import Arrays
+
+_text = functools.partial(mean_and_deviation, digits=3)
 
 Case = tuple[str, float]
 Found = Mapping[Case, Sequence[Arrays]]
@@ -195,12 +198,3 @@ def _mask_figure(found: Found) -> Figure:
 def _title(case: Case) -> str:
     attack, ratio = case
     return attack if attack == "none" else f"{attack} {ratio:.0%}"
-
-
-def _text(values: np.ndarray) -> str:
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return "-"
-    mean = f"{known.mean():.3f}"
-    some = f" ({known.size} of {len(values)})" if known.size < len(values) else ""
-    return mean if len(values) == 1 else f"{mean} ± {known.std():.3f}{some}"

@@ -1,5 +1,6 @@
 """The report on coresets: claims, fractions, scores, keywords, paths and attacks."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,11 @@ from scipy import stats
 
 from jaxml.reproduce import plots
 from jaxml.reproduce.coreset_stages import Grid
-from jaxml.reproduce.report import Figure, Report, Table
+from jaxml.reproduce.report import Figure, Report, Table, mean_and_deviation
 from jaxml.reproduce.stages import Arrays
 from jaxml.unlearning import connectivity
+
+_text = functools.partial(mean_and_deviation, digits=1)
 
 # Of the claims: share of the whole set's forgetting, points of utility, share of the rise of the
 # loss that a path may lose, and points of recitation after an attack.
@@ -355,18 +358,7 @@ def _said_of(mean: float, half: float, most: float) -> str:
 
 
 def _percent(values: np.ndarray) -> str:
-    """Return mean and deviation in percent, and of how many seeds if not of all."""
-    count = _known(values).size
-    some = f" ({count} of {len(values)})" if 0 < count < len(values) else ""
-    return f"{_text(100 * values, digits=0)}%{some}" if count else "-"
-
-
-def _text(values: np.ndarray, digits: int = 1) -> str:
-    """Return mean and deviation over the seeds that have a number."""
-    known = _known(values)
-    mean = f"{known.mean():.{digits}f}" if known.size else "-"
-    spread = f" ± {known.std(ddof=1):.{digits}f}" if known.size > 1 else ""
-    return f"{mean}{spread}"
+    return mean_and_deviation(100 * values, 0, "%")
 
 
 def _known(values: np.ndarray) -> np.ndarray:

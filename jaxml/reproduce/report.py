@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxml.reproduce.stages import write_whole
 
 
@@ -55,6 +57,22 @@ class Report:
     def finished(self, seconds: float) -> "Report":
         """Return the report with its duration."""
         return dataclasses.replace(self, seconds=seconds)
+
+
+def mean_and_deviation(values: np.ndarray, digits: int, unit: str = "") -> str:
+    """Return "mean ± deviation" of the values that are finite, and of how many if not of all.
+
+    Args:
+      values: of repeats, seeds or folds, `[value]`.
+      digits: behind the point.
+      unit: behind both numbers.
+    """
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return "-"
+    spread = f" ± {finite.std(ddof=1):.{digits}f}" if finite.size > 1 else ""
+    some = f" ({finite.size} of {values.size})" if finite.size < values.size else ""
+    return f"{finite.mean():.{digits}f}{spread}{unit}{some}"
 
 
 def write_report(reports: Sequence[Report], out: Path, *, scale: str, seed: int) -> None:

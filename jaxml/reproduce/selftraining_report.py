@@ -1,13 +1,16 @@
 """The report on self-training: rates of all networks, the three claims, and the two axes."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxml.reproduce import plots
-from jaxml.reproduce.report import Figure, Report, Table
+from jaxml.reproduce.report import Figure, Report, Table, mean_and_deviation
 from jaxml.reproduce.stages import Arrays
+
+_text = functools.partial(mean_and_deviation, digits=3)
 
 # Repeats of each attack: stage -> its arrays.
 Found = Mapping[str, Sequence[Mapping[str, Arrays]]]
@@ -211,10 +214,3 @@ def _strength_table(found: Found, augmentations) -> Table:
 def _chosen(teacher: Arrays, augmentations) -> str:
     number = int(teacher["strength/chosen"])
     return augmentations[number] if number >= 0 else "none is proper"
-
-
-def _text(values: np.ndarray) -> str:
-    if not np.isfinite(values).all():
-        return "-"
-    mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values):.3f}"

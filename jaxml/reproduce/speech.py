@@ -11,7 +11,7 @@ from jaxml import multifractal, sharding, speech
 from jaxml.data import SpeechCorpus, load_speech_corpus
 from jaxml.multifractal import surrogates
 from jaxml.reproduce import plots
-from jaxml.reproduce.report import Figure, Report, Table
+from jaxml.reproduce.report import Figure, Report, Table, mean_and_deviation
 from jaxml.reproduce.stages import Arrays, Stages
 from jaxml.speech.surface import SPECTRUM
 
@@ -193,12 +193,11 @@ def _report(corpus: SpeechCorpus, repeats, timing: Arrays, bands: Arrays) -> Rep
         name: {route: _accuracies(repeats, f"{name}/{route}", corpus.speaker) for route in ROUTES}
         for name in SETS
     }
-    text = lambda a: f"{a.mean():.3f} ± {a.std():.3f}"
     table = Table(
         f"Accuracy, mean ± deviation over {len(repeats)} x {FOLDS} folds of unheard sentences; "
         f"chance {chance:.3f}",
         ("features", *ROUTES.values()),
-        tuple((SETS[n], *(text(accuracy[n][r]) for r in ROUTES)) for n in SETS),
+        tuple((SETS[n], *(mean_and_deviation(accuracy[n][r], 3) for r in ROUTES)) for n in SETS),
     )
     seconds = {name: float(value) for name, value in timing.items()}
     timing_table = Table(
@@ -233,7 +232,10 @@ def _report(corpus: SpeechCorpus, repeats, timing: Arrays, bands: Arrays) -> Rep
             "source": corpus.source,
             "chance": chance,
             "accuracy": {
-                n: {r: {"mean": a.mean(), "sd": a.std(), "folds": a} for r, a in routes.items()}
+                n: {
+                    r: {"mean": a.mean(), "sd": a.std(ddof=1), "folds": a}
+                    for r, a in routes.items()
+                }
                 for n, routes in accuracy.items()
             },
             "confusion": confusion,
@@ -257,7 +259,7 @@ def _accuracies(repeats, name, speaker) -> np.ndarray:
 
 def _accuracy_figure(accuracy, chance) -> Figure:
     values = {label: [accuracy[n][r].mean() for n in SETS] for r, label in ROUTES.items()}
-    errors = {label: [accuracy[n][r].std() for n in SETS] for r, label in ROUTES.items()}
+    errors = {label: [accuracy[n][r].std(ddof=1) for n in SETS] for r, label in ROUTES.items()}
     picture = plots.bars(values, errors, list(SETS.values()), label="accuracy", chance=chance)
     return Figure("accuracy", "Accuracy of every feature set by both routes.", picture)
 

@@ -1,5 +1,6 @@
 """The report on unlearning a book: the axes of MUSE, the trade-off, what a model writes."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,9 +9,11 @@ import numpy as np
 
 from jaxml.data.questions import Passage
 from jaxml.reproduce import plots
-from jaxml.reproduce.report import Figure, Report, Table
+from jaxml.reproduce.report import Figure, Report, Table, mean_and_deviation
 from jaxml.reproduce.stages import Arrays
 from jaxml.unlearning.metrics import privacy_leakage
+
+_text = functools.partial(mean_and_deviation, digits=1)
 
 AXES = {
     "verbatim_forget": "VerbMem, forget",
@@ -145,7 +148,7 @@ def _claims_table(values, followed, spread) -> Table:
                 name,
                 f"{_text(target[:, 0])} to {_text(own[:, 0])}; retrained {_text(retrained[:, 0])}",
                 f"{_text(above)}, {'yes' if near else 'no'}",
-                f"{_text(100 * kept)}%, {'yes' if useful else 'no'}",
+                f"{_text(100 * kept, unit='%')}, {'yes' if useful else 'no'}",
             )
         )
     return Table(
@@ -212,8 +215,3 @@ def _samples_table(parts, passage: Passage, names) -> Table:
     rows += [(name, show(parts[name]["sample"][0])) for name in names]
     prompt = show(passage.prompt)
     return Table(f"What follows {prompt!r}", ("model", "continuation, greedy"), tuple(rows))
-
-
-def _text(values: np.ndarray) -> str:
-    mean = f"{values.mean():.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {values.std(ddof=1):.1f}"

@@ -2,9 +2,17 @@ import json
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 
 from jaxml.reproduce import plots
-from jaxml.reproduce.report import Figure, Report, Table, to_json, write_report
+from jaxml.reproduce.report import (
+    Figure,
+    Report,
+    Table,
+    mean_and_deviation,
+    to_json,
+    write_report,
+)
 
 PNG = plots.matrix(np.eye(2), ["a", "b"], ["a", "b"], x="x", y="y", limits=(0, 1))
 REPORT = Report(
@@ -68,3 +76,22 @@ def test_plots_are_pictures():
         PNG,
     ):
         assert picture.startswith(b"\x89PNG") and len(picture) > 2000
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        # (9 + 1 + 4 + 4) / 3 = 6, the square of 2.449.
+        ([1.0, 3, 6, 6], "4.00 ± 2.45"),
+        ([2.5], "2.50"),
+        ([np.nan, 1, 3], "2.00 ± 1.41 (2 of 3)"),
+        ([np.inf, 1], "1.00 (1 of 2)"),
+        ([np.nan], "-"),
+    ],
+)
+def test_mean_and_deviation_of_a_sample(values, expected):
+    assert mean_and_deviation(np.array(values), 2) == expected
+
+
+def test_a_unit_stands_behind_both_numbers():
+    assert mean_and_deviation(np.array([1.0, 3, np.nan]), 1, "%") == "2.0 ± 1.4% (2 of 3)"
