@@ -53,7 +53,6 @@ SCALES = {
                   scores=("random", "grand", "min_k", "moderate"), objectives=("NPO", "RMU"),
                   others=(), words=60, points=11, relearnt=4, attack_steps=20, suffix=6,
                   candidates=64),
-        (Variant("width 32", small_decoder(vocabulary=512, width=32, layers=2, heads=2), 20),),
     ),
     "standard": Size(
         STANDARD,

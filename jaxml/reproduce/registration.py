@@ -16,7 +16,7 @@ from jaxml.reproduce.smoothing import fewest_folds_by_gaussian, smoothed_where_f
 from jaxml.reproduce.stages import Arrays, Stages
 
 # Of `register` at each resolution; None takes its default, fewer on the finest.
-STEPS = {"quick": 40, "standard": None, "paper": None}
+STEPS = {"quick": 30, "standard": None, "paper": None}
 TRAINING_STEPS = {"quick": 200, "standard": 600, "paper": 10_000}
 CRITERIA = ("forward", "backward", "central", "digital")
 
