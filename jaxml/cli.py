@@ -288,7 +288,8 @@ def _use_compilation_cache() -> None:
 
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "jaxml" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    # Those of the least programs cost as much to write as to compile.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _compile_soon() -> None:

@@ -76,7 +76,7 @@ class Scale:
 
 SCALES = {
     "quick": Scale(
-        rows=1200,
+        rows=1000,
         test_rows=500,
         epochs=10,
         batch_size=32,

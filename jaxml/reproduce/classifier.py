@@ -118,9 +118,11 @@ def normalised_resnet(
       pixels: `[row, height, width, channel]`, bytes.
       classes: number of logits.
       width: of the network.
-      stem: of the network.
+      stem: of the network; images below 32 pixels a side get "cifar".
       blocks: of each of its stages, two in ResNet-18.
     """
+    if min(pixels.shape[1:3]) < 32:
+        stem = "cifar"
     # float64: a float32 sum of this many pixels stands still.
     unit = pixels.reshape(-1, pixels.shape[-1]) / 255
     mean, std = (tuple(np.round(moment, 4).tolist()) for moment in (unit.mean(0), unit.std(0)))

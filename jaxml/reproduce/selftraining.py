@@ -22,13 +22,13 @@ from jaxml.reproduce.stages import Arrays, Stages
 
 SCALES = {
     "quick": work.Scale(
-        rows=1200,
+        rows=1000,
         pool_rows=400,
         outside_rows=0,
         test_rows=500,
         study_rows=200,
-        epochs=9,
-        student_epochs=5,
+        epochs=10,
+        student_epochs=6,
         encoder_epochs=4,
         batch_size=32,
         width=8,
@@ -160,7 +160,6 @@ def _load(folder: Path | None, scale: work.Scale) -> tuple[work.Images, str, tup
 
 
 def _model(pixels: Array, classes: int, scale: work.Scale) -> ResNet18:
-    stem = scale.stem if min(pixels.shape[1:3]) >= 32 else "cifar"
     return normalised_resnet(
-        np.asarray(pixels), classes, scale.width, stem=stem, blocks=scale.blocks
+        np.asarray(pixels), classes, scale.width, stem=scale.stem, blocks=scale.blocks
     )
