@@ -85,7 +85,7 @@ SCALES = {
         ratios=(0.1,),
         retrain=False,
         blends=8,
-        identify=IdentifyConfig(rounds=1, steps=80),
+        identify=IdentifyConfig(rounds=1, steps=120),
     ),
     "standard": Scale(
         rows=10_000,

@@ -105,8 +105,9 @@ def _seconds(found: Found, method: str) -> float:
 
 
 def _area_table(areas, methods, spread) -> Table:
-    mean = {m: np.mean([values[m] for values in areas.values()], axis=0) for m in methods}
-    rows = {**{_title(case): values for case, values in areas.items()}, "mean": mean}
+    rows = {_title(case): values for case, values in areas.items()}
+    if len(areas) > 1:
+        rows["mean"] = {m: np.mean([v[m] for v in areas.values()], axis=0) for m in methods}
     return Table(
         f"AUROC of the poisoned rows{spread}",
         ("attack", *(METHODS[m][0] for m in methods)),
@@ -126,6 +127,9 @@ def _removal_table(removal, removed, spread) -> Table:
             for what in ("TPR", "FPR", "ACC", "ASR")
         },
     }
+    # Not all scales train again.
+    some = lambda name: any(np.isfinite(values[name]).any() for values in removal.values())
+    columns = {name: title for name, title in columns.items() if some(name)}
     return Table(
         "Rows removed, and accuracy (ACC) and attack success rate (ASR) before and after "
         "training without them; fit: clean and poisoned training rows that the network gives "
@@ -142,8 +146,7 @@ def _removal_table(removal, removed, spread) -> Table:
 def _seconds_table(seconds) -> Table:
     return Table(
         "Seconds a training set, median over the attacks: with passes of the network that a "
-        "method needs, and the early epochs for ABL and what builds on it; MSPC is compiled for "
-        "each network",
+        "method needs, and the early epochs for ABL and what builds on it",
         ("method", "seconds"),
         tuple((METHODS[m][0], f"{value:.1f}") for m, value in seconds.items()),
     )

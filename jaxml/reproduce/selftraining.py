@@ -35,7 +35,7 @@ SCALES = {
         blocks=1,
         stem="cifar",
         attacks=("badnets",),
-        identify=backdoor.IdentifyConfig(rounds=1, steps=80),
+        identify=backdoor.IdentifyConfig(rounds=1, steps=120),
     ),
     "standard": work.Scale(
         rows=10_000,
