@@ -97,8 +97,7 @@ def grid(
     """
     columns = min(3, len(cases))
     rows = -(-len(cases) // columns)
-    height = size[1] * rows + 0.6 * legend
-    figure, all_axes = new_figure(size[0] * columns, height, columns=columns, rows=rows)
+    figure, all_axes = new_figure(size[0] * columns, size[1] * rows, columns=columns, rows=rows)
     panels = np.atleast_1d(all_axes).ravel()
     for axes, case in zip(panels, cases, strict=False):
         draw(axes, case)
@@ -126,11 +125,12 @@ def png(figure: Any) -> bytes:
 
 
 def _legend_below(figure, axes) -> None:
-    """Give a figure the legend of one of its axes, in as many columns as its width has room for."""
+    """Make a figure higher by the legend of one of its axes, in as many columns as have room."""
     handles, labels = axes.get_legend_handles_labels()
-    longest = max(map(len, labels))
-    # A small letter is .085 inches wide, and a handle as wide as six.
-    ncols = max(1, int(figure.get_size_inches()[0] / (0.085 * (longest + 6))))
+    width, height = figure.get_size_inches()
+    # A small letter is .085 inches wide, and a handle as wide as six; a line is .19 high.
+    ncols = max(1, int(width / (0.085 * (max(map(len, labels)) + 6))))
+    figure.set_size_inches(width, height + 0.19 * -(-len(labels) // ncols) + 0.1)
     figure.legend(handles, labels, loc="outside lower center", ncols=ncols, fontsize="small",
                   frameon=False)  # fmt: skip
 
