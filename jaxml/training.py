@@ -275,7 +275,7 @@ def _run_steps(state, key, data, start, end, *, loss, update, batch_size, batch_
 
     def recorded(i, carry):
         state, history = carry
-        batch = layout.constrain(_batch(key, i, data, batch_size), batch_places)
+        batch = _draw(key, i, data, batch_size, batch_places)
         state, values = one_step(i, state, batch)
         return state, jax.tree.map(lambda all, one: all.at[i - start].set(one), history, values)
 

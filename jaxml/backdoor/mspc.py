@@ -73,17 +73,12 @@ def mspc(
 
 def agreement(logits_fn, images, mask, shift, scales, batch_size) -> Float[Array, " row"]:
     """Return the fraction of the scales at which the predicted class of a row stays."""
-    logits = row_logits(as_partial(logits_fn), images, batch_size=batch_size)
+    logits_fn = as_partial(logits_fn)
+    logits = row_logits(logits_fn, images, batch_size=batch_size)
     check_finite(jnp.all(jnp.isfinite(logits), axis=-1), "")
     number = functools.partial(jnp.asarray, dtype=images.dtype)
     found = amplified_rows(
-        as_partial(logits_fn),
-        images,
-        logits,
-        mask,
-        number(shift),
-        number(scales),
-        batch_size=batch_size,
+        logits_fn, images, logits, mask, number(shift), number(scales), batch_size=batch_size
     )
     check_finite(found.finite, " when amplified")
     return found.agreement
