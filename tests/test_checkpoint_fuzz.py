@@ -25,15 +25,15 @@ def saved(tmp_path_factory):
     return folder
 
 
-def restore_damaged(saved, folder, rng):
-    """Return the step that is restored where a file of each checkpoint is damaged, or None."""
+def restore_damaged(saved, folder, rng, every):
+    """Return the step that is restored where one or every file is damaged, or None."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(saved, folder)
     for step in ("1", "2"):
         files = sorted(path for path in (folder / step).rglob("*") if path.is_file())
-        file = files[rng.integers(len(files))]
-        *_, content = mutations(file.read_bytes(), rng, 3)
-        file.write_bytes(content)
+        for file in files if every else [files[rng.integers(len(files))]]:
+            *_, content = mutations(file.read_bytes(), rng, 3)
+            file.write_bytes(content)
     with checkpoints.manager(folder) as manager:
         try:
             state, step, history = checkpoints.restore(manager, SETTINGS, STATE)
@@ -46,7 +46,8 @@ def restore_damaged(saved, folder, rng):
 def assert_survive(saved, folder, count):
     rng = np.random.default_rng(0)
     with limits():
-        steps = [restore_damaged(saved, folder / "run", rng) for _ in range(count)]
+        # One damaged file in each checkpoint leaves both unreadable too seldom to be sure of it.
+        steps = [restore_damaged(saved, folder / "run", rng, k % 5 == 0) for k in range(count)]
     assert set(steps) == {None, 1, 2}
 
 
