@@ -3,10 +3,11 @@
     python benchmarks/all.py [--quick] [--sections ...] [--out FILE]
 
 Each script of this folder runs in a process of its own with its sections; one that fails leaves
-a line, and the others run.
+a line, and the others run. The last table of the report has every ratio of those before it.
 """
 
 import functools
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,7 @@ def main() -> int:
     chapters = {
         name: functools.partial(chapter, FOLDER / f"{name}.py", arguments) for name in SCRIPTS
     }
-    return harness.run(lines, chapters, options)
+    return harness.run(lines, chapters, options, ratios)
 
 
 def head() -> list[str]:
@@ -70,6 +71,36 @@ def chapter(script: Path, arguments: Sequence[str]) -> Iterator[str]:
         yield f"**{script.stem} failed** after {seconds}, exit code {process.returncode}: {reason}"
     else:
         yield f"{script.stem}: {seconds}."
+
+
+def ratios(lines: Sequence[str]) -> Iterator[str]:
+    """Yield one table of every ratio of jaxml's in the tables of a report.
+
+    Args:
+      lines: of the report; a ratio is in a column whose name is "one thing / another", or "of
+        PyTorch's" for memory. Where that other is "this", rows of jaxml begin with its name.
+    """
+    yield "\n## All ratios\n"
+    yield "| of | where | row | what | ratio |"
+    yield "|---|---|---|---|--:|"
+    part = section = ""
+    columns: list[str] = []
+    for line in "\n".join(lines).splitlines():
+        if line.startswith("## "):
+            part = line.removeprefix("## ").partition(":")[0]
+        elif line.startswith("### "):
+            section = line.removeprefix("### ")
+        if not line.startswith("|"):
+            columns = []
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not columns:
+            columns = cells
+        for name, cell in zip(columns, cells, strict=True):
+            of_row = name.endswith("/ this") or name == "of PyTorch's"
+            ours = cells[0].startswith("jaxml") if of_row else " / " in name
+            if ours and re.fullmatch(r"[\d.,]+", cell):
+                yield f"| {part} | {section} | {cells[0]} | {name} | {cell} |"
 
 
 if __name__ == "__main__":

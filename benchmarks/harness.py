@@ -32,8 +32,20 @@ def parsed(options: argparse.ArgumentParser) -> argparse.Namespace:
     return found
 
 
-def run(head: Iterable[str], chapters: Mapping[str, Callable], options: argparse.Namespace) -> int:
-    """Print, and write where asked, the head and the chapters asked for, line by line."""
+def run(
+    head: Iterable[str],
+    chapters: Mapping[str, Callable],
+    options: argparse.Namespace,
+    tail: Callable[[Sequence[str]], Iterable[str]] = lambda lines: (),
+) -> int:
+    """Print, and write where asked, the head, the chapters asked for, and what `tail` makes of all.
+
+    Args:
+      head: lines of Markdown.
+      chapters: name of a section to a function that returns its lines.
+      options: from `parsed`.
+      tail: from the lines so far to the last ones.
+    """
     jax.config.update("jax_enable_compilation_cache", False)
     lines = []
 
@@ -45,6 +57,7 @@ def run(head: Iterable[str], chapters: Mapping[str, Callable], options: argparse
     tell(head)
     for section in options.sections:
         tell(chapters[section]())
+    tell(list(tail(lines)))
     if options.out:
         options.out.write_text("\n".join(lines) + "\n")
     return 0
@@ -93,6 +106,23 @@ def interleave(
 def child() -> ProcessPoolExecutor:
     """Return a process that starts anew, with threads and memory of its own."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def torch_device() -> str:
+    """Return where PyTorch has to run to be compared: where JAX does."""
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
+def use_torch(device: str) -> Callable[[], None]:
+    """Let PyTorch make its tensors on a device; return a function that waits for its work there.
+
+    Matrix products are in TF32 there as JAX's are by default.
+    """
+    import torch
+
+    torch.set_default_device(device)
+    torch.set_float32_matmul_precision("high" if device == "cuda" else "highest")
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 def choose_torch_threads(run: Callable[[], Any]) -> None:

@@ -2,10 +2,11 @@
 
     python benchmarks/registration.py [--quick] [--sections ...] [--out FILE]
 
-PyTorch runs the layer in the form it was published in: a Taylor series of 19 terms on one
-3 x 3 matrix a voxel, then sine transforms as dense products. It runs in a child process, on all
-cores as JAX does. Rounds are interleaved, so the load of the machine hits all alike, and the
-least time of a row counts. Compilation is measured cold and stated apart.
+PyTorch runs the layer in the form it was published in: a Taylor series of 19 terms on one 3 x 3
+matrix a voxel, then sine transforms as dense products. It runs in a child process, on the GPU
+where JAX does, else on all cores as JAX does; memory is measured without a GPU alone. Rounds are
+interleaved, so the load of the machine hits all alike, and the least time of a row counts.
+Compilation is measured cold and stated apart.
 """
 
 import ctypes
@@ -120,13 +121,13 @@ def _layer_table(shape: Shape, settings: Settings) -> Iterator[str]:
         speedup = share = difference = ""
         if (peer_call := _reference(call)) in calls:
             speedup = f"{min(times[peer_call]) / min(times[call]):.1f}"
-            share = f"{np.divide(peaks[call], peaks[peer_call] or np.nan):.2f}"
+            share = _stated(np.divide(peaks[call], peaks[peer_call] or np.nan), ".2f")
             largest = np.max(np.abs(values[peer_call]))
             difference = f"{np.max(np.abs(values[call] - values[peer_call])) / largest:.1e}"
         yield (
             f"| {call} | {_ms(min(times[call]))} | {_ms(np.median(times[call]))} | "
-            f"{len(times[call])} | {speedup} | {peaks[call] / 1e6:.0f} | {share} | {difference} | "
-            f"{first.get(call, '')} |"
+            f"{len(times[call])} | {speedup} | {_stated(peaks[call] / 1e6, '.0f')} | {share} | "
+            f"{difference} | {first.get(call, '')} |"
         )
     if kept > KEPT_BYTES:
         yield (
@@ -164,31 +165,36 @@ def _jax_both(u: np.ndarray) -> Callable:
     return functools.partial(_timed, lambda: jax.block_until_ready(compiled(x))[1])
 
 
-def _torch_forward(u: np.ndarray) -> Callable:
+def _torch_forward(u: np.ndarray, device: str = "cpu") -> Callable:
     import torch
 
-    planes = torch.from_numpy(np.moveaxis(u, -1, 0).copy())
+    wait = harness.use_torch(device)
+    planes = torch.as_tensor(np.moveaxis(u, -1, 0).copy())
     solver = torch_solver(u.shape[:-1])
 
     def run():
         with torch.no_grad():
-            return torch_layer(planes, solver)[0]
+            field = torch_layer(planes, solver)[0]
+        wait()
+        return field
 
-    return functools.partial(_timed, run, lambda r: np.moveaxis(r.numpy(), 0, -1))
+    return functools.partial(_timed, run, lambda r: np.moveaxis(r.cpu().numpy(), 0, -1))
 
 
-def _torch_both(u: np.ndarray) -> Callable:
+def _torch_both(u: np.ndarray, device: str = "cpu") -> Callable:
     import torch
 
-    planes = torch.from_numpy(np.moveaxis(u, -1, 0).copy()).requires_grad_()
+    wait = harness.use_torch(device)
+    planes = torch.as_tensor(np.moveaxis(u, -1, 0).copy()).requires_grad_()
     solver = torch_solver(u.shape[:-1])
 
     def run():
         planes.grad = None
         (torch_layer(planes, solver)[0] ** 2).mean().backward()
+        wait()
         return planes.grad
 
-    return functools.partial(_timed, run, lambda r: np.moveaxis(r.numpy(), 0, -1))
+    return functools.partial(_timed, run, lambda r: np.moveaxis(r.cpu().numpy(), 0, -1))
 
 
 CALLS = {
@@ -245,7 +251,7 @@ def torch_solver(shape: Shape) -> tuple[list[Any], Any]:
         for n, s in zip(shape, steps, strict=True)
     ]
     eigenvalues = functools.reduce(np.add.outer, [2 * np.cos(np.pi * s) - 2 for s in steps])
-    tensor = lambda x: torch.from_numpy(x.astype(np.float32))
+    tensor = lambda x: torch.as_tensor(x.astype(np.float32))
     return [tensor(s) for s in sines], tensor(eigenvalues)
 
 
@@ -259,21 +265,23 @@ def _timed(run: Callable, convert: Callable = np.asarray) -> tuple[float, np.nda
 _PREPARED: dict[tuple, Callable] = {}
 
 
-def _in_child(call: str, u: np.ndarray) -> tuple[float, np.ndarray]:
+def _in_child(call: str, u: np.ndarray, device: str) -> tuple[float, np.ndarray]:
     """Time one call; it is prepared, and run once to warm up, when it is first asked for."""
     key = (call, u.shape)
     if key not in _PREPARED:
-        _PREPARED[key] = CALLS[call](u)
+        _PREPARED[key] = CALLS[call](u, device)
         _PREPARED[key]()
     return _PREPARED[key]()
 
 
 def _ask(child: ProcessPoolExecutor, call: str, u: np.ndarray) -> tuple[float, np.ndarray]:
-    return child.submit(_in_child, call, u).result()
+    return child.submit(_in_child, call, u, harness.torch_device()).result()
 
 
 def _peak(call: str, u: np.ndarray) -> float:
     """Return the rise of the peak memory of a process of its own by the second call in it."""
+    if jax.default_backend() != "cpu":
+        return math.nan
     with harness.child() as child:
         return child.submit(_rise, call, u).result()
 
@@ -328,14 +336,17 @@ def foldfree(settings: Settings) -> Iterator[str]:
             f"deviation of {amplitude:g}, {settings.seeds} seed(s)\n"
         )
         yield (
-            "| | forward folds | digital folds | smallest det | rel. change | SD log det | "
-            "iterations | s |"
+            "| | forward folds | digital folds | smallest det | rel. change | "
+            "change, single pass / this | SD log det | iterations | s |"
         )
-        yield "|---|--:|--:|--:|--:|--:|--:|--:|"
-        yield _row("the field itself", [_judge(u, u, 0, 0.0) for u in fields])
+        yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+        yield _row("the field itself", [_judge(u, u, 0, 0.0) for u in fields], math.nan)
+        single = math.nan
         for name, method in METHODS.items():
             method(fields[0])  # compiles
-            yield _row(name, [_attempt(method, u) for u in fields])
+            attempts = [_attempt(method, u) for u in fields]
+            single = _mean(attempts, "change") if name == SINGLE else single
+            yield _row(name, attempts, single)
     yield (
         "\nMeans over the seeds; the range of the change in brackets. Relative change: rms of "
         "the change over rms of the field. Smallest det: over the simplices of all voxels. SD "
@@ -365,14 +376,19 @@ def _judge(u: np.ndarray, result: np.ndarray, iterations: int, seconds: float) -
     )
 
 
-def _row(name: str, attempts: list[Attempt]) -> str:
-    mean = lambda field: float(np.mean([getattr(a, field) for a in attempts]))
+def _mean(attempts: list[Attempt], field: str) -> float:
+    return float(np.mean([getattr(a, field) for a in attempts]))
+
+
+def _row(name: str, attempts: list[Attempt], single: float) -> str:
+    """Return a row; `single` is the mean change by the single pass."""
+    mean = functools.partial(_mean, attempts)
     changes = [a.change for a in attempts]
     spread = f" ({min(changes):.4f} - {max(changes):.4f})" if max(changes) > 0 else ""
     return (
         f"| {name} | {mean('forward'):,.0f} | {mean('digital'):,.0f} | {mean('smallest'):.3f} | "
-        f"{mean('change'):.4f}{spread} | {mean('sd_log'):.3f} | {mean('iterations'):.0f} | "
-        f"{mean('seconds'):.2f} |"
+        f"{mean('change'):.4f}{spread} | {_stated(single / (mean('change') or math.nan), '.1f')} | "
+        f"{mean('sd_log'):.3f} | {mean('iterations'):.0f} | {mean('seconds'):.2f} |"
     )
 
 
@@ -429,13 +445,14 @@ _compiled_layer = jax.jit(lambda u: registration.diffeomorphic_layer(u).displace
 _compiled_smallest = jax.jit(registration.smallest_determinant)
 _compiled_exponential = jax.jit(registration.exponentiate_velocity)
 
+SINGLE = "the layer, a single pass as published"
 METHODS: dict[str, Callable] = {
+    SINGLE: _single_pass,
     "jaxml `fold_free`": _fold_free,
     "Gaussian 0.7 around folds, repeated (scipy)": _local_gaussian,
     "Gaussian everywhere, least sigma without folds (scipy)": _global_gaussian,
     "scaling and squaring, the field as a velocity": _velocity,
     "shrunk, largest factor without folds": _shrink,
-    "the layer, a single pass as published": _single_pass,
     "Gaussian everywhere, to as many folds as that pass": functools.partial(
         _global_gaussian, folds=lambda u: _digital_folds(_single_pass(u)[0])
     ),
@@ -450,6 +467,10 @@ def random_field(shape: Shape, sigma: float, amplitude: float, *, seed: int) -> 
     noise = np.random.default_rng(seed).standard_normal((len(shape), *shape), dtype=np.float32)
     smooth = np.stack([scipy.ndimage.gaussian_filter(n, sigma) for n in noise], axis=-1)
     return (amplitude * smooth / smooth.std()).astype(np.float32)
+
+
+def _stated(value: float, how: str) -> str:
+    return "" if math.isnan(value) else format(value, how)
 
 
 def _ms(seconds: float) -> str:

@@ -166,7 +166,7 @@ def _step(loss: Callable, params: Any, data: Any, mesh: Mesh) -> Any:
     key = everywhere(jax.eval_shape(jax.random.key, 0))
     number = _put((), jnp.int32, mesh)
     run: Any = training._compiled(*layout.shardings((params, moments), mesh))
-    settings = dict(loss=loss, optimizer=optimizer, batch_size=None, batch_places=(), at_once=1)
+    settings = dict(loss=loss, update=optimizer.update, batch_size=None, batch_places=(), at_once=1)
     return run.lower((params, moments), key, data, number, number, **settings)
 
 

@@ -2,11 +2,11 @@
 
     python benchmarks/selftraining.py [--quick] [--sections ...] [--out FILE]
 
-Both get the same images of 32 by 32 in float32. torchvision draws anew for every image, as in
-a data loader, which on one core is one image after the other; jaxml maps over a batch. The peer
-runs in a child process, on one thread or on all, whichever is faster there and then. Rounds are
-interleaved, so the load of the machine hits all alike, and the least time of a row counts.
-Compilation is measured cold and stated apart.
+Both get the same images of 32 by 32 in float32. torchvision draws anew for every image, as in a
+data loader, which on one core is one image after the other; jaxml maps over a batch. The peer runs
+in a child process, on one thread or on all, whichever is faster there and then, and trains on the
+GPU where JAX does. Rounds are interleaved, so the load of the machine hits all alike, and the
+least time of a row counts. Compilation is measured cold and stated apart.
 """
 
 import functools
@@ -105,7 +105,7 @@ def training(settings: Settings) -> Iterator[str]:
     step = _jax_step(settings)
     contenders: dict[str, Callable] = {"jaxml": functools.partial(step, images, labels)}
     first, _ = contenders["jaxml"]()
-    arguments = images, labels, settings.width, settings.steps
+    arguments = images, labels, settings.width, settings.steps, harness.torch_device()
     with harness.child() as child:
         if peer:
             ask = lambda: child.submit(torch_train, *arguments).result()
@@ -176,7 +176,7 @@ def torch_augment(name: str, images: np.ndarray) -> tuple[float, None]:
 
 
 def torch_train(
-    images: np.ndarray, labels: np.ndarray, width: int, steps: int
+    images: np.ndarray, labels: np.ndarray, width: int, steps: int, device: str
 ) -> tuple[float, None]:
     """Time steps of SGD on the network of `jaxml.models.resnet`.
 
@@ -185,9 +185,12 @@ def torch_train(
       labels: `[row]`.
       width: channels of the first stage.
       steps: to time, after one to warm up.
+      device: of PyTorch.
     """
     import torch
     from torch import nn
+
+    wait = harness.use_torch(device)
 
     def convolution(before, after, side, stride):
         kernel = nn.Conv2d(before, after, side, stride, side // 2, bias=False)
@@ -212,8 +215,8 @@ def torch_train(
     head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
     network = nn.Sequential(*layers, *head).to(memory_format=torch.channels_last)  # pyright: ignore
     optimizer = torch.optim.SGD(network.parameters(), 0.01, momentum=0.9)
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    x, y = x.contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
+    x = torch.as_tensor(images.transpose(0, 3, 1, 2).copy())
+    x, y = x.contiguous(memory_format=torch.channels_last), torch.as_tensor(labels)
 
     def step():
         optimizer.zero_grad()
@@ -221,9 +224,11 @@ def torch_train(
         optimizer.step()
 
     harness.choose_torch_threads(step)
+    wait()
     start = time.perf_counter()
     for _ in range(steps):
         step()
+    wait()
     return time.perf_counter() - start, None
 
 

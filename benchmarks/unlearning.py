@@ -5,10 +5,11 @@
 Both train a Llama of one shape on forget and retain batches of one shape, in float32 with AdamW.
 PyTorch with the decoder of transformers does what the released codes do: NPO runs the model before
 at every step, with a row for one that keeps its log-probabilities; RMU runs all layers of both
-models. The time of jaxml is that of a call of `unlearn_decoder`, what it computes before the
-first step included, over its steps. The peer runs in a child process, on one thread or on all,
-whichever is faster there and then. Rounds are interleaved, so the load of the machine hits all
-alike, and the least time of a row counts. Compilation is measured cold and stated apart.
+models. The time of jaxml is that of a call of `unlearn_decoder`, what it computes before the first
+step included, over its steps. The peer runs in a child process, on the GPU where JAX does, else on
+one thread or on all, whichever is faster there and then. Rounds are interleaved, so the load of
+the machine hits all alike, and the least time of a row counts. Compilation is measured cold and
+stated apart.
 """
 
 import functools
@@ -96,7 +97,7 @@ def steps(settings: Settings) -> Iterator[str]:
         with harness.child() as child:
             for name in peers if peer else ():
                 ask = lambda name=name: child.submit(  # noqa: B023
-                    torch_steps, name, forget, retain, settings.steps
+                    torch_steps, name, forget, retain, settings.steps, harness.torch_device()
                 ).result()
                 ask()
                 contenders[name] = ask
@@ -147,7 +148,7 @@ def generation(settings: Settings) -> Iterator[str]:
         with harness.child() as child:
             if peer:
                 ask = lambda prompts=prompts: child.submit(  # noqa: B023
-                    torch_generate, prompts, settings.new_tokens
+                    torch_generate, prompts, settings.new_tokens, harness.torch_device()
                 ).result()
                 ask()
                 contenders["transformers"] = ask
@@ -197,7 +198,7 @@ def _temporary(total: Callable, shapes) -> int:
 
 
 def torch_steps(
-    method: str, forget: np.ndarray, retain: np.ndarray, count: int
+    method: str, forget: np.ndarray, retain: np.ndarray, count: int, device: str
 ) -> tuple[float, None]:
     """Time steps of the released NPO with GDR, or RMU, on the decoder of transformers.
 
@@ -206,12 +207,14 @@ def torch_steps(
       forget: tokens `[row, time]`.
       retain: tokens `[row, time]`.
       count: steps to time.
+      device: of PyTorch.
     """
     import torch
     from torch.nn.functional import cross_entropy, logsigmoid, mse_loss
 
+    wait = harness.use_torch(device)
     model, before = _torch_decoder(), _torch_decoder()
-    f, r = (torch.from_numpy(x).long() for x in (forget, retain))
+    f, r = (torch.as_tensor(x).long() for x in (forget, retain))
 
     def nll(model, tokens):
         logits = model(tokens, use_cache=False).logits[:, :-1]
@@ -260,22 +263,26 @@ def torch_steps(
         optimizer.step()
 
     harness.choose_torch_threads(step)
+    wait()
     start = time.perf_counter()
     for _ in range(count):
         step()
+    wait()
     return time.perf_counter() - start, None
 
 
-def torch_generate(prompts: np.ndarray, count: int) -> tuple[float, None]:
+def torch_generate(prompts: np.ndarray, count: int, device: str) -> tuple[float, None]:
     """Time greedy decoding by transformers.
 
     Args:
       prompts: tokens `[row, time]`.
       count: tokens to write.
+      device: of PyTorch.
     """
     import torch
 
-    model, tokens = _torch_decoder(), torch.from_numpy(prompts).long()
+    wait = harness.use_torch(device)
+    model, tokens = _torch_decoder(), torch.as_tensor(prompts).long()
     settings = dict(do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(tokens))
 
     def write(count):
@@ -283,8 +290,10 @@ def torch_generate(prompts: np.ndarray, count: int) -> tuple[float, None]:
 
     with torch.no_grad():
         harness.choose_torch_threads(lambda: write(4))
+        wait()
         start = time.perf_counter()
         write(count)
+        wait()
     return time.perf_counter() - start, None
 
 
