@@ -11,7 +11,7 @@ from scipy import stats
 
 from jaxml.reproduce import plots
 from jaxml.reproduce.coreset_stages import Grid
-from jaxml.reproduce.report import Figure, Report, Table, mean_and_deviation
+from jaxml.reproduce.report import Figure, Report, Table, deviation, mean_and_deviation
 from jaxml.reproduce.stages import Arrays
 from jaxml.unlearning import connectivity
 
@@ -296,9 +296,9 @@ def _fractions(found, grid: Grid) -> bytes:
             names = [f"{objective}, {kind} {part:g}" for part in grid.fractions] + [objective]
             values = np.array([_measure(found, name) for name in names])
             for column, label in ((0, "VerbMem, forget"), (3, "KnowMem, retain")):
-                mean, deviation = values[..., column].mean(1), values[..., column].std(1)
+                mean, spread = values[..., column].mean(1), deviation(values[..., column], 1)
                 lines[f"{label}, {title}"] = (100 * parts, mean)
-                bands[f"_{label}, {title}"] = (100 * parts, mean - deviation, mean + deviation)
+                bands[f"_{label}, {title}"] = (100 * parts, mean - spread, mean + spread)
         panels.append(
             {"title": objective, "x": "% of the forget set", "y": "0 to 100", "lines": lines,
              "bands": bands}
@@ -311,9 +311,9 @@ def _paths(found, grid: Grid) -> bytes:
     for objective in grid.objectives:
         parts = [of[f"{objective}, path"] for of in found]
         values, points = np.array([part["nll"] for part in parts]), parts[0]["points"]
-        mean, deviation = values.mean(0), values.std(0)
+        mean, spread = values.mean(0), deviation(values, 0)
         lines = {name: (points, mean[:, i]) for i, name in enumerate(("forget", "retain"))}
-        low, high = mean - deviation, mean + deviation
+        low, high = mean - spread, mean + spread
         bands = {f"_{n}": (points, low[:, i], high[:, i]) for i, n in enumerate(lines)}
         panels.append(
             {"title": objective, "x": f"from the whole set to {grid.compared:.0%} of it",

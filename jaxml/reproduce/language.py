@@ -99,30 +99,8 @@ def unlearn_files(
     for name, texts in sets.items():
         each = [_token_mean(p, texts, decoder) for p in (params, found.params)]
         rows.append((name, len(texts.tokens), *each))
-    steps = np.arange(config.steps)
-    panel = {
-        "title": config.method,
-        "x": "step",
-        "y": "loss",
-        "lines": {name: (steps, values) for name, values in found.history.items()},
-    }
-    report = Report(
-        method="unlearn",
-        title=f"Unlearning by {config.method}",
-        parts=(
-            f"Model {model.name}, forget {forget.name}, retain {retain.name}.",
-            Table(
-                "Mean log-probability of a token, in nats",
-                ("texts", "sequences", "before", "after"),
-                tuple((n, str(k), f"{a:.3f}", f"{b:.3f}") for n, k, a, b in rows),
-            ),
-            Figure("loss", "Loss of each step", curves([panel])),
-        ),
-        results={
-            "settings": dataclasses.asdict(config),
-            **{n: {"sequences": k, "before": a, "after": b} for n, k, a, b in rows},
-        },
-    )
+    source = f"Model {model.name}, forget {forget.name}, retain {retain.name}."
+    report = _unlearn_report(source, config, rows, found.history)
     write_report([report], out, scale=f"{config.steps} steps", seed=seed)
     told = "; ".join(f"{name} {a:.3f} to {b:.3f}" for name, _, a, b in rows)
     return f"log-probability of a token: {told}\nmodel: {out / 'model'}"
@@ -241,6 +219,33 @@ def tokenised(texts: Sequence[str], tokenizer: Any, length: int, path: Path) -> 
         tokens[row, : len(piece)] = piece
         mask[row, : len(piece)] = True
     return Sequences(jnp.asarray(tokens), jnp.asarray(mask))
+
+
+def _unlearn_report(source: str, config: UnlearnConfig, rows, history) -> Report:
+    steps = np.arange(config.steps)
+    panel = {
+        "title": config.method,
+        "x": "step",
+        "y": "loss",
+        "lines": {name: (steps, values) for name, values in history.items()},
+    }
+    return Report(
+        method="unlearn",
+        title=f"Unlearning by {config.method}",
+        parts=(
+            source,
+            Table(
+                "Mean log-probability of a token, in nats",
+                ("texts", "sequences", "before", "after"),
+                tuple((n, str(k), f"{a:.3f}", f"{b:.3f}") for n, k, a, b in rows),
+            ),
+            Figure("loss", "Loss of each step", curves([panel])),
+        ),
+        results={
+            "settings": dataclasses.asdict(config),
+            **{n: {"sequences": k, "before": a, "after": b} for n, k, a, b in rows},
+        },
+    )
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -70,9 +70,19 @@ def mean_and_deviation(values: np.ndarray, digits: int, unit: str = "") -> str:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return "-"
-    spread = f" ± {finite.std(ddof=1):.{digits}f}" if finite.size > 1 else ""
+    spread = f" ± {deviation(finite, 0):.{digits}f}" if finite.size > 1 else ""
     some = f" ({finite.size} of {values.size})" if finite.size < values.size else ""
-    return f"{finite.mean():.{digits}f}{spread}{unit}{some}"
+    return f"{finite.mean():z.{digits}f}{spread}{unit}{some}"
+
+
+def deviation(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the deviation of a sample along an axis, 0 where that has one value.
+
+    Args:
+      values: of any shape.
+      axis: of the repeats.
+    """
+    return np.asarray(values.std(axis, ddof=1 if values.shape[axis] > 1 else 0))
 
 
 def write_report(reports: Sequence[Report], out: Path, *, scale: str, seed: int) -> None:

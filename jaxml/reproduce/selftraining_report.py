@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxml.reproduce import plots
-from jaxml.reproduce.report import Figure, Report, Table, mean_and_deviation
+from jaxml.reproduce.report import Figure, Report, Table, deviation, mean_and_deviation
 from jaxml.reproduce.stages import Arrays
 
 _text = functools.partial(mean_and_deviation, digits=3)
@@ -176,7 +176,7 @@ def _study_table(found: Found, augmentations, spread) -> Table:
 def _study_figure(found: Found, augmentations) -> Figure:
     def draw(axes, attack):
         study = _study(found[attack])
-        middle, error = study.mean(axis=0), study.std(axis=0)
+        middle, error = study.mean(0), deviation(study, 0)
         for i, name in enumerate(("none", *augmentations)):
             axes.errorbar(*middle[i], xerr=error[i, 0], yerr=error[i, 1], fmt="osD^v<>pPX*"[i % 11],
                           markersize=7, label=name)  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxml.data.questions import Passage
 from jaxml.reproduce import plots
-from jaxml.reproduce.report import Figure, Report, Table, mean_and_deviation
+from jaxml.reproduce.report import Figure, Report, Table, deviation, mean_and_deviation
 from jaxml.reproduce.stages import Arrays
 from jaxml.unlearning.metrics import privacy_leakage
 
@@ -181,9 +181,9 @@ def _growth(at_once, requests, scale) -> bytes:
         lines, bands = {}, {}
         for name, values in of.items():
             for axis, label in ((0, "VerbMem, forget"), (1, "KnowMem, retain")):
-                mean, deviation = values[..., axis].mean(0), values[..., axis].std(0)
+                mean, spread = values[..., axis].mean(0), deviation(values[..., axis], 0)
                 lines[f"{name}: {label}"] = (share, mean)
-                bands[f"_{name}: {label}"] = (share, mean - deviation, mean + deviation)
+                bands[f"_{name}: {label}"] = (share, mean - spread, mean + spread)
         panels.append(
             {
                 "title": title,

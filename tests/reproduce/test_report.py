@@ -1,4 +1,5 @@
 import json
+import statistics
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,6 +10,7 @@ from jaxml.reproduce.report import (
     Figure,
     Report,
     Table,
+    deviation,
     mean_and_deviation,
     to_json,
     write_report,
@@ -91,6 +93,17 @@ def test_plots_are_pictures():
 )
 def test_mean_and_deviation_of_a_sample(values, expected):
     assert mean_and_deviation(np.array(values), 2) == expected
+
+
+def test_deviation_is_that_of_a_sample_and_0_of_one_value():
+    values = np.array([[1.0, 4.0], [3.0, 4.5], [8.0, 4.0]])
+    expected = [statistics.stdev(column) for column in values.T.tolist()]
+    np.testing.assert_allclose(deviation(values, 0), expected)
+    np.testing.assert_array_equal(deviation(values[:1], 0), [0, 0])
+
+
+def test_no_minus_before_a_zero():
+    assert mean_and_deviation(np.array([-0.01]), 0, "%") == "0%"
 
 
 def test_a_unit_stands_behind_both_numbers():
