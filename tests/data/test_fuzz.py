@@ -303,7 +303,7 @@ def survives(name, folder, count, monkeypatch):
 
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_are_read_or_refused(name, tmp_path, monkeypatch):
-    survives(name, tmp_path, 60, monkeypatch)
+    survives(name, tmp_path, 90, monkeypatch)
 
 
 @pytest.mark.slow

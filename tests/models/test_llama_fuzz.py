@@ -132,7 +132,7 @@ def survives(name, folder, count):
 
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files_are_read_or_refused(name, tmp_path):
-    survives(name, tmp_path, 60)
+    survives(name, tmp_path, 90)
 
 
 @pytest.mark.slow
