@@ -8,6 +8,7 @@ counted in the program's text (`hlo.py`), loops as often as they run.
 """
 
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -189,19 +190,24 @@ def _texts(settings: Settings, mesh: Mesh) -> dict[str, Any]:
 
 
 def volumes(settings: Settings) -> Iterator[str]:
-    """Yield a table of pairs of volumes registered at once."""
+    """Yield a table of pairs of volumes registered at once, and of one volume's slabs."""
     size = " x ".join(str(n) for n in settings.volume)
     yield (
         f"\n## Registration of {size} voxels, float32\n\n`register` with its defaults under "
-        "`map_rows`, one pair at a time on each device. The library does not split a volume over "
-        "devices: a pair is one device's.\n"
+        "`map_rows`, one pair at a time on each device; and `layer_in_slabs` on one volume of "
+        "displacements.\n"
     )
     yield HEADER
     for devices in settings.devices:
         image = jax.ShapeDtypeStruct((devices, *settings.volume), jnp.float32)
         run = lambda pair: registration.register(*pair)
         lowered = _mapped(run, (image, image), sharding.data_mesh(devices=devices), 1)
-        yield _row(f"{devices} pairs", str(devices), devices, lowered)
+        yield _row(f"register, {devices} pairs", str(devices), devices, lowered)
+    for devices in (math.gcd(settings.volume[0], devices) for devices in settings.devices):
+        mesh = sharding.data_mesh(devices=devices)
+        field = _put((*settings.volume, 3), jnp.float32, mesh, "data")
+        layer = jax.jit(functools.partial(registration.layer_in_slabs, mesh=mesh))
+        yield _row("the layer in slabs", str(devices), devices, layer.lower(field))
 
 
 def images(settings: Settings) -> Iterator[str]:

@@ -26,7 +26,8 @@ def unchecked(monkeypatch):
 # These compile many small programs: LLVM's optimisation of them takes longer than all they do.
 UNOPTIMISED = (
     "test_api.py", "test_augment.py", "test_processes.py", "models/test_llama",
-    "multifractal/test_mfdfa.py", "registration/test_register.py", "reproduce/",
+    "multifractal/test_mfdfa.py", "registration/test_register.py", "registration/test_slabs.py",
+    "reproduce/",
     "selftraining/test_simclr.py", "speech/test_surface.py", "unlearning/",
 )  # fmt: skip
 # This one trains networks, and runs three times as long without.

@@ -247,6 +247,10 @@ CALLS = {
     "registration.inverse": ({}, (FIELD,)),
     "registration.jacobian": ({}, (FIELD,)),
     "registration.jacobian_determinant": ({}, (FIELD,)),
+    "registration.layer_in_slabs": (
+        dict(mesh=jaxml.sharding.data_mesh(devices=1)),
+        (FIELD,),
+    ),
     "registration.mse": ({}, IMAGES),
     "registration.mutual_information": ({}, IMAGES),
     "registration.ncc": ({}, IMAGES),

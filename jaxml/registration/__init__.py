@@ -29,6 +29,7 @@ from jaxml.registration.similarity import grad_l2 as grad_l2
 from jaxml.registration.similarity import mse as mse
 from jaxml.registration.similarity import mutual_information as mutual_information
 from jaxml.registration.similarity import ncc as ncc
+from jaxml.registration.slabs import layer_in_slabs as layer_in_slabs
 from jaxml.registration.voxelmorph import Prediction as Prediction
 from jaxml.registration.voxelmorph import predict as predict
 from jaxml.registration.voxelmorph import voxelmorph_loss as voxelmorph_loss

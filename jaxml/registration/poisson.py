@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -41,19 +42,25 @@ def solve_within(
     rhs: Float[Array, "*padded"], *, boundary: Boundary, ghosts: int
 ) -> Float[Array, "*volume"]:
     """Return the solution on the volume within `ghosts` planes of rhs at each face, not used."""
-    if boundary not in ("dirichlet", "neumann"):
-        raise ValueError(f"boundary={boundary!r}: accepted are dirichlet, neumann")
-    matrices = [_matrix(n - 2 * ghosts, boundary) for n in rhs.shape]
+    check_boundary(boundary)
+    matrices = [transform_matrix(n - 2 * ghosts, boundary) for n in rhs.shape]
     spectrum = rhs
     for axis in reversed(range(rhs.ndim)):
-        spectrum = _transform(spectrum, axis, np.pad(matrices[axis], ((0, 0), (ghosts, ghosts))))
-    spectrum = spectrum * _inverse_eigenvalues(spectrum.shape, boundary).astype(rhs.dtype)
+        spectrum = transform(spectrum, axis, np.pad(matrices[axis], ((0, 0), (ghosts, ghosts))))
+    values = [eigenvalues(n, boundary) for n in spectrum.shape]
+    spectrum = spectrum * inverse_eigenvalues(values, boundary).astype(rhs.dtype)
     for axis in range(rhs.ndim):
-        spectrum = _transform(spectrum, axis, matrices[axis].T)
+        spectrum = transform(spectrum, axis, matrices[axis].T)
     return spectrum
 
 
-def _transform(x: Array, axis: int, matrix: np.ndarray) -> Array:
+def check_boundary(boundary: Boundary) -> None:
+    """Raise ValueError where it is unknown."""
+    if boundary not in ("dirichlet", "neumann"):
+        raise ValueError(f"boundary={boundary!r}: accepted are dirichlet, neumann")
+
+
+def transform(x: Array, axis: int, matrix: np.ndarray) -> Array:
     """Multiply an axis by a matrix where it lies: turning axes costs more than the product."""
     before, after = x.shape[:axis], x.shape[axis + 1 :]
     lead, trail = math.prod(before), math.prod(after)
@@ -67,8 +74,8 @@ def _transform(x: Array, axis: int, matrix: np.ndarray) -> Array:
     return y.reshape(*before, -1, *after)
 
 
-def _matrix(n: int, boundary: str) -> np.ndarray:
-    """Orthonormal transform: row = frequency, column = voxel.
+def transform_matrix(n: int, boundary: Boundary) -> np.ndarray:
+    """Return the orthonormal transform of an axis: row = frequency, column = voxel.
 
     The sine matrix keeps the border voxels and two empty frequencies: all of these entries
     are 0, so that nothing needs to be cut off (which made the solver several times slower).
@@ -83,15 +90,22 @@ def _matrix(n: int, boundary: str) -> np.ndarray:
     return np.where(frequency == 0, np.sqrt(1 / n), cosine)
 
 
-def _inverse_eigenvalues(shape: tuple[int, ...], boundary: str) -> Array:
-    """1 / eigenvalue of the Laplacian for each frequency, 0 where the solution has none."""
-    period = [n - 1 if boundary == "dirichlet" else n for n in shape]
-    axes = [2 * np.cos(np.pi * np.arange(n) / p) - 2 for n, p in zip(shape, period, strict=True)]
-    total = functools.reduce(
-        jnp.add, jnp.meshgrid(*map(jnp.asarray, axes), indexing="ij", sparse=True)
-    )
+def eigenvalues(n: int, boundary: Boundary) -> np.ndarray:
+    """Return those of the second difference of an axis, one a frequency."""
+    return 2 * np.cos(np.pi * np.arange(n) / (n - 1 if boundary == "dirichlet" else n)) - 2
+
+
+def inverse_eigenvalues(axes: Sequence[Array | np.ndarray], boundary: Boundary) -> Array:
+    """Return 1 / eigenvalue of the Laplacian for each frequency, 0 where there is no solution.
+
+    Args:
+      axes: `eigenvalues` of each axis.
+      boundary: condition on all faces.
+    """
+    grid = functools.partial(jnp.meshgrid, indexing="ij", sparse=True)
+    total = functools.reduce(jnp.add, grid(*map(jnp.asarray, axes)))
     solvable = functools.reduce(
         jnp.logical_and if boundary == "dirichlet" else jnp.logical_or,
-        jnp.meshgrid(*(jnp.asarray(a < -1e-12) for a in axes), indexing="ij", sparse=True),
+        grid(*(jnp.asarray(a < -1e-12) for a in axes)),
     )
     return jnp.where(solvable, 1 / jnp.where(solvable, total, -1), 0)
