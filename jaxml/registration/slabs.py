@@ -74,9 +74,8 @@ def _slab(u: Array, *, boundary: Boundary, axis: str, devices: int) -> Reconstru
         return jax.lax.ppermute(plane, axis, pairs)
 
     def forward(plane, a):
-        after = neighbour(plane[:1], -1) if a == 0 else None
         last = jax.lax.slice_in_dim(plane, -1, None, axis=a)
-        after = last if after is None else jnp.where(is_last, last, after)
+        after = jnp.where(is_last, last, neighbour(plane[:1], -1)) if a == 0 else last
         return jnp.diff(plane, axis=a, append=after)
 
     def backward(flux, a):
@@ -92,8 +91,8 @@ def _slab(u: Array, *, boundary: Boundary, axis: str, devices: int) -> Reconstru
     exponential = exp_planes([[forward(part, a) for a in axes] for part in parts])
     solved = []
     for i, (part, row) in enumerate(zip(parts, exponential, strict=True)):
-        parts_of_source = [backward(e - float(i == a), a) for a, e in enumerate(row)]
-        solution = _solve(functools.reduce(jnp.add, parts_of_source), boundary, axis, devices)
+        steps = [backward(e - float(i == a), a) for a, e in enumerate(row)]
+        solution = _solve(functools.reduce(jnp.add, steps), boundary, axis, devices)
         if boundary == "neumann":
             solution = solution + jax.lax.pmean(jnp.mean(part), axis)
         solved.append(solution)
