@@ -161,6 +161,8 @@ def poisoned_problem(attack: str, settings: Settings, data: Path | None) -> Prob
     colour = stored.shape[-1] == 3
     mean = CIFAR10_MEAN if colour else (float(images.mean()),)
     std = CIFAR10_STD if colour else (float(images.std()),)
+    # Reports are published: a folder of data goes by its name.
+    source = found.source.rpartition("/")[-1]
     model = ResNet18(classes=len(found.classes), width=settings.width, mean=mean, std=std)
     steps = settings.epochs * (len(stored) // 128)
     variables = train_classifier(jax.random.key(1), model, stored, poisoned.labels, steps=steps)
@@ -177,7 +179,7 @@ def poisoned_problem(attack: str, settings: Settings, data: Path | None) -> Prob
         logits_fn,
         mean,
         std,
-        f"{found.source}. ResNet-18 of width {settings.width}, {settings.epochs} epochs on "
+        f"{source}. ResNet-18 of width {settings.width}, {settings.epochs} epochs on "
         f"{len(stored):,} rows, a tenth of them poisoned: accuracy {accuracy:.2f}, attack success "
         f"{success:.2f}.",
     )

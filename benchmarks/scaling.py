@@ -203,6 +203,7 @@ def volumes(settings: Settings) -> Iterator[str]:
         run = lambda pair: registration.register(*pair)
         lowered = _mapped(run, (image, image), sharding.data_mesh(devices=devices), 1)
         yield _row(f"register, {devices} pairs", str(devices), devices, lowered)
+    # As many as the planes of a volume divide over.
     for devices in (math.gcd(settings.volume[0], devices) for devices in settings.devices):
         mesh = sharding.data_mesh(devices=devices)
         field = _put((*settings.volume, 3), jnp.float32, mesh, "data")

@@ -64,7 +64,7 @@ def diffeomorphic_layer(
     solved = [solve_within(s, boundary=boundary, ghosts=1) for s in sources]
     if boundary == "neumann":
         solved = [s + jnp.mean(p) for s, p in zip(solved, components(u), strict=True)]
-    return Reconstruction(jnp.stack(solved, axis=-1), _stack(exponential))
+    return Reconstruction(jnp.stack(solved, axis=-1), as_matrices(exponential))
 
 
 def poisson_loss(reconstruction: Reconstruction, *, released: bool = False) -> Float[Array, ""]:
@@ -191,5 +191,6 @@ def _backward_steps(rows: list[list[Array]], grid: tetrahedra.Layout) -> list[Ar
     return [total(row).reshape(grid.padded) for row in rows]
 
 
-def _stack(rows: list[list[Array]]) -> Array:
+def as_matrices(rows: list[list[Array]]) -> Array:
+    """Return planes of the entries of a matrix, row by row, as one array of matrices."""
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)

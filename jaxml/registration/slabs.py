@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxml.registration.diffeomorphic import Reconstruction
+from jaxml.registration.diffeomorphic import Reconstruction, as_matrices
 from jaxml.registration.expm import exp_planes
 from jaxml.registration.field import check_field, components
 from jaxml.registration.poisson import (
@@ -96,8 +96,7 @@ def _slab(u: Array, *, boundary: Boundary, axis: str, devices: int) -> Reconstru
         if boundary == "neumann":
             solution = solution + jax.lax.pmean(jnp.mean(part), axis)
         solved.append(solution)
-    rows = [jnp.stack(row, axis=-1) for row in exponential]
-    return Reconstruction(jnp.stack(solved, axis=-1), jnp.stack(rows, axis=-2))
+    return Reconstruction(jnp.stack(solved, axis=-1), as_matrices(exponential))
 
 
 def _solve(rhs: Array, boundary: Boundary, axis: str, devices: int) -> Array:
