@@ -29,7 +29,7 @@ from jaxml import backdoor
 from jaxml.data.images import load_images
 from jaxml.models.normalise import CIFAR10_MEAN, CIFAR10_STD
 from jaxml.models.resnet import ResNet18
-from jaxml.reproduce.classifier import train_classifier
+from jaxml.reproduce.images.classifier import train_classifier
 
 SECTIONS = ("badnets",)
 Arrays = dict[str, np.ndarray]

@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxml.llm._score import Score, chunk_scores
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.reproduce.score_decoder import Score, chunk_scores
 from jaxml.unlearning import Sequences, coreset
 
 SECTIONS = ("forward", "gradient", "geometry")

@@ -27,7 +27,7 @@ import numpy as np
 import scipy.ndimage
 
 from jaxml import registration
-from jaxml.registration.evaluate import sd_log_jacobian
+from jaxml.registration._evaluate import sd_log_jacobian
 
 Shape = tuple[int, ...]
 SECTIONS = ("layer", "foldfree")

@@ -23,14 +23,15 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxml import backdoor, layout, models, multifractal, registration, sharding, training
-from jaxml.backdoor.mspc import SCALES
+from jaxml import backdoor, models, multifractal, registration, sharding, training
+from jaxml.backdoor._mspc import SCALES
+from jaxml.llm import _unlearn as unlearn_decoder
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.models.llama.log_prob import CHUNK
-from jaxml.reproduce import unlearn_decoder
+from jaxml.models.llama.likelihood import CHUNK
+from jaxml.training import loop, placement
 from jaxml.unlearning import Sequences, UnlearnConfig
-from jaxml.unlearning.optimise import adamw
+from jaxml.unlearning._optimise import adamw
 
 SECTIONS = ("llama", "registration", "backdoor", "mfdfa")
 NOTE = (
@@ -166,7 +167,7 @@ def _step(loss: Callable, params: Any, data: Any, mesh: Mesh) -> Any:
     )
     key = everywhere(jax.eval_shape(jax.random.key, 0))
     number = _put((), jnp.int32, mesh)
-    run: Any = training._compiled(*layout.shardings((params, moments), mesh))
+    run: Any = loop._compiled(*placement.shardings((params, moments), mesh))
     settings = dict(loss=loss, update=optimizer.update, batch_size=None, batch_places=(), at_once=1)
     return run.lower((params, moments), key, data, number, number, **settings)
 

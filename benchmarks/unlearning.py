@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxml.llm._unlearn import unlearn_decoder
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.reproduce.unlearn_decoder import unlearn_decoder
 from jaxml.unlearning import Sequences, UnlearnConfig
 
 SECTIONS = ("step", "memory", "generation")

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from jaxml import augment as augment
     from jaxml import backdoor as backdoor
     from jaxml import bilevel as bilevel
+    from jaxml import data as data
+    from jaxml import llm as llm
     from jaxml import models as models
     from jaxml import multifractal as multifractal
     from jaxml import registration as registration
@@ -24,6 +26,8 @@ __all__ = [
     "augment",
     "backdoor",
     "bilevel",
+    "data",
+    "llm",
     "models",
     "multifractal",
     "registration",
@@ -40,3 +44,8 @@ def __getattr__(name: str):
     if name in __all__:
         return importlib.import_module(f"jaxml.{name}")
     raise AttributeError(f"module 'jaxml' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    """Return the names of the packages, those not yet imported among them."""
+    return [*__all__, "__version__"]

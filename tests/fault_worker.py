@@ -28,25 +28,22 @@ from flax import linen as nn  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: E402, F401
 
-from jaxml import checkpoints, training  # noqa: E402
+from jaxml import training  # noqa: E402
 from jaxml.backdoor import IdentifyConfig  # noqa: E402
 from jaxml.cli import main  # noqa: E402
+from jaxml.commands import identify_files, unlearn_files  # noqa: E402, F401
 from jaxml.models import llama  # noqa: E402
-from jaxml.reproduce import (  # noqa: E402
-    backdoor,
-    coreset,
-    coreset_stages,
-    identification,  # noqa: F401
-    language,  # noqa: F401
-    registration,
-    run,
-    selftraining,
-    selftraining_stages,
-    speech,
-    unlearning,
-    unlearning_stages,
-)
-from jaxml.reproduce.report import Figure, Report  # noqa: E402
+from jaxml.output.report import Figure, Report  # noqa: E402
+from jaxml.reproduce import run, speech  # noqa: E402
+from jaxml.reproduce.backdoor import experiment as backdoor  # noqa: E402
+from jaxml.reproduce.coreset import experiment as coreset  # noqa: E402
+from jaxml.reproduce.coreset import stages as coreset_stages  # noqa: E402
+from jaxml.reproduce.registration import experiment as registration  # noqa: E402
+from jaxml.reproduce.selftraining import experiment as selftraining  # noqa: E402
+from jaxml.reproduce.selftraining import stages as selftraining_stages  # noqa: E402
+from jaxml.reproduce.unlearning import experiment as unlearning  # noqa: E402
+from jaxml.reproduce.unlearning import stages as unlearning_stages  # noqa: E402
+from jaxml.training import checkpoints, loop  # noqa: E402
 
 DECODER = llama.LlamaConfig(
     vocabulary=280, width=32, layers=3, heads=2, key_heads=2, head_width=16, mlp_width=48, tied=True
@@ -223,7 +220,7 @@ def work(job: str, data: str, out: str, log: str, cache: str, most_bytes: int | 
     jax.config.update("jax_disable_most_optimizations", True)
     shrink()
     checkpoints.restore = _telling(checkpoints.restore)
-    training._run_chunk = _announced(training._run_chunk)
+    loop._run_chunk = _announced(loop._run_chunk)
     if job == "data":
         return write_data(Path(data))
     return fit_and_save(Path(out)) if job == "fit" else command(job, Path(data) / job, Path(out))

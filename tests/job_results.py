@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from jaxml.npz import read_npz
+from jaxml.files.npz import read_npz
 
 
 def results(out: Path) -> dict[str, object]:

@@ -135,8 +135,8 @@ from jaxml import backdoor, selftraining, sharding, speech, unlearning  # noqa: 
 from jaxml.augment import flip  # noqa: E402
 from jaxml.models import llama  # noqa: E402
 from jaxml.multifractal import mfdfa  # noqa: E402
+from jaxml.output.stages import write_whole  # noqa: E402
 from jaxml.registration import diffeomorphic_layer, layer_in_slabs  # noqa: E402
-from jaxml.reproduce.stages import write_whole  # noqa: E402
 from jaxml.training import fit, progress_bar  # noqa: E402
 
 CONFIG = llama.LlamaConfig(32, 8, 1, 2, 1, 4, 16)

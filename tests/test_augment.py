@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxml import augment
 from jaxml.augment import rand_augment as rand_augment_function
-from jaxml.augment.colour import grey
-from jaxml.augment.geometry import affine_map, rotation
-from jaxml.augment.rand_augment import OPERATIONS, operate
+from jaxml.augment._colour import grey
+from jaxml.augment._geometry import affine_map, rotation
+from jaxml.augment._rand_augment import OPERATIONS, operate
 from jaxml.sharding import data_mesh
 
 HEIGHT, WIDTH = 12, 10

@@ -252,7 +252,7 @@ COMMANDS = {
     "identify": "identify --images a.npz --model m.py".split(),
     "coreset": "coreset --model m --forget f.txt".split(),
     "unlearn": "unlearn --model m --forget f.txt --retain r.txt".split(),
-    "evaluate": "evaluate-unlearning --model m --text f.txt".split(),
+    "evaluate_unlearning": "evaluate-unlearning --model m --text f.txt".split(),
     "register": "register a.npy b.npy".split(),
     "mfdfa": "mfdfa a.npy".split(),
 }
@@ -268,7 +268,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
     def never(args):
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr(cli, f"_{command}", never)
+    monkeypatch.setattr(f"jaxml.commands.{command}.run", never)
     (tmp_path / "file").touch()
     folder = tmp_path / "folder/out"
     for out in (tmp_path / "file", tmp_path / "file/out", folder):

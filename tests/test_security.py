@@ -20,7 +20,7 @@ METHODS |= {"shutil.unpack_archive", "subprocess.getoutput", "subprocess.getstat
 EXTRACT = {"extract", "extractall"}
 OTHER_EXTRACT = "keywords.extract"
 # The user's own model, a Python file that `jaxml identify` is given to run.
-RUNS_A_FILE = {"reproduce/identification.py"}
+RUNS_A_FILE = {"commands/identify_files.py"}
 
 
 def calls(path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxml.multifractal import mfdfa
-from jaxml.registration.sampling import sample
+from jaxml.registration._sampling import sample
 from jaxml.sharding import data_mesh, map_rows, pmap
 
 devices = pytest.mark.parametrize("count", [1, 2, 8])

@@ -4,7 +4,6 @@ from jaxml.data.audio import load_audio as load_audio
 from jaxml.data.audio import load_series as load_series
 from jaxml.data.brain import BrainPair as BrainPair
 from jaxml.data.brain import load_brain_pair as load_brain_pair
-from jaxml.data.errors import DataError as DataError
 from jaxml.data.images import ImageSet as ImageSet
 from jaxml.data.images import load_images as load_images
 from jaxml.data.images import load_pool as load_pool
@@ -23,6 +22,7 @@ from jaxml.data.text import load_books as load_books
 from jaxml.data.text import load_texts as load_texts
 from jaxml.data.volume import Volume as Volume
 from jaxml.data.volume import load_volume as load_volume
+from jaxml.files.errors import DataError as DataError
 
 __all__ = [
     "BrainPair",

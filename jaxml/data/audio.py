@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxml.data.errors import DataError
 from jaxml.extras import extra
-from jaxml.npz import read_npy
+from jaxml.files.errors import DataError
+from jaxml.files.npz import read_npy
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 ACCEPTED = f"{', '.join(AUDIO_SUFFIXES)}, .npy (one axis) or .csv (one column)"

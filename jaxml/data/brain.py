@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxml.data.errors import DataError
 from jaxml.data.folder import named_folder
 from jaxml.data.volume import load_volume
-from jaxml.npz import read_npz
+from jaxml.files.errors import DataError
+from jaxml.files.npz import read_npz
 
 LAYOUT = (
     "subject_a_SIZE.npz and subject_b_SIZE.npz, each with vol (uint8) and seg (labels), and "

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from jaxml.data import pictures
-from jaxml.data.archive import read_tar
-from jaxml.data.errors import DataError
 from jaxml.data.folder import named_folder
-from jaxml.npz import read_npz
+from jaxml.files import pictures
+from jaxml.files.errors import DataError
+from jaxml.files.npz import read_npz
+from jaxml.files.tar import read_tar
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -311,7 +311,7 @@ def _read_image(content: bytes, name: str) -> np.ndarray:
 
 
 def _fetched(download_seconds: float) -> ImageSet:
-    from jaxml.data import download
+    from jaxml.data.sources import download
 
     archive = download.fetch("cifar10", download_seconds)
     parts: dict[str, list[np.ndarray]] = {"train": [], "test": []}

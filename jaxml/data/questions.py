@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from jaxml.data.errors import DataError
 from jaxml.data.rows import csv_lines, find_files, read_rows
+from jaxml.files.errors import DataError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxml.data.errors import DataError
+from jaxml.files.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 # A number of too many digits is a plain ValueError, and lists in lists in lists the other.

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxml.data.audio import AUDIO_SUFFIXES, load_audio
-from jaxml.data.errors import DataError
 from jaxml.data.folder import named_folder
-from jaxml.npz import read_npz
+from jaxml.files.errors import DataError
+from jaxml.files.npz import read_npz
 
 RATE = 8000
 PREPARED = "bangla5x80_8k.npz"
@@ -144,14 +144,14 @@ def _from_recordings(folder: Path) -> SpeechCorpus:
 
 
 def _fetched(download_seconds: float) -> SpeechCorpus:
-    from jaxml.data import spoken_digit
+    from jaxml.data.sources import spoken_digit
 
     waveforms, speaker, digit = spoken_digit.load_spoken_digit(download_seconds)
     return _corpus(waveforms, speaker, digit, "TFDS spoken_digit, English digits")
 
 
 def _synthesised() -> SpeechCorpus:
-    from jaxml.data import bengali
+    from jaxml.data.sources import bengali
 
     return _from_arrays(bengali.spoken_by_voices(RATE), "espeak-ng, synthesised Bengali voices")
 

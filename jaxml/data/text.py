@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, Integer
 
-from jaxml.data.errors import DataError
 from jaxml.data.folder import named_folder
 from jaxml.data.rows import LAYOUT as TABLE
 from jaxml.data.rows import SUFFIXES, find_files, read_rows, read_text
+from jaxml.files.errors import DataError
 
 LAYOUT = "a folder with txt files in UTF-8, one a book, in it or in its folder text"
 # Modules of the standard library with much documentation: 18 to 68 thousand characters.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from jaxml.data import pictures
-from jaxml.data.errors import DataError
 from jaxml.extras import extra
-from jaxml.npz import MOST_EXPANSION, read_npy, read_npz
+from jaxml.files import pictures
+from jaxml.files.errors import DataError
+from jaxml.files.npz import MOST_EXPANSION, read_npy, read_npz
 
 NIFTI = (".nii", ".nii.gz")
 ACCEPTED = "a .nii, .nii.gz, .npy, .npz or .png file with one image of 2 or 3 axes"

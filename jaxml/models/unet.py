@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxml.npz import read_npz
+from jaxml.files.npz import read_npz
 
 # Four halvings: the network sees sides that are multiples of this.
 _SIDE = 16

@@ -6,7 +6,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from jaxml.multifractal.validate import check_series
+from jaxml.multifractal._validate import check_series
 
 
 def shuffle(key: Key[Array, ""], x: ArrayLike) -> Float[Array, " time"]:

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxml.reproduce.report import Report, write_report
-from jaxml.reproduce.stages import Stages
+from jaxml.output.report import Report, write_report
+from jaxml.output.stages import Stages
 
 # Method name -> module with `experiment(settings, stages, progress) -> Report`.
 EXPERIMENTS = {
-    "registration": "jaxml.reproduce.registration",
+    "registration": "jaxml.reproduce.registration.experiment",
     "speech": "jaxml.reproduce.speech",
-    "backdoor": "jaxml.reproduce.backdoor",
-    "self-training": "jaxml.reproduce.selftraining",
-    "unlearning": "jaxml.reproduce.unlearning",
-    "coreset": "jaxml.reproduce.coreset",
+    "backdoor": "jaxml.reproduce.backdoor.experiment",
+    "self-training": "jaxml.reproduce.selftraining.experiment",
+    "unlearning": "jaxml.reproduce.unlearning.experiment",
+    "coreset": "jaxml.reproduce.coreset.experiment",
 }
 SCALES = ("quick", "standard", "paper")
 

@@ -10,10 +10,10 @@ import numpy as np
 from jaxml import multifractal, sharding, speech
 from jaxml.data import SpeechCorpus, load_speech_corpus
 from jaxml.multifractal import surrogates
-from jaxml.reproduce import plots
-from jaxml.reproduce.report import Figure, Report, Table, mean_and_deviation
-from jaxml.reproduce.stages import Arrays, Stages
-from jaxml.speech.surface import SPECTRUM
+from jaxml.output import plots
+from jaxml.output.report import Figure, Report, Table, mean_and_deviation
+from jaxml.output.stages import Arrays, Stages
+from jaxml.speech._surface import SPECTRUM
 
 FOLDS = 5
 REPEATS = {"quick": 1, "standard": 5, "paper": 20}

@@ -4,14 +4,14 @@ Source: Pal et al., "Towards understanding how self-training tolerates data back
 (SafeAI at AAAI 2023).
 """
 
-from jaxml.selftraining.pseudo_label import LogitsFn as LogitsFn
-from jaxml.selftraining.pseudo_label import PseudoLabels as PseudoLabels
-from jaxml.selftraining.pseudo_label import pseudo_label as pseudo_label
-from jaxml.selftraining.self_train import SelfTrained as SelfTrained
-from jaxml.selftraining.self_train import self_train as self_train
-from jaxml.selftraining.simclr import init_projection as init_projection
-from jaxml.selftraining.simclr import nt_xent as nt_xent
-from jaxml.selftraining.simclr import project as project
-from jaxml.selftraining.simclr import simclr as simclr
-from jaxml.selftraining.strength import Strength as Strength
-from jaxml.selftraining.strength import strength as strength
+from jaxml.selftraining._pseudo_label import LogitsFn as LogitsFn
+from jaxml.selftraining._pseudo_label import PseudoLabels as PseudoLabels
+from jaxml.selftraining._pseudo_label import pseudo_label as pseudo_label
+from jaxml.selftraining._self_train import SelfTrained as SelfTrained
+from jaxml.selftraining._self_train import self_train as self_train
+from jaxml.selftraining._simclr import init_projection as init_projection
+from jaxml.selftraining._simclr import nt_xent as nt_xent
+from jaxml.selftraining._simclr import project as project
+from jaxml.selftraining._simclr import simclr as simclr
+from jaxml.selftraining._strength import Strength as Strength
+from jaxml.selftraining._strength import strength as strength

@@ -19,10 +19,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
-from jaxml.function import as_partial
-from jaxml.known import known
-from jaxml.unlearning.optimise import adamw, minimise
-from jaxml.unlearning.validate import (
+from jaxml.tracing import as_partial, known
+from jaxml.unlearning._optimise import adamw, minimise
+from jaxml.unlearning._validate import (
     check_alike,
     check_counts,
     check_floating,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
-from jaxml.backdoor.evaluate import auroc, detection_rates
+from jaxml.backdoor._evaluate import auroc, detection_rates
 
 RNG = np.random.default_rng(0)
 # Twelve values for 500 rows: mostly ties, as the scores of eleven scales.

@@ -9,15 +9,15 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxml.backdoor.evaluate import auroc, detection_rates
-from jaxml.backdoor.identify import (
+from jaxml.backdoor._evaluate import auroc, detection_rates
+from jaxml.backdoor._identify import (
     IdentifyConfig,
     identification,
     identify,
     identify_round,
     identify_start,
 )
-from jaxml.backdoor.mspc import mspc
+from jaxml.backdoor._mspc import mspc
 from jaxml.sharding import data_mesh
 
 RNG = np.random.default_rng(3)

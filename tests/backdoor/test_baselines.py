@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage, stats
 
 from jaxml.backdoor import baselines
-from jaxml.backdoor.baselines.rows import in_batches
+from jaxml.backdoor.baselines._rows import in_batches
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.backdoor.class_split import class_split
+from jaxml.backdoor._class_split import class_split
 
 ROWS, WIDTH, CLASSES = 80, 12, 3
 LABELS = np.tile(np.arange(CLASSES), ROWS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxml.backdoor.ensemble import ensemble
+from jaxml.backdoor._ensemble import ensemble
 
 SCORES = np.random.default_rng(0).normal(size=(2, 3, 50))
 SCORES[:, 1] = np.round(SCORES[:, 1])

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.tree_util import Partial
 
-from jaxml.backdoor.mspc import amplify, mspc
+from jaxml.backdoor._mspc import amplify, mspc
 from jaxml.sharding import data_mesh
 
 SCALES = (2, 3, 5)

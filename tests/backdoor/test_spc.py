@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.backdoor.mspc import SCALES, mspc
-from jaxml.backdoor.spc import spc
+from jaxml.backdoor._mspc import SCALES, mspc
+from jaxml.backdoor._spc import spc
 
 
 def brighter_than_half(images):

@@ -11,21 +11,9 @@ import numpy as np
 import pytest
 from damaged_files import Reader, assert_survives, with_checksums, without_checksums
 
-from jaxml.data import (
-    DataError,
-    audio,
-    brain,
-    download,
-    images,
-    questions,
-    rows,
-    speech,
-    spoken_digit,
-    text,
-    tiny_images,
-    volume,
-)
-from jaxml.reproduce import stages
+from jaxml.data import DataError, audio, brain, images, questions, rows, speech, text, volume
+from jaxml.data.sources import download, spoken_digit, tiny_images
+from jaxml.output import stages
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 RNG = np.random.default_rng(0)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxml.data import DataError, download
+from jaxml.data import DataError
 from jaxml.data.images import CIFAR10, load_images, load_pool
+from jaxml.data.sources import download
 
 
 @pytest.fixture(autouse=True)

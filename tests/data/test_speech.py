@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from jaxml.data import DataError, bengali, load_speech_corpus, spoken_digit
+from jaxml.data import DataError, load_speech_corpus
+from jaxml.data.sources import bengali, spoken_digit
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig, Scaling
 from jaxml.models.llama.assemble import GGUF, disassemble
 from jaxml.models.llama.rope import frequencies
-from jaxml.reproduce.unlearning import smollm2
+from jaxml.reproduce.unlearning.experiment import smollm2
 
 pytest.importorskip("gguf")
 LLAMA = LlamaConfig(64, 32, 2, 4, 2, 8, 40, tied=True, epsilon=1e-6, theta=5e5, length=99)

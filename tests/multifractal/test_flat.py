@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.multifractal.flat import centre, flat_threshold, usable_segments
-from jaxml.multifractal.segments import Segments
+from jaxml.multifractal._flat import centre, flat_threshold, usable_segments
+from jaxml.multifractal._segments import Segments
 
 SCALES = (4, 8)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from jaxml.multifractal.moments import log_moments, mean_by_scale
+from jaxml.multifractal._moments import log_moments, mean_by_scale
 
 SCALE_OF_TILE = np.array([0, 1, 1, 2, 0, 2])
 SCALES = 4  # No tile belongs to the last.
@@ -70,7 +70,7 @@ def test_chunks_of_tiles_change_nothing(monkeypatch):
     whole = moments(f2, valid, GRID)
     slope = jax.jit(jax.grad(lambda f: moments(f, valid, GRID)[0].sum()))
     expected = slope(jnp.asarray(f2))
-    monkeypatch.setattr("jaxml.multifractal.moments._CHUNK", 4)
+    monkeypatch.setattr("jaxml.multifractal._moments._CHUNK", 4)
     for one, other in zip(moments(f2, valid, GRID), whole, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
     slope = jax.jit(jax.grad(lambda f: moments(f, valid, GRID)[0].sum()))

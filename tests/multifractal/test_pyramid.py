@@ -4,7 +4,7 @@ import mfdfa_reference as reference
 import numpy as np
 import pytest
 
-from jaxml.multifractal.pyramid import _merge_matrix, pyramid_products, segment_index
+from jaxml.multifractal._pyramid import _merge_matrix, pyramid_products, segment_index
 
 orders = pytest.mark.parametrize("order", [0, 1, 2, 3])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from jaxml.multifractal.scaling import fit_slopes, scaling_exponents
+from jaxml.multifractal._scaling import fit_slopes, scaling_exponents
 
 
 def lines(points=9, seed=0):

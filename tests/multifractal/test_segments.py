@@ -4,7 +4,7 @@ import mfdfa_reference as reference
 import numpy as np
 import pytest
 
-from jaxml.multifractal.segments import Segments, moving_average_residuals, segment_products
+from jaxml.multifractal._segments import Segments, moving_average_residuals, segment_products
 
 N = 1000
 SCALES = (10, 16, 20, 32, 37, 61, 122, 333)
@@ -48,7 +48,7 @@ def test_every_segment_equals_the_reference(order):
 def test_direct_path_equals_pyramid(monkeypatch):
     x = noise()[None]
     pyramid = products(x, N, SCALES)
-    monkeypatch.setattr("jaxml.multifractal.segments._families", lambda scales: ({}, list(scales)))
+    monkeypatch.setattr("jaxml.multifractal._segments._families", lambda scales: ({}, list(scales)))
     direct = products(x, N, SCALES)
     pairs = zip(by_scale(pyramid, SCALES), by_scale(direct, SCALES), strict=True)
     for one, other in pairs:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.multifractal import validate
+from jaxml.multifractal import _validate as validate
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from jaxml.registration.evaluate import (
+from jaxml.registration._evaluate import (
     dice_per_label,
     fold_percentages,
     hausdorff95,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from jaxml.registration import expm2, expm3
-from jaxml.registration.expm import exp_planes
+from jaxml.registration._expm import exp_planes
 
 EXPM = {2: expm2, 3: expm3}
 NORMS = (1e-8, 1e-4, 1e-2, 0.1, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10)

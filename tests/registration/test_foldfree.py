@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import simplices_reference as reference
 
-from jaxml.registration import diffeomorphic_layer, fold_free, foldfree, tetrahedra
+from jaxml.registration import _foldfree as foldfree
+from jaxml.registration import _tetrahedra as tetrahedra
+from jaxml.registration import diffeomorphic_layer, fold_free
 
 RESTS = {"forward": 0, "backward": 0, "central": 0, "digital": 0}
 # Shape, scales of smoothness, shares of forward folds, seeds: a field for each combination.

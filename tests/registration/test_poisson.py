@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from jaxml.registration.poisson import poisson_solve
+from jaxml.registration._poisson import poisson_solve
 
 SHAPES = [(5,), (8, 7), (7, 9, 8)]
 

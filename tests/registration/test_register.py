@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from jaxml.registration.evaluate import dice_per_label, fold_percentages
-from jaxml.registration.field import count_folds, warp
-from jaxml.registration.register import _level, _roughness, _smooth, register
-from jaxml.registration.similarity import grad_l2, mse, ncc
+from jaxml.registration._evaluate import dice_per_label, fold_percentages
+from jaxml.registration._field import count_folds, warp
+from jaxml.registration._register import _level, _roughness, _smooth, register
+from jaxml.registration._similarity import grad_l2, mse, ncc
 
 
 def texture(shape, seed=0):

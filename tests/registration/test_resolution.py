@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.registration.resolution import double, halve
+from jaxml.registration._resolution import double, halve
 
 
 @pytest.mark.parametrize("shape", [(8, 6), (9, 7), (5, 6, 7)])

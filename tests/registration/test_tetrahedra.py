@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import simplices_reference as reference
 
-from jaxml.registration import jacobian_determinant, smallest_determinant, tetrahedra
-from jaxml.registration.field import components
+from jaxml.registration import _tetrahedra as tetrahedra
+from jaxml.registration import jacobian_determinant, smallest_determinant
+from jaxml.registration._field import components
 
 EACH_VOLUME = pytest.mark.parametrize("shape", [(5, 6), (4, 3, 5)])
 

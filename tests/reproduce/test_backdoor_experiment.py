@@ -10,8 +10,10 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from jaxml.backdoor import IdentifyConfig
-from jaxml.reproduce import backdoor as experiment
-from jaxml.reproduce import backdoor_report, detection, reproduce
+from jaxml.reproduce import reproduce
+from jaxml.reproduce.backdoor import experiment
+from jaxml.reproduce.backdoor import report as backdoor_report
+from jaxml.reproduce.images import detection
 
 
 class Small(nn.Module):

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from jaxml.data.errors import DataError
 from jaxml.data.text import TextCorpus
-from jaxml.reproduce.books import joined, library, train_tokenizer
+from jaxml.files.errors import DataError
+from jaxml.reproduce.language.books import joined, library, train_tokenizer
 
 RNG = np.random.default_rng(0)
 LETTERS = np.array(list("abcdefghijklmnopqrstuvwxyz"))

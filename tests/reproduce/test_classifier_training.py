@@ -8,8 +8,8 @@ import pytest
 from flax import linen as nn
 
 from jaxml.models.classifier import unit_images
-from jaxml.reproduce import classifier
-from jaxml.reproduce.classifier import train_classifier
+from jaxml.reproduce.images import classifier
+from jaxml.reproduce.images.classifier import train_classifier
 
 
 class Small(nn.Module):
@@ -140,7 +140,8 @@ def test_several_in_one_program_equal_each_on_its_own():
 def alone_from_the_same_start(model, both, steps):
     """Return parameters after SGD with momentum, one network after the other."""
     from jaxml.models.classifier import classification_loss
-    from jaxml.training import _ORDER, batch_indices
+    from jaxml.training import batch_indices
+    from jaxml.training.loop import _ORDER
 
     key_init, key_fit = jax.random.split(jax.random.key(0))
     gradient = jax.jit(jax.grad(classification_loss, 1, has_aux=True), static_argnums=0)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jaxml.models import llama
-from jaxml.reproduce import coreset as experiment
-from jaxml.reproduce import coreset_stages as work
 from jaxml.reproduce import reproduce
-from jaxml.reproduce.coreset_report import kept_share
-from jaxml.reproduce.unlearning_stages import Scale, Setting
+from jaxml.reproduce.coreset import experiment
+from jaxml.reproduce.coreset import stages as work
+from jaxml.reproduce.coreset.report import kept_share
+from jaxml.reproduce.unlearning.stages import Scale, Setting
 from jaxml.unlearning import Sequences
 
 DECODER = llama.LlamaConfig(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxml import registration
-from jaxml.reproduce import registration as experiment
 from jaxml.reproduce import reproduce
-from jaxml.reproduce.smoothing import fewest_folds_by_gaussian, smoothed_where_folded
+from jaxml.reproduce.registration import experiment
+from jaxml.reproduce.registration.smoothing import fewest_folds_by_gaussian, smoothed_where_folded
 
 
 @pytest.fixture(scope="module")

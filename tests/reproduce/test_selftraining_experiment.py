@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 
 from jaxml.backdoor import IdentifyConfig
 from jaxml.reproduce import reproduce
-from jaxml.reproduce import selftraining as experiment
-from jaxml.reproduce import selftraining_stages as work
+from jaxml.reproduce.selftraining import experiment
+from jaxml.reproduce.selftraining import stages as work
 
 
 class Small(nn.Module):

@@ -9,9 +9,9 @@ import pytest
 
 from jaxml.models import llama
 from jaxml.reproduce import reproduce
-from jaxml.reproduce import unlearning as experiment
-from jaxml.reproduce import unlearning_stages as work
-from jaxml.reproduce.books import train_tokenizer
+from jaxml.reproduce.language.books import train_tokenizer
+from jaxml.reproduce.unlearning import experiment
+from jaxml.reproduce.unlearning import stages as work
 
 DECODER = llama.LlamaConfig(
     vocabulary=300, width=32, layers=2, heads=2, key_heads=2, head_width=16, mlp_width=80,

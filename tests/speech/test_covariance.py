@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from jaxml.speech.covariance import pooled_covariance
+from jaxml.speech._covariance import pooled_covariance
 
 compiled = jax.jit(pooled_covariance, static_argnums=2, static_argnames="shrinkage")
 

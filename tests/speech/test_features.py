@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jaxml.speech import features
-from jaxml.speech.features import mfcc, mfcc_summary
+from jaxml.speech import _features as features
+from jaxml.speech._features import mfcc, mfcc_summary
 
 compiled = jax.jit(mfcc, static_argnames="rate")
 

@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from jaxml.speech.identify import correlation_matrix, identify, match_templates
+from jaxml.speech._identify import correlation_matrix, identify, match_templates
 
 compiled_identify = jax.jit(identify, static_argnames=("speakers", "shrinkage"))
 compiled_match = jax.jit(match_templates, static_argnames="speakers")

@@ -5,7 +5,7 @@ import pytest
 
 from jaxml.multifractal import mfdfa, quadratic_spectrum, synthetic
 from jaxml.speech import utterance_features
-from jaxml.speech.surface import SPECTRUM, VIEWS, Q
+from jaxml.speech._surface import SPECTRUM, VIEWS, Q
 
 RATE = 8000
 X = np.asarray(synthetic.fgn(jax.random.key(0), 4096, hurst=0.6))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxml.speech.waveform import dither, trim_silence
+from jaxml.speech._waveform import dither, trim_silence
 
 
 def spoken(rate, dtype=np.float32):

@@ -12,7 +12,7 @@ from jaxml.models import llama
 from jaxml.models.llama.decoder import parameter_shapes, rms_norm
 from jaxml.unlearning import Sequences, token_log_prob
 from jaxml.unlearning.attacks import attack_objective, gcg
-from jaxml.unlearning.attacks.gcg import token_gradient
+from jaxml.unlearning.attacks._gcg import token_gradient
 
 RNG = np.random.default_rng(0)
 VOCABULARY, WIDTH, STATE = 9, 5, 6

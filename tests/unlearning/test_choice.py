@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxml.unlearning.metrics.choice import (
+from jaxml.unlearning.metrics._choice import (
     binomial_interval,
     choice_prompt,
     multiple_choice_accuracy,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.counted import counted_mean, row_means
+from jaxml.unlearning._counted import counted_mean, row_means
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(size=(3, 5))

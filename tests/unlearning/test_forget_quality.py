@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxml.unlearning.metrics.forget_quality import forget_quality
+from jaxml.unlearning.metrics._forget_quality import forget_quality
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,7 @@ import pytest
 from jax.tree_util import Partial
 
 from jaxml.unlearning.attacks import gcg
-from jaxml.unlearning.attacks.gcg import exchanges, token_gradient
+from jaxml.unlearning.attacks._gcg import exchanges, token_gradient
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 VOCABULARY, LENGTH, WIDTH = 8, 3, 4

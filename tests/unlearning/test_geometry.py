@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxml.unlearning import coreset
-from jaxml.unlearning.coreset.geometry import k_means
+from jaxml.unlearning.coreset._geometry import k_means
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)

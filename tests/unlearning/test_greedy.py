@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.metrics.greedy import exact_memorisation, extraction_strength
+from jaxml.unlearning.metrics._greedy import exact_memorisation, extraction_strength
 
 
 def case(right, mask=None):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.log_prob import sequence_log_prob, token_log_prob
+from jaxml.unlearning._log_prob import sequence_log_prob, token_log_prob
 
 RNG = np.random.default_rng(0)
 LOGITS = 3 * RNG.normal(size=(4, 6, 11))

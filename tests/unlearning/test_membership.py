@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.log_prob import token_log_prob
-from jaxml.unlearning.metrics import membership
+from jaxml.unlearning._log_prob import token_log_prob
+from jaxml.unlearning.metrics import _membership as membership
 
 RNG = np.random.default_rng(0)
 LOGP, OTHER = -RNG.exponential(size=(2, 6, 12))

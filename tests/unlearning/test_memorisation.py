@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxml.unlearning.metrics.memorisation import (
+from jaxml.unlearning.metrics._memorisation import (
     cut_answer,
     knowledge_memorisation,
     knowledge_prompt,

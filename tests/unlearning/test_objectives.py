@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning import objectives
-from jaxml.unlearning.log_prob import sequence_log_prob
+from jaxml.unlearning import _objectives as objectives
+from jaxml.unlearning._log_prob import sequence_log_prob
 
 RNG = np.random.default_rng(0)
 SHAPE = (3, 5, 7)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxml.unlearning.optimise import adamw, minimise
+from jaxml.unlearning._optimise import adamw, minimise
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 START = {"a": jnp.array([1.0, -2.0], "float32"), "b": jnp.array(3.0, "float32")}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.metrics.privacy import auc, privacy_leakage
+from jaxml.unlearning.metrics._privacy import auc, privacy_leakage
 
 RNG = np.random.default_rng(0)
 FORGET, HOLDOUT, RETRAINED_FORGET, RETRAINED_HOLDOUT = (

@@ -9,8 +9,8 @@ import optax
 import pytest
 
 from jaxml.unlearning import Sequences, UnlearnConfig, sequence_log_prob, unlearn
+from jaxml.unlearning._unlearn_loss import draw_rows
 from jaxml.unlearning.attacks import relearn
-from jaxml.unlearning.unlearn_loss import draw_rows
 
 RNG = np.random.default_rng(0)
 KEYS = jax.random.split(jax.random.key(0), 3)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.rmu import rmu, rmu_control
+from jaxml.unlearning._rmu import rmu, rmu_control
 
 RNG = np.random.default_rng(0)
 FORGET, RETAIN, FROZEN = RNG.normal(size=(3, 4, 6)), *RNG.normal(size=(2, 2, 5, 6))

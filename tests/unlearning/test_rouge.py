@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxml.unlearning.metrics.rouge import rouge_l
+from jaxml.unlearning.metrics._rouge import rouge_l
 
 
 @pytest.mark.parametrize(

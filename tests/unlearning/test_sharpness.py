@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.sharpness import sam_value_and_grad
+from jaxml.unlearning._sharpness import sam_value_and_grad
 
 CURVATURE = jnp.array([1.0, 4.0])
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.task_vector import subtract_task_vector, task_vector
+from jaxml.unlearning._task_vector import subtract_task_vector, task_vector
 
 
 def tree(seed, dtype="float32"):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.log_prob import token_log_prob
-from jaxml.unlearning.objectives import gradient_ascent
-from jaxml.unlearning.token_objectives import kl_retain, satimp, wga
+from jaxml.unlearning._log_prob import token_log_prob
+from jaxml.unlearning._objectives import gradient_ascent
+from jaxml.unlearning._token_objectives import kl_retain, satimp, wga
 
 RNG = np.random.default_rng(0)
 LOGP = -RNG.exponential(size=(3, 5))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxml.unlearning.metrics.truth import (
+from jaxml.unlearning.metrics._truth import (
     model_utility,
     relative_probability,
     truth_ratio,

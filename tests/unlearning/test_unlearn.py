@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from jaxml import unlearning
+from jaxml.llm._unlearn import unlearn_decoder
 from jaxml.models import llama
-from jaxml.reproduce.unlearn_decoder import unlearn_decoder
 from jaxml.unlearning import Sequences, UnlearnConfig, unlearn
 
 RNG = np.random.default_rng(0)

@@ -13,10 +13,10 @@ from jaxml.models.llama.files import Llama as Llama
 from jaxml.models.llama.files import load as load
 from jaxml.models.llama.files import load_tokenizer as load_tokenizer
 from jaxml.models.llama.files import save as save
-from jaxml.models.llama.generate import generate as generate
-from jaxml.models.llama.generate import sample as sample
-from jaxml.models.llama.log_prob import chunked_log_prob as chunked_log_prob
-from jaxml.models.llama.log_prob import log_prob as log_prob
+from jaxml.models.llama.generation import generate as generate
+from jaxml.models.llama.generation import sample as sample
+from jaxml.models.llama.likelihood import chunked_log_prob as chunked_log_prob
+from jaxml.models.llama.likelihood import log_prob as log_prob
 from jaxml.models.llama.lora import lora_init as lora_init
 from jaxml.models.llama.lora import lora_merge as lora_merge
 from jaxml.models.llama.sharding import decoder_mesh as decoder_mesh

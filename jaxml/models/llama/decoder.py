@@ -18,10 +18,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Integer, Key
 
-from jaxml.known import is_concrete
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.precision import at_least_single
 from jaxml.models.llama.rope import rotate, rotation
+from jaxml.tracing import is_concrete
 
 Params = dict[str, Any]
 Layers = dict[str, Array]

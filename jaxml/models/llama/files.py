@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxml.extras import extra
+from jaxml.files.write import whole_file
 from jaxml.models.llama.assemble import GGUF, HUGGING_FACE, assemble, disassemble
 from jaxml.models.llama.config import LlamaConfig, from_hugging_face, to_hugging_face
 from jaxml.models.llama.decoder import Params
@@ -95,18 +95,13 @@ def save(path: str | Path, params: Params, config: LlamaConfig) -> None:
     weights = disassemble(params, config, HUGGING_FACE)
     text = json.dumps(to_hugging_face(config, str(params["embed"].dtype)), indent=2)
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
-    partial = {name: path / f"{name}.partial" for name in ("config.json", "model.safetensors")}
+    whole = whole_file(path / "config.json"), whole_file(path / "model.safetensors")
     try:
-        partial["config.json"].write_text(text + "\n")
-        save_file(weights, partial["model.safetensors"], metadata={"format": "pt"})
-        for name, file in partial.items():
-            os.replace(file, path / name)
+        with whole[0] as config_file, whole[1] as weights_file:
+            config_file.write_text(text + "\n")
+            save_file(weights, weights_file, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path}: cannot be written: {error}") from error
-    finally:
-        for file in partial.values():
-            file.unlink(missing_ok=True)
     # The index of a model in parts would come first for others.
     (path / "model.safetensors.index.json").unlink(missing_ok=True)
 

@@ -7,13 +7,13 @@ Source: Pal et al., "LLM unlearning reveals a stronger-than-expected coreset eff
 benchmarks" (arXiv 2504.10185).
 """
 
-from jaxml.unlearning.coreset.difficulty import el2n as el2n
-from jaxml.unlearning.coreset.difficulty import keyword_density as keyword_density
-from jaxml.unlearning.coreset.difficulty import loss as loss
-from jaxml.unlearning.coreset.difficulty import min_k as min_k
-from jaxml.unlearning.coreset.difficulty import perplexity as perplexity
-from jaxml.unlearning.coreset.geometry import k_centre as k_centre
-from jaxml.unlearning.coreset.geometry import moderate as moderate
-from jaxml.unlearning.coreset.grand import grand as grand
-from jaxml.unlearning.coreset.select import random as random
-from jaxml.unlearning.coreset.select import select as select
+from jaxml.unlearning.coreset._difficulty import el2n as el2n
+from jaxml.unlearning.coreset._difficulty import keyword_density as keyword_density
+from jaxml.unlearning.coreset._difficulty import loss as loss
+from jaxml.unlearning.coreset._difficulty import min_k as min_k
+from jaxml.unlearning.coreset._difficulty import perplexity as perplexity
+from jaxml.unlearning.coreset._geometry import k_centre as k_centre
+from jaxml.unlearning.coreset._geometry import moderate as moderate
+from jaxml.unlearning.coreset._grand import grand as grand
+from jaxml.unlearning.coreset._select import random as random
+from jaxml.unlearning.coreset._select import select as select

@@ -1,0 +1,107 @@
+"""Cognitive distillation: the smallest part of an image that keeps the network's output."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from jaxml.backdoor.baselines._rows import check_at_least_one, check_images, in_batches
+
+
+def cognitive_distillation(
+    key: Key[Array, ""],
+    logits_fn: Callable[[Array], Array],
+    images: Float[Array, "row height width channel"],
+    *,
+    steps: int = 100,
+    learning_rate: float = 0.1,
+    l1: float = 0.01,
+    tv: float = 1.0,
+    batch_size: int = 500,
+) -> Float[Array, " row"]:
+    """Score rows by how small a mask of the image keeps its logits.
+
+    Minus the L1 norm of the mask m in [0, 1]^(height x width) that minimises, by Adam,
+    mean_c |f(m x + (1 - m) d)_c - f(x)_c| + l1 |m|_1 + tv TV(m), d a new random colour at each
+    step and TV the squared differences of neighbours summed over directions, a pixel's mean.
+
+    Compiled once for each shape and function object: keep the object for further calls.
+
+    Args:
+      key: draws the colours.
+      logits_fn: images `[batch, height, width, channel]` to logits `[batch, class]`, each row
+        by itself, differentiable.
+      images: `[row, height, width, channel]`, in [0, 1].
+      steps: of Adam (betas 0.1 and 0.1), on the mask's inverse tanh.
+      learning_rate: of Adam.
+      l1: weight of the norm.
+      tv: weight of the total variation.
+      batch_size: images that `logits_fn` gets at once.
+
+    Returns:
+      Scores `[row]`, -height width to 0, higher is more suspicious.
+
+    Raises:
+      ValueError: the images are not `[row, ...]` of floating-point numbers, or a setting is out
+        of range.
+
+    Source: Huang et al. 2023 (ICLR, arXiv 2301.10908).
+    """
+    check_images(images)
+    check_at_least_one(steps=steps, batch_size=batch_size)
+    for name, number in (("learning_rate", learning_rate), ("l1", l1), ("tv", tv)):
+        if number < 0:
+            raise ValueError(f"{name}={number}: accepted is 0 or more")
+    return _distil(key, images, logits_fn, steps, learning_rate, l1, tv, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
+def _distil(key, images, logits_fn, steps, learning_rate, l1, tv, batch_size):
+    optimizer = optax.adam(learning_rate, b1=0.1, b2=0.1)
+    keys = jax.random.split(key, images.shape[0])
+
+    def norms(batch, keys):
+        logits = logits_fn(batch)
+
+        def loss(theta, i):
+            mask = _mask(theta)
+            colour = jax.vmap(lambda key: _colour(key, i, batch))(keys)
+            shift = logits_fn(mask * batch + (1 - mask) * colour) - logits
+            # Rows are independent: the gradient of the sum is that of each row.
+            return jnp.sum(
+                jnp.mean(jnp.abs(shift), axis=-1)
+                + l1 * jnp.sum(mask, axis=(1, 2, 3))
+                + tv * _variation(mask)
+            )
+
+        def step(state, i):
+            theta, moments = state
+            slope = jax.grad(loss)(theta, i)
+            # Optimizers of optax are not written for strict promotion.
+            with jax.numpy_dtype_promotion("standard"):
+                updates, moments = optimizer.update(slope, moments, theta)
+            return (optax.apply_updates(theta, updates), moments), None
+
+        theta = jnp.ones_like(batch[..., :1])
+        start = (theta, optimizer.init(theta))
+        (theta, _), _ = lax.scan(step, start, jnp.arange(steps, dtype=jnp.uint32))
+        return jnp.sum(_mask(theta), axis=(1, 2, 3))
+
+    return -in_batches(norms, batch_size, images, keys)
+
+
+def _mask(theta):
+    return (jnp.tanh(theta) + 1) / 2
+
+
+def _colour(key, step, batch):
+    return jax.random.uniform(jax.random.fold_in(key, step), (1, 1, batch.shape[-1]), batch.dtype)
+
+
+def _variation(mask):
+    square = lambda axis: jnp.sum(jnp.diff(mask, axis=axis) ** 2, axis=(1, 2, 3))
+    return (square(1) + square(2)) / (mask.shape[1] * mask.shape[2])

@@ -1,0 +1,97 @@
+"""FLARE: how unlikely the activations of a row are to each batch normalisation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from jaxml.backdoor.baselines._rows import check_features, check_floating
+
+
+def activation_likelihood(
+    activations: Float[Array, "row *place channel"],
+    mean: Float[Array, " channel"],
+    variance: Float[Array, " channel"],
+) -> Float[Array, " row"]:
+    """Return the log-likelihood of the least likely input of a batch normalisation, by row.
+
+    min over places and channels of ln N(a; mean, variance).
+
+    Args:
+      activations: inputs of the layer `[row, ..., channel]`.
+      mean: running mean `[channel]`.
+      variance: running variance `[channel]`, positive.
+
+    Returns:
+      `[row]`; the columns of the `likelihoods` of `flare`, one a layer.
+
+    Raises:
+      ValueError: the activations are not floating-point, or the statistics have not one number
+        a channel.
+
+    Source: Hou et al. 2024 (FLARE, arXiv 2411.19479).
+    """
+    check_floating(activations, "activations")
+    if activations.ndim < 2 or 0 in activations.shape:
+        raise ValueError(f"activations: shape {activations.shape}; give [row, ..., channel]")
+    for name, values in (("mean", mean), ("variance", variance)):
+        if values.shape != activations.shape[-1:]:
+            raise ValueError(f"{name}: shape {values.shape}; give [{activations.shape[-1]}]")
+    log_density = -((activations - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)) / 2
+    return jnp.min(log_density, axis=tuple(range(1, activations.ndim)))
+
+
+def flare(
+    likelihoods: Float[Array, "row layer"], *, share: float = 0.5, iterations: int = 10
+) -> Float[Array, " row"]:
+    """Score rows by their distance to the majority in FLARE's features.
+
+    The clustering is ours. The paper finds the largest cluster by UMAP and HDBSCAN and calls it
+    clean; here it is the `share` of rows that are tightest together, by concentration steps of
+    the minimum covariance determinant from median and median deviation of each layer, and the
+    score is the Mahalanobis distance to them. Layers are all used, none is dropped.
+
+    Args:
+      likelihoods: `activation_likelihood` of every layer, `[row, layer]`.
+      share: of the rows that is surely clean, above 0 and at most 1.
+      iterations: concentration steps.
+
+    Returns:
+      Scores `[row]`, 0 or more, higher is more suspicious.
+
+    Raises:
+      ValueError: the likelihoods are not finite floating-point numbers `[row, layer]`, or a
+        setting is out of range.
+
+    Source: Hou et al. 2024 (arXiv 2411.19479) for the features; Rousseeuw and Van Driessen 1999
+    (Technometrics 41:212) for the steps.
+    """
+    check_features(likelihoods, "likelihoods")
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: accepted is above 0 to 1")
+    if iterations < 0:
+        raise ValueError(f"iterations={iterations}: accepted is 0 or more")
+    return _distances(likelihoods, share, iterations)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _distances(likelihoods, share, iterations):
+    rows, layers = likelihoods.shape
+    kept = max(1, round(share * rows))
+    middle = jnp.median(likelihoods, axis=0)
+    spread = jnp.median(jnp.abs(likelihoods - middle), axis=0)
+    # A layer without spread says nothing.
+    z = jnp.where(spread > 0, (likelihoods - middle) / jnp.where(spread > 0, spread, 1), 0)
+    ridge = 1e-3 * jnp.eye(layers, dtype=z.dtype)
+
+    def concentrate(_, distance):
+        near = z[lax.top_k(-distance, kept)[1]]
+        mean = jnp.mean(near, axis=0)
+        covariance = (near - mean).T @ (near - mean) / kept + ridge
+        factor = jnp.linalg.cholesky(covariance)
+        white = jax.scipy.linalg.solve_triangular(factor, (z - mean).T, lower=True)
+        return jnp.linalg.norm(white, axis=0)
+
+    return lax.fori_loop(0, iterations, concentrate, jnp.linalg.norm(z, axis=1))

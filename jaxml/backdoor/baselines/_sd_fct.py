@@ -1,0 +1,76 @@
+"""SD-FCT: how far the features of an image move when it is transformed."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxml.backdoor.baselines._rows import check_at_least_one, check_images, in_batches
+
+
+def sd_fct(
+    key: Key[Array, ""],
+    features_fn: Callable[[Array], Array],
+    images: Float[Array, "row height width channel"],
+    *,
+    degrees: float = 180.0,
+    batch_size: int = 500,
+) -> Float[Array, " row"]:
+    """Score rows by the squared distance of their features to those of the rotated image.
+
+    The feature consistency towards transformations |phi(x) - phi(A x)|^2, A a rotation about
+    the centre by a uniform angle of each row; what comes in from outside of the image is 0.
+
+    Compiled once for each shape and function object: keep the object for further calls.
+
+    Args:
+      key: draws the angles.
+      features_fn: images `[batch, height, width, channel]` to features `[batch, feature]`.
+      images: `[row, height, width, channel]`.
+      degrees: largest angle, either way.
+      batch_size: images that `features_fn` gets at once.
+
+    Returns:
+      Scores `[row]`, 0 or more, higher is more suspicious.
+
+    Raises:
+      ValueError: the images are not `[row, ...]` of floating-point numbers, or a setting is out
+        of range.
+
+    Source: Chen et al. 2022 (NeurIPS, "Effective backdoor defense by exploiting sensitivity of
+    poisoned samples").
+    """
+    check_images(images)
+    check_at_least_one(batch_size=batch_size)
+    if not 0 <= degrees <= 180:
+        raise ValueError(f"degrees={degrees}: accepted is 0 to 180")
+    return _sd_fct(key, images, features_fn, degrees, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _sd_fct(key, images, features_fn, degrees, batch_size):
+    limit = degrees / 180 * jnp.pi
+    shape = (images.shape[0],)
+    angle = jax.random.uniform(key, shape, images.dtype, minval=-limit, maxval=limit)
+
+    def moved(batch, angle):
+        step = features_fn(_rotated(batch, angle)) - features_fn(batch)
+        return jnp.sum(step**2, axis=-1)
+
+    return in_batches(moved, batch_size, images, angle)
+
+
+@jax.vmap
+def _rotated(image, angle):
+    height, width, _ = image.shape
+    centre = (height - 1) / 2, (width - 1) / 2
+    axis = lambda n, middle: jnp.arange(n, dtype=image.dtype) - middle
+    y, x = jnp.meshgrid(axis(height, centre[0]), axis(width, centre[1]), indexing="ij")
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    where = [cos * y - sin * x + centre[0], sin * y + cos * x + centre[1]]
+    # map_coordinates weights by arrays of the default float type.
+    with jax.numpy_dtype_promotion("standard"):
+        sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, where, order=1)
+        return jax.vmap(sample, in_axes=2, out_axes=2)(image).astype(image.dtype)

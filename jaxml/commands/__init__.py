@@ -1,0 +1,1 @@
+"""The command line, a module a sub-command: its parser, and what it runs."""

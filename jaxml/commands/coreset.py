@@ -1,0 +1,44 @@
+"""`jaxml coreset`: a part of the user's texts to forget, by a score."""
+
+from pathlib import Path
+
+from jaxml.commands.terminal import integer, say
+
+
+def add_parser(commands) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser("coreset", help="choose a part of texts to forget, by a score")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
+    parser.add_argument(
+        "--forget", type=Path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
+    )
+    parser.add_argument(
+        "--retain", type=Path, metavar="FILE", help="texts to keep; for keyword_density alone"
+    )
+    parser.add_argument(
+        "--score",
+        default="random",
+        metavar="NAME",
+        help="random (default), el2n, grand (of the down matrices only), loss, perplexity, min_k, "
+        "moderate, k_centre or keyword_density",
+    )
+    parser.add_argument(
+        "--fraction", type=float, default=0.05, help="of the chunks (default: 0.05)"
+    )
+    parser.add_argument("--keep", default="top", help="top (default), bottom or middle scores")
+    parser.add_argument("--length", type=integer, default=512, help="tokens of a chunk")
+    parser.add_argument(
+        "--count", type=integer, default=100, help="keywords of keyword_density (default: 100)"
+    )
+    parser.add_argument("--seed", type=integer, default=0)
+    parser.add_argument("--out", type=Path, default=Path("runs/coreset"), metavar="DIR")
+    parser.set_defaults(run=run)
+
+
+def run(args) -> None:
+    """Choose the texts."""
+    from jaxml.commands.coreset_files import choose_files
+
+    names = ("retain", "score", "fraction", "keep", "length", "count", "seed")
+    settings = {name: getattr(args, name) for name in names}
+    say(choose_files(args.model, args.forget, args.out, **settings))

@@ -1,0 +1,48 @@
+"""`jaxml evaluate-unlearning`: what a language model knows of the user's texts and questions."""
+
+import sys
+from pathlib import Path
+
+from jaxml.commands.terminal import integer, say
+
+
+def add_parser(commands) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser(
+        "evaluate-unlearning", help="measure what a language model knows of texts and questions"
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
+    parser.add_argument("--verbatim", type=Path, metavar="FILE", help="passages: prompt, gt")
+    parser.add_argument("--knowledge", type=Path, metavar="FILE", help="question, answer")
+    parser.add_argument(
+        "--choices", type=Path, nargs="+", default=(), metavar="FILE", help="as of WMDP or MMLU"
+    )
+    parser.add_argument("--text", type=Path, nargs="+", default=(), metavar="FILE")
+    parser.add_argument(
+        "--privacy",
+        type=Path,
+        nargs=3,
+        metavar=("FORGET", "HOLDOUT", "MODEL"),
+        help="PrivLeak: texts unlearned, texts never seen, a model trained without the former",
+    )
+    parser.add_argument("--length", type=integer, default=512, help="tokens of a sequence")
+    parser.add_argument("--out", type=Path, default=Path("runs/evaluation"), metavar="DIR")
+    parser.set_defaults(run=run)
+
+
+def run(args) -> None:
+    """Measure the model."""
+    from jaxml.commands.evaluate_files import evaluate_files
+
+    measured = evaluate_files(
+        args.model,
+        args.out,
+        verbatim=args.verbatim,
+        knowledge=args.knowledge,
+        choices=args.choices,
+        texts=args.text,
+        privacy=args.privacy,
+        length=args.length,
+        progress=lambda line: say(line, sys.stderr),
+    )
+    say(measured)

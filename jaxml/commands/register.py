@@ -1,0 +1,31 @@
+"""`jaxml register`: one image of the user's onto another."""
+
+from pathlib import Path
+
+from jaxml.commands.terminal import integer, say
+
+
+def add_parser(commands) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser(
+        "register", help="register two images: NIfTI volumes, npz or npy arrays, png pictures"
+    )
+    parser.add_argument("fixed", type=Path, metavar="FIXED")
+    parser.add_argument("moving", type=Path, metavar="MOVING", help="image to move onto FIXED")
+    parser.add_argument("--out", type=Path, default=Path("runs/register"), metavar="DIR")
+    parser.add_argument(
+        "--projection", default="fold_free", help="fold_free (default), layer or none"
+    )
+    parser.add_argument(
+        "--steps", type=integer, help="steps a resolution (default: 100, on fine ones 10)"
+    )
+    parser.add_argument("--regularity", type=float, help="weight of the field's roughness")
+    parser.set_defaults(run=run)
+
+
+def run(args) -> None:
+    """Register the two files."""
+    from jaxml.commands.register_files import register_files
+
+    settings = {"projection": args.projection, "steps": args.steps, "regularity": args.regularity}
+    say(register_files(args.fixed, args.moving, args.out, **settings))

@@ -1,0 +1,183 @@
+"""Registration of two files of the user: moved image, fields and a report."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxml import registration
+from jaxml.data.volume import NIFTI, Volume, load_volume, nifti_bytes, resample_to
+from jaxml.files.write import write_whole
+from jaxml.output import deformations
+from jaxml.output.report import Figure, Report, Table, write_report
+
+PROJECTIONS = ("fold_free", "layer", "none")
+
+
+def register_files(
+    fixed: Path,
+    moving: Path,
+    out: Path,
+    *,
+    projection: str = "fold_free",
+    steps: int | None = None,
+    regularity: float | None = None,
+) -> str:
+    """Register one image file onto another and write the result to `out`.
+
+    Written: the moved image in the format of the fixed one; `fields.npz` with displacement
+    and inverse in voxels of the fixed image; for NIfTI also both as vectors in mm along the
+    world axes (right, anterior, superior); a report with pictures and `results.json`.
+    Every file is read and the registration run before the first is written.
+
+    Args:
+      fixed, moving: NIfTI, npz, npy or png; a moving NIfTI on another grid is resampled to
+        that of the fixed one by both affines first.
+      out: folder.
+      projection: "fold_free", "layer" or "none", as for `registration.register`.
+      steps: optimisation steps a resolution; by default those of `register`.
+      regularity: weight of the roughness; that of `registration.register` by default.
+
+    Returns:
+      A table of the similarity and the folds before and after.
+
+    Raises:
+      ValueError: a file that cannot be used, by its name, or a bad setting.
+      OSError: `out` cannot be written.
+    """
+    if projection not in PROJECTIONS:
+        raise ValueError(f"--projection {projection!r}: accepted are {', '.join(PROJECTIONS)}")
+    target, source = load_volume(fixed), load_volume(moving)
+    try:
+        source = resample_to(source, target)
+    except ValueError as error:
+        raise ValueError(f"{fixed}, {moving}: {error}") from error
+    a, b = (_normalised(path, v) for path, v in ((fixed, target), (moving, source)))
+    start = time.perf_counter()
+    settings: dict[str, Any] = {"steps": steps} | (
+        {} if regularity is None else {"regularity": regularity}
+    )
+    result = registration.register(
+        a, b, projection=None if projection == "none" else projection, **settings
+    )
+    u = jax.block_until_ready(result.displacement)
+    seconds = time.perf_counter() - start
+    back = jax.jit(registration.inverse)(u)
+    residual = float(jnp.sqrt(jnp.mean(jax.jit(registration.compose)(u, back) ** 2)))
+    moved = jax.jit(registration.warp)(jnp.asarray(source.data), u)
+
+    similarity = jax.jit(registration.ncc)
+    folds = registration.fold_percentages(u)
+    results = {
+        "fixed": str(fixed),
+        "moving": str(moving),
+        "spacing": target.spacing,
+        "notes": [v.note for v in (target, source) if v.note],
+        "ncc_before": -float(similarity(a, b)),
+        "ncc_after": -float(similarity(a, result.moved)),
+        "mse_before": float(jnp.mean((a - b) ** 2)),
+        "mse_after": float(jnp.mean((a - result.moved) ** 2)),
+        "fold_percent": {name: float(value) for name, value in vars(folds).items()},
+        "digital_folds": int(result.folds),
+        "inverse_residual_voxels": residual,
+    }
+    report = _report(results, a, b, result, projection)
+    _write(out, target, fixed, np.asarray(moved), np.asarray(u), np.asarray(back))
+    write_report([report.finished(seconds)], out, scale="one pair", seed=0)
+    return (
+        f"similarity (NCC) {results['ncc_before']:.4f} -> {results['ncc_after']:.4f}, "
+        f"{results['digital_folds']} folds, {seconds:.0f} s\n"
+        f"report: {out / 'report.html'}"
+    )
+
+
+def _normalised(path: Path, volume: Volume) -> jax.Array:
+    """Return intensities as 0 to 1 from the least to the 99.9th percentile of those above it."""
+    low = volume.data.min()
+    above = volume.data[volume.data > low]
+    if above.size == 0:
+        raise ValueError(f"{path}: the same value everywhere; give an image with contrast")
+    high = np.percentile(above, 99.9)
+    return jnp.asarray(np.clip((volume.data - low) / (high - low), 0, 1), jnp.float32)
+
+
+def _report(results, a, b, result, projection) -> Report:
+    rows = (
+        ("local correlation (NCC)", "ncc"),
+        ("mean squared difference", "mse"),
+    )
+    table = Table(
+        "Likeness of the images, intensities 0 to 1",
+        ("", "before", "after"),
+        tuple(
+            (t, f"{results[k + '_before']:.5f}", f"{results[k + '_after']:.5f}") for t, k in rows
+        ),
+    )
+    percent = results["fold_percent"]
+    folds = Table(
+        f"Folds, % of voxels, by each criterion; {results['digital_folds']} digital ones in all",
+        tuple(percent),
+        (tuple(f"{value:.4f}" for value in percent.values()),),
+    )
+    notes = "".join(f" {note[0].upper()}{note[1:]}." for note in results["notes"])
+    text = (
+        f"Projection: {projection}. Root mean square of the field composed with its inverse: "
+        f"{results['inverse_residual_voxels']:.3f} voxels (0 for an exact inverse).{notes}"
+    )
+    pictures = {
+        "fixed": a,
+        "moving": b,
+        "moved": result.moved,
+        "−before": a - b,
+        "−after": a - result.moved,
+    }
+    return Report(
+        "register",
+        f"Registration of {Path(results['moving']).name} onto {Path(results['fixed']).name}",
+        (
+            table,
+            folds,
+            text,
+            Figure(
+                "images",
+                "Middle slices, and differences before and after",
+                deformations.images(pictures),
+            ),
+            Figure(
+                "deformation",
+                "Deformed grid in the plane of the slice, and determinants",
+                deformations.deformations({"displacement": result.displacement}),
+            ),
+        ),
+        results,
+    )
+
+
+def _write(out, target: Volume, fixed: Path, moved, u, back) -> None:
+    name, affine = fixed.name.lower(), target.affine
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, displacement=u, inverse=back)
+    write_whole(out / "fields.npz", buffer.getvalue())
+    if name.endswith(NIFTI) and affine is not None and moved.ndim == 3:
+        write_whole(out / "moved.nii.gz", nifti_bytes(moved, affine))
+        in_mm = lambda field: (field @ affine[:3, :3].T).astype(np.float32)
+        write_whole(out / "displacement.nii.gz", nifti_bytes(in_mm(u), affine))
+        write_whole(out / "inverse.nii.gz", nifti_bytes(in_mm(back), affine))
+    elif name.endswith(".png"):
+        write_whole(out / "moved.png", _png(moved))
+    else:
+        buffer = io.BytesIO()
+        np.save(buffer, moved)
+        write_whole(out / "moved.npy", buffer.getvalue())
+
+
+def _png(image) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(np.round(image), 0, 255).astype(np.uint8)).save(buffer, "png")
+    return buffer.getvalue()

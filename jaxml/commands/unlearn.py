@@ -1,0 +1,48 @@
+"""`jaxml unlearn`: the user's language model forgets the user's texts."""
+
+from pathlib import Path
+
+from jaxml.commands.terminal import integer, say
+
+
+def add_parser(commands) -> None:
+    """Add the sub-command."""
+    parser = commands.add_parser("unlearn", help="make a language model forget texts")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
+    parser.add_argument(
+        "--forget", type=Path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
+    )
+    parser.add_argument("--retain", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, default=Path("runs/unlearn"), metavar="DIR")
+    parser.add_argument(
+        "--method", default="npo", help="npo (default), ga, simnpo, wga, satimp, dpo, idk or rmu"
+    )
+    parser.add_argument(
+        "--alternative", type=Path, metavar="FILE", help="for dpo and idk: instead of each text"
+    )
+    parser.add_argument(
+        "--retain-term", default="nll", metavar="TERM", help="nll (default), kl or none"
+    )
+    parser.add_argument("--steps", type=integer, default=100)
+    parser.add_argument(
+        "--batch-size", type=integer, default=4, help="sequences of a file in a step"
+    )
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--beta", type=float, help="of the method")
+    parser.add_argument("--layer", type=integer, default=7, help="that RMU steers")
+    parser.add_argument("--length", type=integer, default=512, help="tokens of a sequence")
+    parser.add_argument("--seed", type=integer, default=0)
+    parser.set_defaults(run=run)
+
+
+def run(args) -> None:
+    """Unlearn the texts."""
+    from jaxml.commands.unlearn_files import unlearn_files
+    from jaxml.unlearning import UnlearnConfig
+
+    names = ("method", "steps", "batch_size", "learning_rate", "beta")
+    config = UnlearnConfig(retain=args.retain_term, **{n: getattr(args, n) for n in names})
+    files = args.model, args.forget, args.retain, args.out
+    own = ("alternative", "layer", "length", "seed")
+    settings = {name: getattr(args, name) for name in own}
+    say(unlearn_files(*files, config=config, **settings))

@@ -1,0 +1,1 @@
+"""Where data come from that the user did not bring: downloads, and what packages ship."""

@@ -1,0 +1,1 @@
+"""Unlearning, measures and scores of language models of the Llama family."""

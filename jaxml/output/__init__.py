@@ -1,0 +1,1 @@
+"""What a run shows, and resumes from: reports, plots and finished stages."""

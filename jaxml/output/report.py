@@ -1,0 +1,211 @@
+"""A report of tables, figures and paragraphs, written as Markdown, HTML and JSON."""
+
+import base64
+import dataclasses
+import html
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxml.files.write import write_whole
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a header, with a caption."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A PNG picture, with the name of its file and a caption."""
+
+    name: str
+    caption: str
+    png: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one experiment found: parts in reading order, and the bare numbers.
+
+    Attributes:
+      method: name of the method, and of its folder.
+      title: headline.
+      parts: paragraphs (text), tables and figures.
+      results: numbers for results.json.
+      seconds: duration of the run that wrote it.
+    """
+
+    method: str
+    title: str
+    parts: tuple[str | Table | Figure, ...]
+    results: dict[str, Any]
+    seconds: float = 0.0
+
+    def finished(self, seconds: float) -> "Report":
+        """Return the report with its duration."""
+        return dataclasses.replace(self, seconds=seconds)
+
+
+def mean_and_deviation(values: np.ndarray, digits: int, unit: str = "") -> str:
+    """Return "mean ± deviation" of the values that are finite, and of how many if not of all.
+
+    Args:
+      values: of repeats, seeds or folds, `[value]`.
+      digits: behind the point.
+      unit: behind both numbers.
+    """
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return "-"
+    spread = f" ± {deviation(finite, 0):.{digits}f}" if finite.size > 1 else ""
+    some = f" ({finite.size} of {values.size})" if finite.size < values.size else ""
+    return f"{finite.mean():z.{digits}f}{spread}{unit}{some}"
+
+
+def deviation(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the deviation of a sample along an axis, 0 where that has one value.
+
+    Args:
+      values: of any shape.
+      axis: of the repeats.
+    """
+    return np.asarray(values.std(axis, ddof=1 if values.shape[axis] > 1 else 0))
+
+
+def write_report(reports: Sequence[Report], out: Path, *, scale: str, seed: int) -> None:
+    """Write report.md, report.html, results.json and the figures of every method to `out`."""
+    head = f"Scale {scale}, seed {seed}, {date.today()}, {_environment()}."
+    for report in reports:
+        for part in report.parts:
+            if isinstance(part, Figure):
+                write_whole(out / report.method / f"{part.name}.png", part.png)
+    results = {
+        "scale": scale,
+        "seed": seed,
+        "environment": _environment(),
+        "methods": {r.method: {**r.results, "seconds": r.seconds} for r in reports},
+    }
+    write_whole(out / "results.json", to_json(results))
+    write_whole(out / "report.md", _markdown(reports, head).encode())
+    write_whole(out / "report.html", _html(reports, head).encode())
+
+
+def to_json(value: Any) -> bytes:
+    """Return strict JSON of nested results; numbers without a value (NaN, inf) become null."""
+    return (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode()
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table in Markdown."""
+    lines = [table.header, ("---",) * len(table.header), *table.rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _environment() -> str:
+    import jax
+
+    devices = jax.devices()
+    return (
+        f"{len(devices)} {devices[0].device_kind} device(s), Python {platform.python_version()}, "
+        f"jax {version('jax')}, jaxml {version('jaxml')}"
+    )
+
+
+def _markdown(reports, head) -> str:
+    lines = ["# jaxml report", "", head]
+    for report in reports:
+        lines += ["", f"## {report.title}", "", f"{report.seconds:.0f} s."]
+        for part in report.parts:
+            if isinstance(part, Table):
+                lines += ["", f"**{part.caption}**", "", markdown_table(part)]
+            elif isinstance(part, Figure):
+                lines += ["", f"![{part.caption}]({report.method}/{part.name}.png)", ""]
+                lines += [f"*{part.caption}*"]
+            else:
+                lines += ["", part]
+    return "\n".join(lines) + "\n"
+
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
+color:#222;background:#fff}
+nav li{margin:.2rem 0}
+.wide{overflow-x:auto;margin:.5rem 0 1.5rem}
+table{border-collapse:collapse}
+th,td{border-bottom:1px solid #ddd;padding:.3rem .6rem;text-align:left}
+.number{text-align:right;font-variant-numeric:tabular-nums}
+.caption{font-weight:600;margin:1.5rem 0 0}
+figure{margin:1rem 0}figcaption{color:#555}img{max-width:100%}
+"""
+
+
+def _html(reports, head) -> str:
+    body = [f"<h1>jaxml report</h1><p>{html.escape(head)}</p>"]
+    links = (f'<li><a href="#{r.method}">{html.escape(r.title)}</a></li>' for r in reports)
+    body.append(f"<nav><ul>{''.join(links)}</ul></nav>")
+    for report in reports:
+        title = html.escape(report.title)
+        body.append(f'<h2 id="{report.method}">{title}</h2><p>{report.seconds:.0f} s.</p>')
+        for part in report.parts:
+            if isinstance(part, Table):
+                body.append(_html_table(part))
+            elif isinstance(part, Figure):
+                data = base64.b64encode(part.png).decode()
+                caption = html.escape(part.caption)
+                body.append(
+                    f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
+                    f"<figcaption>{caption}</figcaption></figure>"
+                )
+            else:
+                body.append(f"<p>{html.escape(part)}</p>")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>jaxml report</title>'
+        '<meta name="viewport" content="width=device-width">'
+        f"<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def _html_table(table) -> str:
+    columns = zip(*table.rows, strict=True)
+    kinds = [' class="number"' if all(map(_is_number, cells)) else "" for cells in columns]
+    kinds = kinds or [""] * len(table.header)
+
+    def row(cells, tag):
+        texts = zip(cells, kinds, strict=True)
+        return "".join(f"<{tag}{kind}>{html.escape(c)}</{tag}>" for c, kind in texts)
+
+    rows = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in table.rows)
+    return (
+        f'<p class="caption">{html.escape(table.caption)}</p><div class="wide"><table>'
+        f"<thead><tr>{row(table.header, 'th')}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell is empty, a dash, or starts with a number."""
+    return cell[:1] in ("", *"-−+0123456789")

@@ -1,0 +1,172 @@
+"""How good a registration is: overlap and surface distance of labels, regularity of the field."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from jaxml.registration._field import Difference, count_folds, jacobian_determinant
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["forward", "backward", "central", "digital"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Folds:
+    """Percentage of all voxels that are folds, by each criterion of `count_folds`.
+
+    Attributes:
+      forward: by forward differences.
+      backward: by backward differences.
+      central: by central differences.
+      digital: by the corner and central simplices of a voxel.
+    """
+
+    forward: Float[Array, "*batch"]
+    backward: Float[Array, "*batch"]
+    central: Float[Array, "*batch"]
+    digital: Float[Array, "*batch"]
+
+
+def dice_per_label(
+    fixed_labels: Integer[Array, "*volume"],
+    moved_labels: Integer[Array, "*volume"],
+    labels: Integer[Array, " label"] | Sequence[int],
+) -> Float[Array, " label"]:
+    """Return the overlap 2 |F and M| / (|F| + |M|) of each label: 0 to 1.
+
+    A label that is in neither volume has no overlap: its value is NaN (`jnp.nanmean`).
+
+    Args:
+      fixed_labels: label of each voxel, `[H, W]` or `[D, H, W]`.
+      moved_labels: volume of the same shape, such as labels warped with `order=0`.
+      labels: the labels that count, `[label]`.
+
+    Raises:
+      ValueError: the volumes are no pair of label volumes, or `labels` is empty.
+    """
+    _check_labels(fixed_labels, moved_labels, labels)
+    volumes = [jnp.asarray(v).astype(jnp.int32) for v in (fixed_labels, moved_labels)]
+
+    def overlap(label):
+        fixed, moved = (volume == label for volume in volumes)
+        count = lambda mask: jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
+        return 2 * count(fixed & moved) / (count(fixed) + count(moved))
+
+    # One label after another: masks of all of them at once would take much memory.
+    return jax.lax.map(overlap, jnp.asarray(labels, jnp.int32))
+
+
+def hausdorff95(
+    fixed_labels: Integer[np.ndarray, "*volume"] | Integer[Array, "*volume"],
+    moved_labels: Integer[np.ndarray, "*volume"] | Integer[Array, "*volume"],
+    labels: Integer[Array, " label"] | Sequence[int],
+    *,
+    spacing: Sequence[float] | None = None,
+) -> Float[np.ndarray, " label"]:
+    """Return the 95th percentile of the distances between the surfaces of each label.
+
+    The larger of both directions, the percentiles of the distances from each surface to the
+    other, as MONAI and Learn2Reg have it; MedPy pools both directions, which is not larger.
+    A surface is the set of voxels with a neighbour along an axis that has another label or is
+    outside of the volume. Runs on the host (numpy, scipy): neither `jit` nor `vmap`.
+
+    Args:
+      fixed_labels: label of each voxel, `[H, W]` or `[D, H, W]`.
+      moved_labels: volume of the same shape, such as labels warped with `order=0`.
+      labels: the labels that count, `[label]`.
+      spacing: size of a voxel along each axis, the unit of the result; 1 by default.
+
+    Returns:
+      `[label]`: inf for a label that one volume lacks, NaN for one that both lack.
+
+    Raises:
+      ValueError: the volumes are no pair of label volumes, `labels` is empty, or `spacing` is
+        not a positive number an axis.
+    """
+    _check_labels(fixed_labels, moved_labels, labels)
+    size = (1.0,) * fixed_labels.ndim if spacing is None else tuple(map(float, spacing))
+    if len(size) != fixed_labels.ndim or not all(s > 0 for s in size):
+        raise ValueError(f"spacing={spacing}: accepted are {fixed_labels.ndim} positive numbers")
+    fixed, moved = np.asarray(fixed_labels), np.asarray(moved_labels)
+    distances = [_surface_distance(fixed == k, moved == k, size) for k in np.asarray(labels)]
+    return np.array(distances)
+
+
+def sd_log_jacobian(
+    u: Float[Array, "*volume ndim"], *, scheme: Difference = "central", floor: float = 1e-9
+) -> Float[Array, ""]:
+    """Return the standard deviation, over voxels, of the log of the Jacobian determinant.
+
+    Central differences over the whole volume, as TransMorph has it. The script of Learn2Reg
+    adds 3 to the determinants and leaves two voxels at each face out: its values are smaller.
+
+    Args:
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+      scheme: as for `jacobian_determinant`.
+      floor: smaller determinants, as those of folds, count as this.
+
+    Raises:
+      ValueError: `u` is no field, `scheme` is unknown, or `floor` is not positive.
+    """
+    if not floor > 0:
+        raise ValueError(f"floor={floor}: accepted are positive numbers")
+    return jnp.std(jnp.log(jnp.maximum(jacobian_determinant(u, scheme=scheme), floor)))
+
+
+def fold_percentages(u: Float[Array, "*volume ndim"]) -> Folds:
+    """Return the percentage of voxels that are folds, by each of the four criteria.
+
+    Args:
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+
+    Raises:
+      ValueError: `u` is no field.
+    """
+    voxels = u[..., 0].size
+    percentage = lambda scheme: count_folds(u, scheme=scheme).astype(u.dtype) * (100 / voxels)
+    return Folds(*(percentage(s) for s in ("forward", "backward", "central", "digital")))
+
+
+def _surface_distance(fixed: np.ndarray, moved: np.ndarray, spacing: tuple[float, ...]) -> float:
+    from scipy.ndimage import binary_erosion, distance_transform_edt
+
+    if not fixed.any() or not moved.any():
+        return np.inf if fixed.any() or moved.any() else np.nan
+    # Outside of the box around both masks there is nothing to measure.
+    spans = [np.flatnonzero((fixed | moved).any(_others(a, fixed.ndim))) for a in range(fixed.ndim)]
+    box = tuple(slice(span[0], span[-1] + 1) for span in spans)
+    masks = [mask[box] for mask in (fixed, moved)]
+    surfaces = [mask & np.logical_not(binary_erosion(mask)) for mask in masks]
+
+    def distance(a: np.ndarray, b: np.ndarray) -> float:
+        to_b = np.asarray(distance_transform_edt(~b, sampling=spacing))
+        return float(np.percentile(to_b[a], 95))
+
+    return max(distance(*surfaces), distance(*surfaces[::-1]))
+
+
+def _others(axis: int, ndim: int) -> tuple[int, ...]:
+    return tuple(a for a in range(ndim) if a != axis)
+
+
+def _check_labels(fixed_labels, moved_labels, labels) -> None:
+    if fixed_labels.ndim not in (2, 3) or fixed_labels.size == 0:
+        raise ValueError(
+            f"fixed_labels: shape {fixed_labels.shape}; accepted are [H, W] and [D, H, W]"
+        )
+    if moved_labels.shape != fixed_labels.shape:
+        raise ValueError(
+            f"moved_labels: shape {moved_labels.shape}; fixed_labels has {fixed_labels.shape}"
+        )
+    for name, array in (("fixed_labels", fixed_labels), ("moved_labels", moved_labels)):
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise ValueError(f"{name}: dtype {array.dtype}; accepted are integers")
+    if len(labels) == 0:
+        raise ValueError("labels: none given; accepted is 1 or more")

@@ -1,0 +1,268 @@
+"""The nearest displacement field without folds."""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, Float, Int
+
+from jaxml.registration import _tetrahedra as tetrahedra
+from jaxml.registration._field import check_field, components
+from jaxml.registration._resolution import double, halve
+from jaxml.registration._tetrahedra import Layout, Plane, Vector
+
+# Larger values of these three end sooner and change the field more (measured on fields of a
+# network and on random ones). A determinant below epsilon is moved to epsilon + MARGIN.
+# Simplices that share a voxel are corrected at the same time, hence RELAXATION of the step of
+# each; SPREAD of the correction is handed on to the neighbours.
+MARGIN, RELAXATION, SPREAD = 0.05, 0.25, 0.7
+# Volumes with a shorter axis are not looked at in half the resolution.
+COARSEST = 32
+# Every PERIOD-th iteration smooths the voxels with a negative determinant instead: a simplex
+# that is turned inside out sits at a local optimum, and no gradient leads out of it.
+PERIOD = 5
+# From iteration PATIENCE on, every second iteration smooths around all folds that are left.
+PATIENCE = 40
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["displacement", "folds", "iterations", "change_rms"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class FoldFree:
+    """A field after the projection.
+
+    Attributes:
+      displacement: the field, in voxels.
+      folds: number of voxels with a determinant below epsilon that are left; 0 if it ended.
+      iterations: number of iterations that were run.
+      change_rms: root mean square, over voxels and components, of the change in voxels.
+    """
+
+    displacement: Float[Array, "*volume ndim"]
+    folds: Int[Array, "*batch"]
+    iterations: Int[Array, "*batch"]
+    change_rms: Float[Array, "*batch"]
+
+
+def fold_free(
+    u: Float[Array, "*volume ndim"],
+    *,
+    epsilon: float = 0.01,
+    scheme: str = "digital",
+    max_iterations: int = 500,
+) -> FoldFree:
+    """Return a field close to `u` whose determinants are all at least epsilon.
+
+    A field with folds first gets the correction of its means over 2 voxels an axis, so that
+    folds many voxels wide are undone at their own size. Each iteration is a Gauss-Newton step
+    of the constraints det >= epsilon that are violated, taken for all simplices at once and
+    handed on to the neighbours; voxels that stay folded are smoothed over regions that grow,
+    which ends because a smooth enough field has no fold.
+    A field that fulfils the constraints is returned as it is. Voxels far from folds never
+    change. It is near the closest field in the mean square, not proven to be the closest.
+
+    `vmap` runs one field after another. The gradient is the exact derivative of the iterations
+    that were run: they are run again from the square root of their number of stored states.
+
+    Args:
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+      epsilon: smallest determinant, relative to a field at rest; above 0 and below 0.9.
+      scheme: "digital" for all simplices of a voxel, which implies forward, backward and
+        central differences; or "forward" or "backward" alone, which changes less.
+      max_iterations: bound on the iterations at each of the two resolutions; real fields of
+        160 x 192 x 224 took 50 to 150 in all.
+
+    Raises:
+      ValueError: `u` is no field or not finite, or another argument is out of its range.
+    """
+    check_field(u)
+    if not 0 < epsilon < 0.9:
+        raise ValueError(f"epsilon={epsilon}: accepted is above 0 and below 0.9")
+    if max_iterations < 0:
+        raise ValueError(f"max_iterations={max_iterations}: accepted is 0 or more")
+    grid = tetrahedra.layout(u.shape[:-1], scheme=scheme)
+    start, before = _corrected_by_means(components(u), scheme, epsilon, max_iterations)
+    planes, folds, iterations = _iterate(start, grid, epsilon, max_iterations)
+    displacement = jnp.stack(planes, axis=-1)
+    square = jnp.mean((displacement - u) ** 2)
+    # The root has no derivative at 0, where nothing was changed.
+    change_rms = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return FoldFree(displacement, folds, before + iterations, change_rms)
+
+
+# A call outside of jit would compile the branches anew each time.
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _corrected_by_means(
+    planes: Vector, scheme: str, epsilon: float, limit: int
+) -> tuple[Vector, Array]:
+    """Return the planes after the correction of their means, and the iterations of that."""
+    none, grid = jnp.int32(0), tetrahedra.layout(planes[0].shape, scheme=scheme)
+    if min(grid.shape) < COARSEST:
+        return planes, none
+    half = tetrahedra.layout(tuple((n + 1) // 2 for n in grid.shape), scheme=scheme)
+
+    def correct(planes: Vector) -> tuple[Vector, Array]:
+        # Half as many voxels: displacements in voxels are half as large.
+        means = tuple(halve(p) / 2 for p in planes)
+        corrected, _, iterations = _iterate(means, half, epsilon, limit)
+        change = tuple(c - m for c, m in zip(corrected, means, strict=True))
+        fine = double(change, grid.shape)
+        return tuple(p + c for p, c in zip(planes, fine, strict=True)), iterations
+
+    folds = _count(_measure(grid, epsilon)(planes), epsilon)
+    return jax.lax.cond(folds > 0, correct, lambda planes: (planes, none), planes)
+
+
+def _iterations(
+    planes: Vector, grid: Layout, epsilon: float, limit: int
+) -> tuple[Vector, Array, Array]:
+    """Return the planes after the last iteration, the folds left, and the iterations."""
+
+    @sequential_vmap
+    def run(planes):
+        measure = _measure(grid, epsilon)
+
+        def advance(state):
+            i, planes, heat, measured, _ = state
+            planes, heat = _step(i, planes, heat, measured, grid, epsilon)
+            measured = measure(planes)
+            return i + 1, planes, heat, measured, _count(measured, epsilon)
+
+        measured = measure(planes)
+        start = (jnp.int32(0), planes, _cold(planes), measured, _count(measured, epsilon))
+        unfinished = lambda state: (state[0] < limit) & (state[-1] > 0)
+        i, planes, *_, folds = jax.lax.while_loop(unfinished, advance, start)
+        return planes, folds, i
+
+    return run(planes)
+
+
+def _iterations_forward(planes, grid, epsilon, limit):
+    planes_out, folds, iterations = _iterations(planes, grid, epsilon, limit)
+    return (planes_out, folds, iterations), (planes, iterations)
+
+
+def _iterations_backward(grid, epsilon, limit, residuals, cotangents):
+    """Pull the cotangent back through the iterations, last first.
+
+    Their states are too many to keep. The first run keeps every `stride`-th, and each stretch
+    between two of them is run again with all of its states kept.
+    """
+    stride = max(1, math.isqrt(limit))
+
+    @sequential_vmap
+    def run(planes, iterations, cotangent):
+        measure = _measure(grid, epsilon)
+        step = lambda i, planes, heat: _step(i, planes, heat, measure(planes), grid, epsilon)
+        keep = lambda kept, k, state: jax.tree.map(lambda b, x: b.at[k].set(x), kept, state)
+        empty = lambda n: jax.tree.map(
+            lambda x: jnp.zeros((n, *x.shape), x.dtype), (planes, _cold(planes))
+        )
+
+        def forward(i, carry):
+            state, kept = carry
+            kept = jax.lax.cond(
+                i % stride == 0, lambda: keep(kept, i // stride, state), lambda: kept
+            )
+            return step(i, *state), kept
+
+        start = (planes, _cold(planes))
+        _, kept = jax.lax.fori_loop(0, iterations, forward, (start, empty(limit // stride + 1)))
+
+        def stretch(j, cotangent):
+            first = (stretches - 1 - j) * stride
+            count = jnp.minimum(stride, iterations - first)
+            start = jax.tree.map(lambda b: b[first // stride], kept)
+            again = lambda k, c: (step(first + k, *c[0]), keep(c[1], k, c[0]))
+            _, states = jax.lax.fori_loop(0, count, again, (start, empty(stride)))
+
+            def back(k, cotangent):
+                k = count - 1 - k
+                planes, heat = jax.tree.map(lambda b: b[k], states)
+                pull = jax.vjp(lambda p: step(first + k, p, heat)[0], planes)[1]
+                return pull(cotangent)[0]
+
+            return jax.lax.fori_loop(0, count, back, cotangent)
+
+        stretches = (iterations + stride - 1) // stride
+        return jax.lax.fori_loop(0, stretches, stretch, cotangent)
+
+    planes, iterations = residuals
+    return (run(planes, iterations, cotangents[0]),)
+
+
+_differentiable = jax.custom_vjp(_iterations, nondiff_argnums=(1, 2, 3))
+_differentiable.defvjp(_iterations_forward, _iterations_backward)
+# A call outside of jit would compile the loops anew each time.
+_iterate = jax.jit(_differentiable, static_argnums=(1, 2, 3))
+
+
+def _measure(grid: Layout, epsilon: float):
+    """Return the function of planes to (flat planes, step a simplex, smallest determinant)."""
+    mask = tetrahedra.inside(grid)
+
+    def measure(planes: Vector) -> tuple[Vector, list[Plane], Plane]:
+        flat = tetrahedra.flatten(planes, grid)
+        steps, smallest = tetrahedra.multipliers(
+            flat, mask, grid, below=epsilon, target=epsilon + MARGIN
+        )
+        return flat, steps, smallest
+
+    return measure
+
+
+def _count(measured: tuple[Vector, list[Plane], Plane], epsilon: float) -> Array:
+    return jnp.sum(~(measured[-1] >= epsilon), dtype=jnp.int32)
+
+
+def _cold(planes: Vector) -> Plane:
+    return jnp.zeros_like(planes[0])
+
+
+def _step(i, planes: Vector, heat: Plane, measured, grid: Layout, epsilon: float):
+    """Return planes and heat after iteration `i`, a correction or a smoothing."""
+    late = i >= PATIENCE
+    smoothing = jnp.where(late, i % 2 == 0, i % PERIOD == PERIOD - 1)
+    smooth = functools.partial(_smooth, i, late, grid=grid, epsilon=epsilon)
+    correct = functools.partial(_correct, grid=grid)
+    return jax.lax.cond(smoothing, smooth, correct, planes, heat, *measured)
+
+
+def _correct(planes: Vector, heat: Plane, flat, steps, smallest, *, grid: Layout):
+    pull = tetrahedra.correction(flat, steps, grid)
+    spread = tetrahedra.neighbour_mean(tetrahedra.flatten(pull, grid), grid)
+    planes = tuple(
+        c + RELAXATION * (p + SPREAD * s) for c, p, s in zip(planes, pull, spread, strict=True)
+    )
+    return planes, heat
+
+
+def _smooth(i, late, planes: Vector, heat: Plane, flat, steps, smallest, *, grid, epsilon):
+    """Move folded voxels, and late in the run their surroundings, to the mean of neighbours.
+
+    Heat is 1 on a fold and fades by `decay` a voxel from it, always less as time passes: in
+    the end it reaches everywhere.
+    """
+    smallest = tetrahedra.interior(smallest, grid)
+    folded = (smallest < jnp.where(late, epsilon, 0.0)).astype(heat.dtype)
+    decay = jnp.minimum(0.3 + 0.005 * (i - PATIENCE).astype(heat.dtype), 0.95)
+    spread = jnp.maximum(folded, decay * _largest_neighbour(heat))
+    heat = jnp.where(late & (spread > 1e-3), spread, 0)
+    weight = jnp.maximum(heat, folded)
+    mean = tetrahedra.neighbour_mean(flat, grid)
+    return tuple(c + weight * (m - c) for c, m in zip(planes, mean, strict=True)), heat
+
+
+def _largest_neighbour(plane: Plane) -> Plane:
+    for axis in range(plane.ndim):
+        window = [3 if a == axis else 1 for a in range(plane.ndim)]
+        plane = jax.lax.reduce_window(
+            plane, -jnp.inf, jax.lax.max, window, (1,) * plane.ndim, "SAME"
+        )
+    return plane

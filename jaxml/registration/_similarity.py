@@ -1,0 +1,177 @@
+"""Losses of image registration: likeness of two images, and roughness of a field.
+
+All are scalars to be minimised and differentiable in their arrays. Images are `[H, W]` or
+`[D, H, W]` of floating-point numbers; batches by `vmap`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxml.registration._field import check_field
+
+# Keeps the correlation of windows without contrast finite, as in VoxelMorph.
+_NCC_FLOOR = 1e-5
+
+
+def ncc(
+    fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, window: int = 9
+) -> Float[Array, ""]:
+    """Return minus the mean square of the local normalised cross-correlation: -1 to 0.
+
+    Over each window, 0 outside of the volume: cross^2 / (variance variance + 1e-5), with
+    cross = sum IJ - sum I sum J / n. Balakrishnan et al., "VoxelMorph" (TMI 2019).
+
+    Args:
+      fixed: image `[H, W]` or `[D, H, W]`, intensities of about 0 to 1.
+      moved: image of the same shape.
+      window: side of the window in voxels; odd.
+
+    Raises:
+      ValueError: the images are no pair of volumes, or `window` is not odd and positive.
+    """
+    check_pair(fixed, moved)
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window={window}: accepted are odd numbers from 1")
+    total = lambda plane: _window_sum(plane, window)
+    n = window**fixed.ndim
+    f, m = total(fixed), total(moved)
+    cross = total(fixed * moved) - f * m / n
+    fixed_variance = total(fixed * fixed) - f * f / n
+    moved_variance = total(moved * moved) - m * m / n
+    return -jnp.mean(cross * cross / (fixed_variance * moved_variance + _NCC_FLOOR))
+
+
+def mse(fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"]) -> Float[Array, ""]:
+    """Return the mean square of the difference of two images.
+
+    Args:
+      fixed: image `[H, W]` or `[D, H, W]`.
+      moved: image of the same shape.
+
+    Raises:
+      ValueError: the images are no pair of volumes.
+    """
+    check_pair(fixed, moved)
+    return jnp.mean((fixed - moved) ** 2)
+
+
+def mutual_information(
+    fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, bins: int = 32
+) -> Float[Array, ""]:
+    """Return minus the mutual information of the intensities of two images, in nats.
+
+    Gaussian Parzen windows: each voxel is shared between the bins by weights
+    exp(-(x - center)^2 / 2 s^2) that sum to 1, s half the distance of two centers, which are
+    spread evenly over 0 to 1. Viola and Wells, "Alignment by maximization of mutual
+    information" (IJCV 1997). Takes `bins` times the memory of both images.
+
+    Args:
+      fixed: image `[H, W]` or `[D, H, W]`, intensities from 0 to 1; others count as the ends.
+      moved: image of the same shape.
+      bins: number of centers; 2 or more.
+
+    Raises:
+      ValueError: the images are no pair of volumes, or `bins` is below 2.
+    """
+    check_pair(fixed, moved)
+    if bins < 2:
+        raise ValueError(f"bins={bins}: accepted is 2 or more")
+    joint = jnp.matmul(
+        _parzen_weights(fixed, bins), _parzen_weights(moved, bins).T, precision="highest"
+    )
+    joint = joint / fixed.size
+    independent = jnp.sum(joint, 1, keepdims=True) * jnp.sum(joint, 0, keepdims=True)
+    # An empty bin adds p log p = 0, and passes no NaN to the gradient.
+    tiny = jnp.finfo(joint.dtype).tiny
+    ratio = jnp.log(jnp.maximum(joint, tiny)) - jnp.log(jnp.maximum(independent, tiny))
+    return -jnp.sum(joint * ratio)
+
+
+def dice(
+    fixed: Float[Array, "*volume labels"], moved: Float[Array, "*volume labels"]
+) -> Float[Array, ""]:
+    """Return 1 minus the mean over labels of the soft overlap 2 sum fm / (sum f + sum m).
+
+    Args:
+      fixed: membership of each voxel in each label, 0 to 1, `[H, W, labels]` or
+        `[D, H, W, labels]`.
+      moved: the same of the moved labels. A label that is in neither counts as matched.
+
+    Raises:
+      ValueError: the shapes differ or are no volumes with labels, or an array is not
+        floating-point.
+    """
+    check_pair(fixed, moved, trailing=1)
+    axes = tuple(range(fixed.ndim - 1))
+    both, either = jnp.sum(fixed * moved, axes), jnp.sum(fixed + moved, axes)
+    overlap = jnp.where(either > 0, 2 * both / jnp.where(either > 0, either, 1), 1)
+    return 1 - jnp.mean(overlap)
+
+
+def grad_l2(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
+    """Return the mean over axes of the mean squared difference of neighbours along each.
+
+    Args:
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+
+    Raises:
+      ValueError: `u` is no field or not finite.
+    """
+    check_field(u)
+    ndim = u.shape[-1]
+    squares = (jnp.mean(jnp.diff(u, axis=a) ** 2) for a in range(ndim))
+    return sum(squares, jnp.zeros((), u.dtype)) / ndim
+
+
+def bending_energy(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
+    """Return the mean of the squared second derivatives of a field, summed over all pairs.
+
+    Second differences along an axis, products of forward differences for mixed pairs, each
+    averaged over the voxels where it exists; components are summed. It is 0 for affine maps.
+    Rueckert et al., "Nonrigid registration using free-form deformations" (TMI 1999).
+
+    Args:
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+
+    Raises:
+      ValueError: `u` is no field or not finite.
+    """
+    check_field(u)
+    ndim = u.shape[-1]
+    # The mean over components times their number is the sum over components.
+    square = lambda a, b: ndim * jnp.mean(jnp.diff(jnp.diff(u, axis=a), axis=b) ** 2)
+    pairs = [(a, b) for a in range(ndim) for b in range(ndim)]
+    return sum((square(a, b) for a, b in pairs), jnp.zeros((), u.dtype))
+
+
+def check_pair(fixed: Array, moved: Array, *, trailing: int = 0) -> None:
+    """Raise ValueError unless both are floating-point volumes of one shape and type."""
+    if fixed.ndim - trailing not in (2, 3) or fixed.size == 0:
+        accepted = "[H, W, labels] and [D, H, W, labels]" if trailing else "[H, W] and [D, H, W]"
+        raise ValueError(f"fixed: shape {fixed.shape}; accepted are {accepted}")
+    if moved.shape != fixed.shape:
+        raise ValueError(f"moved: shape {moved.shape}; fixed has {fixed.shape}")
+    for name, array in (("fixed", fixed), ("moved", moved)):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name}: dtype {array.dtype}; accepted are floating-point numbers")
+    if moved.dtype != fixed.dtype:
+        raise ValueError(f"moved: dtype {moved.dtype}; fixed has {fixed.dtype}")
+
+
+def _window_sum(plane: Array, window: int) -> Array:
+    """Sum over a cube around each voxel, one axis after another.
+
+    Not by differences of cumulative sums: their gradient loses a fifth in float32.
+    """
+    for axis in range(plane.ndim):
+        size = [window if a == axis else 1 for a in range(plane.ndim)]
+        plane = jax.lax.reduce_window(plane, 0.0, jax.lax.add, size, (1,) * plane.ndim, "SAME")
+    return plane
+
+
+def _parzen_weights(image: Array, bins: int) -> Array:
+    """Share of each voxel in each bin, `[bins, voxels]`."""
+    centers = jnp.linspace(0, 1, bins, dtype=image.dtype)
+    distance = (jnp.clip(image.reshape(-1), 0, 1) - centers[:, None]) * (bins - 1)
+    return jax.nn.softmax(-2 * distance**2, axis=0)

@@ -1,0 +1,1 @@
+"""The study of backdoor detection: which method finds the poisoned rows."""

@@ -1,0 +1,257 @@
+"""The stages of the study of coresets: choosing, unlearning, keywords, paths and attacks."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from jaxtyping import Array, PyTree
+
+from jaxml.llm._evaluate import verbatim
+from jaxml.llm._score import Score, chunk_scores, chunk_texts
+from jaxml.llm._unlearn import sequence_log_probs
+from jaxml.models import llama
+from jaxml.models.llama.decoder import rms_norm
+from jaxml.output.stages import Arrays, flat_arrays
+from jaxml.reproduce.unlearning.stages import METHODS, Setting, forgotten, memorised, steered_layer
+from jaxml.unlearning import Sequences, attacks, connectivity, coreset, keywords
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What is compared.
+
+    Attributes:
+      fractions: of the forget set, rising, below 1.
+      scored: those at which all scores are compared; at the others chance alone.
+      compared: one of `scored`, for the claims, paths and attacks.
+      factors: of the steps, with which that part is unlearnt too.
+      scores: names of `chunk_scores`; "random" among them.
+      objectives: names of `METHODS` run with every score.
+      others: those run with "random" alone.
+      words: number of keywords.
+      points: of a path.
+      relearnt: chunks that an attacker trains on.
+      attack_steps: of relearning, and of the search for tokens.
+      suffix: tokens that the search finds.
+      candidates: exchanges tried in a step of it.
+    """
+
+    fractions: tuple[float, ...]
+    scored: tuple[float, ...]
+    compared: float
+    factors: tuple[float, ...]
+    scores: tuple[Score, ...]
+    objectives: tuple[str, ...]
+    others: tuple[str, ...]
+    words: int
+    points: int
+    relearnt: int
+    attack_steps: int
+    suffix: int
+    candidates: int
+
+
+def scored(setting: Setting, target: PyTree, grid: Grid, hits: np.ndarray, key) -> Arrays:
+    """Return every score of every chunk of the forget set, `[chunk]` each."""
+    forget = setting.library.forget
+    found = {}
+    for name in grid.scores:
+        key, key_score = jax.random.split(key)
+        given = key_score, name, target, setting.decoder, forget
+        found[name] = np.asarray(chunk_scores(*given, hits=hits))
+    return found
+
+
+def chosen(setting: Setting, scores: np.ndarray, fraction: float) -> Sequences:
+    """Return the chunks that a score picks, repeated to as many as all.
+
+    So batches are as large as those of the whole set, and one compiled program serves all.
+    """
+    forget = setting.library.forget
+    rows = coreset.select(jnp.asarray(scores), fraction)
+    repeated = jnp.resize(rows, (len(forget.tokens),))
+    return jax.tree.map(lambda leaf: leaf[repeated], forget)
+
+
+def unlearned(
+    setting: Setting, name: str, target: PyTree, forget: Sequences, steps: int, key, *, keep: bool
+) -> Arrays:
+    """Return what is measured after unlearning some chunks, and the parameters if `keep`."""
+    params = forgotten(setting, METHODS[name], target, forget, steps, key)
+    return {**measured(setting, params), **(flat_arrays("params", params) if keep else {})}
+
+
+def measured(setting: Setting, params: PyTree) -> Arrays:
+    """Return what a model recites and answers of both books, and its loss on them, in nats."""
+    books = setting.library
+    nll = [_nll(setting, params, texts) for texts in (books.forget, books.retain)]
+    return {**memorised(setting, params), "nll": np.array(nll)}
+
+
+def keyword_list(setting: Setting, words: int) -> tuple[str, ...]:
+    """Return the keywords of the forget set against the retain set, best first."""
+    books = setting.library
+    texts = (chunk_texts(books.tokenizer, part) for part in (books.forget, books.retain))
+    return keywords.extract(*texts, count=words)
+
+
+def keyword_sets(
+    setting: Setting, words: Sequence[str], hits: np.ndarray, key
+) -> dict[str, Sequences]:
+    """Return the forget set with a loss on some of its tokens, and its keywords as texts."""
+    books = setting.library
+    alone = keywords.keyword_texts(chunk_texts(books.tokenizer, books.forget), words)
+    return {
+        "keywords in their text": keywords.keyword_mask(books.forget, hits),
+        "all but keywords": keywords.complement_mask(books.forget, hits),
+        "as many random tokens": keywords.random_mask(key, books.forget, hits),
+        "keywords alone as texts": _as_chunks(books.tokenizer, alone, books.forget),
+    }
+
+
+def path(setting: Setting, params_a: PyTree, params_b: PyTree, points: int) -> Arrays:
+    """Return the loss on both books along the line between two models, in nats a token."""
+    books = setting.library
+    losses = Partial(_losses(setting.decoder), books.forget, books.retain)
+    found = connectivity.linear_path(params_a, params_b, losses, points=points)
+    return {"points": np.asarray(found.points), "nll": np.asarray(found.values)}
+
+
+def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyTree, key) -> Arrays:
+    """Return what each attack brings out of a model: VerbMem of chunks the attacker lacks.
+
+    "found tokens in front" is the loss on continuations, in nats a token, without and with them.
+    """
+    books, decoder = setting.library, setting.decoder
+    key_learn, key_front = jax.random.split(key)
+    known = jax.tree.map(lambda leaf: leaf[: grid.relearnt], books.forget)
+    relearned = attacks.relearn(
+        key_learn,
+        model,
+        _logits(decoder),
+        known,
+        steps=grid.attack_steps,
+        batch_size=setting.scale.batch_size,
+        learning_rate=1e-3 * setting.scale.rates,
+    ).params
+    recited = functools.partial(_recited, setting, first=grid.relearnt)
+    shown = books.forget_passages[0]
+    example = f"{shown.prompt}{shown.continuation}\n"
+    return {
+        "nothing": recited(model),
+        "solved example in front": recited(model, front=example),
+        "4-bit weights": recited(attacks.quantise(model, bits=4)),
+        "relearning": recited(relearned),
+        "found tokens in front": _in_front(setting, grid, name == "RMU", target, model, key_front),
+    }
+
+
+def _recited(setting: Setting, params: PyTree, *, first: int, front: str = "") -> np.ndarray:
+    books, scale = setting.library, setting.scale
+    passages = [
+        dataclasses.replace(passage, prompt=front + passage.prompt)
+        for passage in books.forget_passages[first:]
+    ]
+    rest = scale.length - 1 - scale.prompt
+    given = params, setting.decoder, books.tokenizer, passages
+    return np.array(verbatim(*given, tokens=rest, batch_size=scale.batch_size))
+
+
+def _in_front(setting: Setting, grid: Grid, matched: bool, target, model, key) -> np.ndarray:
+    """Search tokens in front of several prompts; of RMU also such as restore hidden states.
+
+    Recitation goes on from the last words of a prompt, so that none may come behind them.
+    """
+    books, decoder, scale = setting.library, setting.decoder, setting.scale
+    tokens = books.forget.tokens[: grid.relearnt]
+    first, prompt, answer = jnp.split(tokens[:, : 17 + scale.prompt], [1, 1 + scale.prompt], axis=1)
+    layer = steered_layer(decoder)
+    apply = Partial(_from_embeddings(decoder, layer + 1), model)
+    whole = lambda tokens: Sequences(tokens, jnp.ones(tokens.shape, bool))
+    texts = whole(first), whole(answer)
+    build = functools.partial(
+        attacks.attack_objective, apply, model["embed"], *texts, behind=whole(prompt)
+    )
+    loss = build()
+    objective = loss
+    if matched:
+        reference = Partial(_hidden(decoder, layer + 1), target)
+        size = jnp.mean(jnp.sum(jnp.square(reference(target["embed"][prompt], None)), axis=-1))
+        objective = build(reference=reference, weight=1 / size)
+    the = books.tokenizer.encode(" the", add_special_tokens=False)[0]
+    found = attacks.gcg(
+        key,
+        objective,
+        model["embed"],
+        jnp.full(grid.suffix, the, jnp.int32),
+        steps=grid.attack_steps,
+        candidates=grid.candidates,
+        top_k=min(64, decoder.vocabulary),
+    )
+    before = loss(model["embed"][jnp.zeros(0, jnp.int32)])
+    return np.array([before, loss(model["embed"][found.suffix])])
+
+
+def _as_chunks(tokenizer, texts: Sequence[str], like: Sequences) -> Sequences:
+    """Return texts as rows of the shape of others, repeated to as many; empty ones are left out."""
+    rows, length = like.tokens.shape
+    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts if text]
+    tokens = np.zeros((len(encoded), length), np.int32)
+    mask = np.zeros((len(encoded), length), bool)
+    for i, row in enumerate(encoded):
+        whole = [tokenizer.bos_token_id, *row][:length]
+        tokens[i, : len(whole)], mask[i, : len(whole)] = whole, True
+    repeated = np.resize(np.arange(len(encoded)), rows)
+    return Sequences(jnp.asarray(tokens[repeated]), jnp.asarray(mask[repeated]))
+
+
+def _nll(setting: Setting, params: PyTree, texts: Sequences) -> float:
+    """Return the loss on texts in nats a token."""
+    total = sequence_log_probs(
+        params, texts, setting.decoder, batch_size=setting.scale.batch_size
+    ).sum()
+    return -float(total) / float(texts.mask[:, 1:].sum())
+
+
+# Kept, as compiled programs are known by the object.
+@functools.lru_cache(maxsize=8)
+def _losses(decoder) -> Callable[..., Array]:
+    def losses(forget: Sequences, retain: Sequences, params) -> Array:
+        def nll(texts):
+            logp = llama.log_prob(params, texts.tokens, decoder)
+            return -jnp.mean(logp, where=texts.mask[:, 1:])
+
+        return jnp.stack([nll(forget), nll(retain)])
+
+    return losses
+
+
+@functools.lru_cache(maxsize=8)
+def _logits(decoder) -> Callable[..., Array]:
+    return lambda params, tokens: llama.apply(params, tokens, decoder)
+
+
+@functools.lru_cache(maxsize=8)
+def _hidden(decoder, layers: int) -> Callable[..., Array]:
+    def hidden(params, embedded, mask):
+        first = llama.select_layers(params["layers"], 0, layers)
+        return llama.run_layers(first, embedded, decoder, mask=mask)
+
+    return hidden
+
+
+@functools.lru_cache(maxsize=8)
+def _from_embeddings(decoder, layers: int) -> Callable[..., tuple[Array, Array]]:
+    first = _hidden(decoder, layers)
+
+    def apply(params, embedded, mask):
+        hidden = first(params, embedded, mask)
+        last = llama.select_layers(params["layers"], layers, decoder.layers)
+        final = llama.run_layers(last, hidden, decoder, mask=mask)
+        return rms_norm(final, params["norm"], decoder) @ llama.head(params), hidden
+
+    return apply

@@ -1,0 +1,1 @@
+"""Training, poisoning and scoring of image classifiers, for the studies of images."""

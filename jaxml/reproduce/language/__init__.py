@@ -1,0 +1,1 @@
+"""Two books to learn and to forget, for the studies of language models."""

@@ -1,0 +1,1 @@
+"""The study of registration: overlap and folds of two brains."""

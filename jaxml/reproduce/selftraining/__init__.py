@@ -1,0 +1,1 @@
+"""The study of self-training on a poisoned set."""

@@ -1,0 +1,1 @@
+"""The study of unlearning a book."""

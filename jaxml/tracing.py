@@ -1,0 +1,32 @@
+"""What may be traced: conditions on values that may not be known yet, functions as arguments."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.core import Tracer
+from jax.tree_util import Partial
+
+
+def is_concrete(value: Any) -> bool:
+    """Return whether values can be looked at now."""
+    return not isinstance(value, Tracer)
+
+
+def known(array: Any, holds: Callable[[Any], Any]) -> bool:
+    """Return whether a condition holds for an array or a number, True where it is not known."""
+    if not is_concrete(array):
+        return True
+    # An array that a traced function captures is known, but what is computed from it is not.
+    with jax.ensure_compile_time_eval():
+        return bool(holds(array))
+
+
+def as_partial(function: Callable[..., Any]) -> Partial:
+    """Return a function that may be an argument of `jax.jit`, which takes pytrees alone.
+
+    Args:
+      function: a `jax.tree_util.Partial` stays as it is, and its arrays are traced; of any other
+        the compiled program is known by the object, and its arrays are constants.
+    """
+    return function if isinstance(function, Partial) else Partial(function)

@@ -1,0 +1,161 @@
+"""Scores of chunks from where they lie among each other, such as by their mean hidden state."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from jaxml.tracing import known
+from jaxml.unlearning._validate import check_counts, check_floating
+
+
+def moderate(
+    key: Key[Array, ""],
+    features: Float[Array, "chunk width"],
+    *,
+    clusters: int = 4,
+    iterations: int = 100,
+) -> Float[Array, " chunk"]:
+    """Return how near each chunk is to the typical distance from the centre of its cluster.
+
+    -|d - median of d in the cluster|, d the Euclidean distance from the centre. The method keeps
+    chunks that are neither central nor far out: `select(..., keep="top")`. Clusters are those of
+    k-means, as texts have no classes.
+
+    Args:
+      key: of the first centres; consumed.
+      features: `[chunk, width]`, such as the mean over tokens of the last hidden states; half
+        precision is converted to float32.
+      clusters: number of them, at most one a chunk.
+      iterations: of k-means, all of which are made.
+
+    Returns:
+      `[chunk]`, 0 at most.
+
+    Raises:
+      ValueError: more clusters than chunks, a number that is not positive, or `features` not
+        floating-point, finite, of two axes.
+
+    Source: Xia et al., "Moderate coreset: a universal method of data selection for real-world
+    data-efficient deep learning" (ICLR 2023), there for classes.
+    """
+    features = _checked(features)
+    if not 1 <= clusters <= len(features):
+        raise ValueError(
+            f"clusters={clusters}: accepted are 1 to {len(features)}, the number of chunks"
+        )
+    check_counts(iterations=iterations)
+    return _moderate(key, features, clusters=clusters, iterations=iterations)
+
+
+def k_centre(
+    features: Float[Array, "chunk width"], *, first: int | Int[Array, ""] = 0
+) -> Float[Array, " chunk"]:
+    """Return scores by which the top k are the first k centres of a farthest-first traversal.
+
+    Each centre is the chunk that is farthest from all before it. The largest distance of a chunk
+    from the first k is at most twice the smallest that any k chunks can reach.
+
+    Args:
+      features: `[chunk, width]`, as for `moderate`.
+      first: index of the first centre.
+
+    Returns:
+      `[chunk]`: the number of chunks for the first centre, 1 for the last.
+
+    Raises:
+      ValueError: `first` is not a chunk, or `features` not floating-point, finite, of two axes.
+
+    Source: Gonzalez, "Clustering to minimize the maximum intercluster distance" (1985); for
+    coresets, Sener & Savarese, "Active learning for convolutional neural networks: a core-set
+    approach" (ICLR 2018).
+    """
+    features = _checked(features)
+    if not known(first, lambda first: (first >= 0) & (first < len(features))):
+        raise ValueError(f"first={first}: accepted are 0 to {len(features) - 1}")
+    return _k_centre(features, jnp.asarray(first, jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames=("clusters", "iterations"))
+def _moderate(key: Array, features: Array, *, clusters: int, iterations: int) -> Array:
+    centres, labels = k_means(key, features, clusters, iterations)
+    distance = jnp.sqrt(_square_distance(features, centres[labels]))
+    is_member = labels == jnp.arange(clusters, dtype=labels.dtype)[:, None]
+    median = jnp.nanmedian(jnp.where(is_member, distance, jnp.nan), axis=1)
+    return -jnp.abs(distance - median[labels])
+
+
+@jax.jit
+def _k_centre(features: Array, first: Array) -> Array:
+    def step(state, _):
+        nearest, centre = state
+        nearest = jnp.minimum(nearest, _square_distance(features, features[centre]))
+        # Chunks at the place of a centre are at distance 0, and the centre itself behind them.
+        nearest = nearest.at[centre].set(-jnp.inf)
+        return (nearest, jnp.argmax(nearest).astype(jnp.int32)), centre
+
+    count = len(features)
+    start = jnp.full(count, jnp.inf, features.dtype), first
+    _, order = lax.scan(step, start, length=count)
+    falling = jnp.arange(count, 0, -1, dtype=features.dtype)
+    return jnp.zeros(count, features.dtype).at[order].set(falling)
+
+
+def k_means(
+    key: Array, features: Array, clusters: int, iterations: int
+) -> tuple[Float[Array, "cluster width"], Int[Array, " chunk"]]:
+    """Return centres `[cluster, width]`, and the nearest one of each chunk, `[chunk]`.
+
+    Lloyd's iterations from the start of k-means++. A cluster that loses all chunks stays where
+    it is.
+
+    Args:
+      key: consumed.
+      features: `[chunk, width]`.
+      clusters: number of them.
+      iterations: all are made.
+    """
+
+    def step(_, centres):
+        labels = _nearest(features, centres)
+        total = jax.ops.segment_sum(features, labels, clusters)
+        members = jax.ops.segment_sum(jnp.ones(len(features), features.dtype), labels, clusters)
+        return jnp.where(members[:, None] > 0, total / jnp.maximum(members, 1)[:, None], centres)
+
+    start = _first_centres(key, features, clusters)
+    centres = lax.fori_loop(0, iterations, step, start)
+    return centres, _nearest(features, centres)
+
+
+def _first_centres(key: Array, features: Array, clusters: int) -> Array:
+    """Chunks drawn by their squared distance from those drawn before (k-means++)."""
+    key_first, key_others = jax.random.split(key)
+    first = features[jax.random.randint(key_first, (), 0, len(features))]
+
+    def step(nearest, key):
+        centre = features[jax.random.categorical(key, jnp.log(nearest))]
+        return jnp.minimum(nearest, _square_distance(features, centre)), centre
+
+    keys = jax.random.split(key_others, clusters - 1)
+    _, others = lax.scan(step, _square_distance(features, first), keys)
+    return jnp.concatenate([first[None], others])
+
+
+def _nearest(features: Array, centres: Array) -> Array:
+    square = _square_distance(features[:, None], centres)
+    return jnp.argmin(square, axis=1).astype(jnp.int32)
+
+
+def _square_distance(points: Array, others: Array) -> Array:
+    return jnp.sum(jnp.square(points - others), axis=-1)
+
+
+def _checked(features: Array) -> Array:
+    check_floating(features=features)
+    if features.ndim != 2:
+        raise ValueError(f"features: shape {features.shape}; accepted is [chunk, width]")
+    if not known(features, lambda x: jnp.all(jnp.isfinite(x))):
+        raise ValueError("features: NaN or infinite; accepted are finite numbers")
+    return features.astype(jnp.float32) if features.dtype.itemsize < 4 else features
