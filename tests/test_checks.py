@@ -11,6 +11,8 @@ from jaxml import checks
 
 ONES = jnp.ones((2, 3), jnp.float32)
 PIXELS = jnp.full((2, 4, 4, 3), 0.5, jnp.float32)
+WITH_NAN, INFINITE = jnp.asarray([1, np.nan], jnp.float32), jnp.asarray(np.inf, jnp.float32)
+SIGNED, CLASSES = jnp.asarray([-1, 1], jnp.int32), jnp.asarray([0, 3], jnp.int32)
 
 ACCEPTED = {
     "positive": lambda: checks.positive(a=1, b=0.5, c=jnp.float32(2)),
@@ -37,7 +39,7 @@ ACCEPTED = {
 REFUSED = {
     "a=0: accepted is a positive number": lambda: checks.positive(a=0),
     "a=nan: accepted is a positive number": lambda: checks.positive(a=float("nan")),
-    "a=inf: accepted is a positive number": lambda: checks.positive(a=jnp.float32("inf")),
+    "a=inf: accepted is a positive number": lambda: checks.positive(a=INFINITE),
     "a=-0.5: accepted is 0 or more": lambda: checks.at_least(0, a=-0.5),
     "a=nan: accepted is 0 or more": lambda: checks.at_least(0, a=np.nan),
     "a=1.5: accepted is 0 to 1": lambda: checks.within(0, 1, a=1.5),
@@ -67,23 +69,21 @@ REFUSED = {
         checks.same_trees(a={"w": ONES}, b=(ONES, ONES))
     ),
     "a=float32[2] with NaN or infinity: accepted is finite numbers": lambda: checks.finite(
-        a=jnp.asarray([1, np.nan], jnp.float32)
+        a=WITH_NAN
     ),
     "a=int32[2] with values from -1 to 1: accepted is 0 to 1": lambda: checks.values_within(
-        0, 1, a=jnp.asarray([-1, 1], jnp.int32)
+        0, 1, a=SIGNED
     ),
     "a=float32[2] with values from nan to nan: accepted is 0 to 1": lambda: checks.values_within(
-        0, 1, a=jnp.asarray([1, np.nan], jnp.float32)
+        0, 1, a=WITH_NAN
     ),
     "a=uint8[2, 4, 4, 3]: accepted is floating-point numbers in [0, 1]": lambda: checks.images(
         a=PIXELS.astype(jnp.uint8)
     ),
     "labels=int32[2] with values from 0 to 3: accepted is 0 to 2": lambda: checks.labels(
-        jnp.asarray([0, 3], jnp.int32), rows=2, classes=3
+        CLASSES, rows=2, classes=3
     ),
-    "labels=int32[2]: accepted is integers [3], one a row": lambda: checks.labels(
-        jnp.asarray([0, 3], jnp.int32), rows=3
-    ),
+    "labels=int32[2]: accepted is integers [3], one a row": lambda: checks.labels(CLASSES, rows=3),
 }
 
 
