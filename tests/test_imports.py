@@ -12,17 +12,20 @@ import jaxml
 ROOT = Path(jaxml.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 METHODS = {"unlearning", "backdoor", "selftraining", "registration", "multifractal", "speech"}
-GROUND = {"augment", "files", "bilevel", "sharding", "checks", "tracing", "extras"}
+SMALL = {"bilevel", "sharding", "checks", "tracing", "extras", "ranks", "optimizer"}
+GROUND = {"augment", "files", *SMALL}
 METHOD_GROUND = GROUND - {"files"}
 MAY_IMPORT = {
     **{method: METHOD_GROUND for method in METHODS - {"speech"}},
     "speech": {"multifractal", *METHOD_GROUND},
     "augment": {"checks", "tracing"},
     "files": {"extras"},
-    "bilevel": {"checks", "tracing"},
+    "bilevel": {"checks", "tracing", "optimizer"},
     "sharding": {"checks", "tracing"},
     "checks": {"tracing"},
     "tracing": set(),
+    "ranks": set(),
+    "optimizer": set(),
     "extras": set(),
     "models": GROUND,
     "data": GROUND,
