@@ -1,19 +1,19 @@
 """A step of an optax optimizer under any promotion of dtypes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import optax
 from jaxtyping import PyTree
 
 
 def optimizer_step(
-    update: optax.TransformUpdateFn, gradient: PyTree, state: Any, params: PyTree | None = None
+    update: Callable[..., Any], gradient: PyTree, state: Any, params: PyTree | None = None
 ) -> tuple[PyTree, Any]:
     """Return what an optimizer adds to the parameters, and its next state.
 
     Args:
-      update: of the optimizer.
+      update: that of an `optax.GradientTransformation`.
       gradient: of the loss, a pytree as the parameters.
       state: of the optimizer.
       params: the parameters, where the optimizer looks at them.

@@ -27,7 +27,8 @@ def unchecked(monkeypatch):
 UNOPTIMISED = (
     "test_api.py", "test_augment.py", "test_processes.py", "models/test_llama",
     "multifractal/test_mfdfa.py", "registration/test_register.py", "registration/test_slabs.py",
-    "reproduce/", "commands/", "llm/", "output/", "selftraining/test_simclr.py", "speech/test_surface.py", "unlearning/",
+    "reproduce/", "commands/", "llm/", "output/", "selftraining/test_simclr.py",
+    "speech/test_surface.py", "unlearning/",
 )  # fmt: skip
 # This one trains networks, and runs three times as long without.
 OPTIMISED = ("reproduce/test_backdoor_experiment.py",)
