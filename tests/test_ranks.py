@@ -26,10 +26,10 @@ def test_area_is_the_mann_whitney_statistic(dtype, tolerance):
     area = jax.jit(ranks.auroc)(score, jnp.asarray(POSITIVE))
     u = stats.mannwhitneyu(SCORE[POSITIVE], SCORE[~POSITIVE]).statistic
     assert area.dtype == dtype
-    assert abs(area - u / (POSITIVE.sum() * (~POSITIVE).sum())) < tolerance
+    assert abs(float(area) - u / (POSITIVE.sum() * (~POSITIVE).sum())) < tolerance
     rows = jnp.stack([score, -score])
     both = jax.vmap(ranks.auroc, (0, None))(rows, jnp.asarray(POSITIVE))
-    np.testing.assert_allclose(both, [area, 1 - area], atol=tolerance)
+    np.testing.assert_allclose(both, [float(area), 1 - float(area)], atol=tolerance)
 
 
 def test_without_an_answer_it_is_nan():
