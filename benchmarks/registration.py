@@ -340,12 +340,12 @@ def foldfree(settings: Settings) -> Iterator[str]:
         )
         yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
         yield _row("the field itself", [_judge(u, u, 0, 0.0) for u in fields], math.nan)
-        found = {}
+        attempts_by_method = {}
         for name, method in METHODS.items():
             method(fields[0])  # compiles
-            found[name] = [_attempt(method, u) for u in fields]
-        for name, attempts in found.items():
-            yield _row(name, attempts, _mean(found[SINGLE], "change"))
+            attempts_by_method[name] = [_attempt(method, u) for u in fields]
+        for name, attempts in attempts_by_method.items():
+            yield _row(name, attempts, _mean(attempts_by_method[SINGLE], "change"))
     yield (
         "\nMeans over the seeds; the range of the change in brackets. Relative change: rms of "
         "the change over rms of the field. Smallest det: over the simplices of all voxels. SD "

@@ -106,7 +106,7 @@ print("the field:", counts(u))
 # The matrix exponential of the Jacobian has a positive determinant everywhere. The layer returns
 # the field whose Laplacian is the divergence of that exponential, by one Poisson solve. The
 # exponential is not the gradient of any field, though, so that the result has fewer folds, not
-# none, and lies a good way off the field given. Its place is at the end of a network in
+# none, and lies a good way off the field that went in. Its place is at the end of a network in
 # training, with `layer_residual` to pull the network to fields that the layer hardly changes. It
 # does not repair a field that is there already.
 
@@ -198,13 +198,13 @@ target = registration.warp(fixed, project(0.8 * u))
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
 print(f"before: mse {registration.mse(target, fixed):.1e}")
 for panel, projection in zip(axes[1:], (None, "fold_free"), strict=True):
-    found = registration.register(
+    result = registration.register(
         target, fixed, similarity=registration.mse, smoothness=1e-3, projection=projection
     )
-    off = registration.mse(target, found.moved)
-    print(f"projection={projection}: mse {off:.1e}; {counts(found.displacement)}")
-    draw_grid(panel, found.displacement, f"projection={projection}")
-axes[0].imshow(found.moved, cmap="gray", vmin=0, vmax=1)
+    off = registration.mse(target, result.moved)
+    print(f"projection={projection}: mse {off:.1e}; {counts(result.displacement)}")
+    draw_grid(panel, result.displacement, f"projection={projection}")
+axes[0].imshow(result.moved, cmap="gray", vmin=0, vmax=1)
 axes[0].set(title="moved image, without folds", xticks=[], yticks=[])
 plt.show()
 
@@ -228,8 +228,8 @@ def edges(fixed, moved, floor=0.02):
 scan = 1 - fixed
 print(f"before: mse {registration.mse(target, fixed):.1e}")
 for name, similarity, smoothness in (("mse", registration.mse, 1e-3), ("edges", edges, 0.05)):
-    found = registration.register(
+    result = registration.register(
         target, scan, similarity=similarity, smoothness=smoothness, projection="fold_free"
     )
-    off = registration.mse(target, registration.warp(fixed, found.displacement))
+    off = registration.mse(target, registration.warp(fixed, result.displacement))
     print(f"{name}: mse {off:.1e} once the contrast is turned back")

@@ -78,7 +78,10 @@ def _write_bad(tmp_path):
         (["good.npy", "--scales", "2", "64"], r"scales=\[2, 64\]: accepted is 3, "),
         (["good.npy", "--scales", "16", "4096"], "to 2048"),
         (["good.npy", "--q", "nan"], r"q=\[nan\]: accepted is"),
-        (["good.npy", "--q", "1e300"], r"good.npy: q=\[1e\+300\]: accepted is moment orders nearer to 0"),
+        (
+            ["good.npy", "--q", "1e300"],
+            r"good.npy: q=\[1e\+300\]: accepted is moment orders nearer to 0",
+        ),
         (["large.npy"], r"large.npy: values up to 3\..e\+300; accepted are ones below 1e38"),
     ],
 )

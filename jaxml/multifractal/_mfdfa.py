@@ -15,7 +15,6 @@ from jaxml.multifractal._moments import Orders, log_moments
 from jaxml.multifractal._scaling import MFDFA, scaling_exponents
 from jaxml.multifractal._segments import Segments, segment_products
 from jaxml.multifractal._validate import (
-    FLAT_POLICIES,
     check_length,
     check_orders,
     check_scales,
@@ -24,6 +23,7 @@ from jaxml.multifractal._validate import (
 
 DEFAULT_Q = tuple(np.arange(-5, 5.01, 0.25).tolist())
 ORDERS = (0, 1, 2, 3)
+FLAT_POLICIES = ("drop", "floor", "keep")
 
 
 def mfdfa(

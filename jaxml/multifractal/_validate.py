@@ -11,8 +11,6 @@ from jaxtyping import Array, Float, Int
 from jaxml import checks
 from jaxml.tracing import is_concrete
 
-FLAT_POLICIES = ("drop", "floor", "keep")
-
 
 def check_series(x: Any, *, name: str = "x", minimum: int = 1) -> Float[Array, " time"]:
     """Return `x` as a float series `[time]`, integers as the default float type.

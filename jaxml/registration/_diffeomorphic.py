@@ -9,18 +9,19 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from jaxml import checks
 from jaxml.registration._expm import apart, as_matrices, exp_planes
 from jaxml.registration._field import jacobian
 from jaxml.registration._flat import Layout, components, flat_layout, inner_edges, interior, total
 from jaxml.registration._inputs import check_field
-from jaxml.registration._poisson import Boundary, check_boundary, solve_within
+from jaxml.registration._poisson import Boundary, solve_within
 from jaxml.registration._slabs import layer_in_slabs
 
 # Voxels that the forward pass works on at a time.
@@ -75,7 +76,7 @@ def diffeomorphic_layer(
     image registration with matrix exponential" (arXiv 2202.00749).
     """
     check_field(u=u)
-    check_boundary(boundary)
+    checks.choice(get_args(Boundary), boundary=boundary)
     if mesh is not None:
         return Reconstruction(*layer_in_slabs(u, mesh, boundary, axis))
     layout = flat_layout(u.shape[:-1])

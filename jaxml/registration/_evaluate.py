@@ -54,9 +54,11 @@ def dice_per_label(
     _check_labels(fixed_labels, moved_labels, labels)
     volumes = [jnp.asarray(v).astype(jnp.int32) for v in (fixed_labels, moved_labels)]
 
+    def count(mask):
+        return jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
+
     def overlap(label):
         fixed, moved = (volume == label for volume in volumes)
-        count = lambda mask: jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
         return 2 * count(fixed & moved) / (count(fixed) + count(moved))
 
     # One label after another: masks of all of them at once would take much memory.
@@ -135,7 +137,10 @@ def fold_percentages(u: Float[Array, "*volume ndim"]) -> Folds:
       ValueError: `u` is no field.
     """
     voxels = u[..., 0].size
-    percentage = lambda scheme: count_folds(u, scheme=scheme).astype(u.dtype) * (100 / voxels)
+
+    def percentage(scheme):
+        return count_folds(u, scheme=scheme).astype(u.dtype) * (100 / voxels)
+
     return Folds(*(percentage(s) for s in ("forward", "backward", "central", "digital")))
 
 

@@ -1,13 +1,13 @@
 """What registration accepts: displacement fields, images, volumes of labels, projections."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 from jaxtyping import Array
 
 from jaxml import checks
 
-# Ways to fewer folds: through `diffeomorphic_layer`, and to none: by `fold_free`.
-Projection = Literal["layer", "fold_free"]
+# A way to fewer folds: through `diffeomorphic_layer`; or to none: by `fold_free`.
+Projection = Literal[None, "layer", "fold_free"]
 
 
 def check_field(**fields: Array) -> None:
@@ -36,8 +36,3 @@ def check_images(*, shortest: int = 1, **images: Array) -> None:
     check_volumes(shortest=shortest, **images)
     checks.floating(**images)
     checks.same_trees(**images)
-
-
-def check_projection(projection: Projection | None) -> None:
-    """Accept a projection by its name, or None."""
-    checks.choice((None, *get_args(Projection)), projection=projection)

@@ -39,7 +39,7 @@ def poisson_solve(
     if rhs.ndim < 1 or min(rhs.shape) < 3:
         raise checks.refused("rhs", rhs, "axes of 3 voxels or more")
     checks.floating(rhs=rhs)
-    check_boundary(boundary)
+    checks.choice(get_args(Boundary), boundary=boundary)
     return solve_within(rhs, boundary=boundary, ghosts=0)
 
 
@@ -56,11 +56,6 @@ def solve_within(
     for axis in range(rhs.ndim):
         spectrum = transform(spectrum, axis, matrices[axis].T)
     return spectrum
-
-
-def check_boundary(boundary: Boundary) -> None:
-    """Accept one of `Boundary`."""
-    checks.choice(get_args(Boundary), boundary=boundary)
 
 
 def transform(x: Array, axis: int, matrix: np.ndarray) -> Array:

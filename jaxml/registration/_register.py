@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxml.registration._diffeomorphic import diffeomorphic_layer, layer_residua
 from jaxml.registration._field import count_folds
 from jaxml.registration._flat import Planes, components
 from jaxml.registration._foldfree import fold_free
-from jaxml.registration._inputs import Projection, check_images, check_projection
+from jaxml.registration._inputs import Projection, check_images
 from jaxml.registration._resolution import double, halve
 from jaxml.registration._sampling import sample
 from jaxml.registration._similarity import ncc
@@ -57,7 +58,7 @@ def register(
     similarity: Similarity = ncc,
     smoothness: float = 0.5,
     learning_rate: float = 0.1,
-    projection: Projection | None = None,
+    projection: Projection = None,
     poisson_weight: float = 0.1,
 ) -> Registration:
     """Return the displacement that moves one image onto another, optimized for this pair.
@@ -101,7 +102,7 @@ def register(
     checks.finite(fixed=fixed, moving=moving)
     levels = _checked_levels(fixed.shape, levels)
     counts = _checked_steps(steps, levels)
-    check_projection(projection)
+    checks.choice(get_args(Projection), projection=projection)
     checks.at_least(0, smoothness=smoothness, poisson_weight=poisson_weight)
     checks.positive(learning_rate=learning_rate)
 

@@ -165,8 +165,11 @@ def bending_energy(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     """
     check_field(u=u)
     ndim = u.shape[-1]
-    # The mean over components times their number is the sum over components.
-    square = lambda a, b: ndim * jnp.mean(jnp.diff(jnp.diff(u, axis=a), axis=b) ** 2)
+
+    def square(a, b):
+        # The mean over components times their number is the sum over components.
+        return ndim * jnp.mean(jnp.diff(jnp.diff(u, axis=a), axis=b) ** 2)
+
     pairs = [(a, b) for a in range(ndim) for b in range(ndim)]
     return sum((square(a, b) for a, b in pairs), jnp.zeros((), u.dtype))
 

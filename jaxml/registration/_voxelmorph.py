@@ -5,7 +5,7 @@ The network is any function `flow(params, fixed, moving)` to a displacement in v
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 from jaxtyping import Array, Float, PyTree
@@ -18,7 +18,7 @@ from jaxml.registration._diffeomorphic import (
 )
 from jaxml.registration._field import warp
 from jaxml.registration._foldfree import fold_free
-from jaxml.registration._inputs import Projection, check_field, check_images, check_projection
+from jaxml.registration._inputs import Projection, check_field, check_images
 from jaxml.registration._poisson import Boundary
 from jaxml.registration._similarity import grad_l2, ncc
 
@@ -45,7 +45,7 @@ def predict(
     fixed: Float[Array, "*volume"],
     moving: Float[Array, "*volume"],
     *,
-    projection: Projection | None = None,
+    projection: Projection = None,
     boundary: Boundary = "dirichlet",
 ) -> Prediction:
     """Return the displacement of a network for a pair of images, and the moved image.
@@ -79,7 +79,7 @@ def voxelmorph_loss(
     similarity: Callable[[Array, Array], Array] = ncc,
     smoothness: float = 2.0,
     poisson_weight: float = 0.1,
-    projection: Projection | None = None,
+    projection: Projection = None,
     boundary: Boundary = "dirichlet",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the loss of a registration network on a pair of images, and its terms unweighted.
@@ -121,7 +121,7 @@ def _projected(
 ) -> tuple[Array, Reconstruction | None]:
     """Return the network's field after the projection, and the result of the layer."""
     check_images(fixed=fixed, moving=moving)
-    check_projection(projection)
+    checks.choice(get_args(Projection), projection=projection)
     u = flow(params, fixed, moving)
     shape = (*fixed.shape, fixed.ndim)
     if u.shape != shape:

@@ -110,7 +110,10 @@ def _cepstral(rate):
 def _features(key, waveforms, lengths, rate) -> Arrays:
     rows = (_dithered(key, waveforms, lengths), jnp.asarray(lengths))
     features = _multifractal(rate)(rows)
-    flat = lambda a: sharding.to_numpy(a).reshape(len(lengths), -1)
+
+    def flat(features):
+        return sharding.to_numpy(features).reshape(len(lengths), -1)
+
     sets = {
         "spectrum": flat(features.spectrum[:, 0]),
         "h": flat(features.h[:, 0]),

@@ -1,13 +1,20 @@
 """`jaxml register` on small files of every kind."""
 
+import inspect
 import json
+from typing import get_args
 
 import nibabel
 import numpy as np
+import pytest
 from PIL import Image
 
+from jaxml import registration
 from jaxml.cli import main
+from jaxml.commands.register import PROJECTIONS
 from jaxml.data import load_volume
+from jaxml.registration._inputs import Projection
+from jaxml.registration._register import _STEPS
 
 
 def blob(shape, center, radius):
@@ -97,3 +104,14 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys):
     assert run(tmp_path / "a.npy", tmp_path / "a.npy", "--steps", 0, "--out", out) == 2
     assert "steps" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_help_says_what_the_library_takes(capsys):
+    defaults = inspect.signature(registration.register).parameters
+    with pytest.raises(SystemExit, match="0"):
+        run("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert {name.replace("none", "") or None for name in PROJECTIONS} == {*get_args(Projection)}
+    assert f"{', '.join(PROJECTIONS[:-1])} or none (default: {PROJECTIONS[0]})" in text
+    assert f"roughness (default: {defaults['smoothness'].default})" in text
+    assert f"(default: {_STEPS}, on fine ones {_STEPS // 10})" in text

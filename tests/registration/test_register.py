@@ -58,6 +58,19 @@ def test_a_known_smooth_warp_is_recovered(shape, size, similarity, smoothness):
     assert found.folds == count_folds(found.displacement, scheme="digital") == 0
 
 
+def test_a_similarity_of_ones_own_registers_images_of_opposite_contrast():
+    fixed, moving, u = pair((32, 28), size=1.2)
+
+    def opposite(fixed, moved):
+        return jnp.mean((fixed + moved - 1) ** 2)
+
+    settings = dict(levels=2, steps=50, smoothness=0.001)
+    found = register(1 - fixed, moving, similarity=opposite, **settings)
+    assert error(found.displacement, u, 3) < 0.25
+    alike = register(fixed, moving, similarity=mse, **settings)
+    np.testing.assert_allclose(found.loss, alike.loss, rtol=1e-2, atol=1e-6)
+
+
 def test_a_translation_is_recovered():
     image = np.pad(texture((24, 24)), 8)
     fixed, moving = (jnp.asarray(np.roll(image, s, (0, 1))) for s in ((0, 0), (3, -2)))

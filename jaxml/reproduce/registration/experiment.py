@@ -89,7 +89,10 @@ def _two_images(pair: BrainPair, seed: int) -> BrainPair:
     size = (*(max(4, n // 16) for n in shape), 3)
     coarse = jax.random.normal(jax.random.key(seed), size, jnp.float32)
     u = 3.5 * jax.image.resize(coarse, (*shape, 3), "cubic")
-    warp = lambda image, order: np.asarray(registration.warp(jnp.asarray(image), u, order=order))
+
+    def warp(image, order):
+        return np.asarray(registration.warp(jnp.asarray(image), u, order=order))
+
     labels = warp(pair.b_labels.astype(np.float32), 0).astype(np.int32)
     source = f"{pair.source}; b is the template under a smooth random warp"
     return BrainPair(pair.a, warp(pair.b, 1), pair.a_labels, labels, pair.labels, False, source)
@@ -256,7 +259,10 @@ def _registration_parts(caption: str, stage: Arrays, name: str):
         "seconds": ("s", ".1f"),
     }
     numbers = _numbers(stage)
-    text = lambda value, form: "-" if np.isnan(value) else format(value, form)
+
+    def text(value, form):
+        return "-" if np.isnan(value) else format(value, form)
+
     rows = tuple(
         (row, *(text(values[key], form) for key, (_, form) in columns.items()))
         for row, values in numbers.items()
