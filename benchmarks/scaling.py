@@ -23,7 +23,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxml import backdoor, models, multifractal, registration, sharding, training
+from jaxml import backdoor, models, multifractal, registration, sharding
 from jaxml.backdoor._mspc import SCALES
 from jaxml.llm import _unlearn as unlearn_decoder
 from jaxml.models import llama
@@ -195,8 +195,8 @@ def volumes(settings: Settings) -> Iterator[str]:
     size = " x ".join(str(n) for n in settings.volume)
     yield (
         f"\n## Registration of {size} voxels, float32\n\n`register` with its defaults under "
-        "`map_rows`, one pair at a time on each device; and `layer_in_slabs` on one volume of "
-        "displacements.\n"
+        "`map_rows`, one pair at a time on each device; and `diffeomorphic_layer` on one volume "
+        "of displacements, in slabs.\n"
     )
     yield HEADER
     for devices in settings.devices:
@@ -208,7 +208,7 @@ def volumes(settings: Settings) -> Iterator[str]:
     for devices in (math.gcd(settings.volume[0], devices) for devices in settings.devices):
         mesh = sharding.data_mesh(devices=devices)
         field = _put((*settings.volume, 3), jnp.float32, mesh, "data")
-        layer = jax.jit(functools.partial(registration.layer_in_slabs, mesh=mesh))
+        layer = jax.jit(functools.partial(registration.diffeomorphic_layer, mesh=mesh))
         yield _row("the layer in slabs", str(devices), devices, layer.lower(field))
 
 
