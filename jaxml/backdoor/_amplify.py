@@ -114,8 +114,8 @@ def amplified_rows(
     Raises:
       ValueError: logits of amplified images are not finite; the first row is named.
     """
-    shift, scales = (jnp.asarray(x, images.dtype) for x in (shift, scales))
-    rows = _amplified_rows(logits_fn, images, logits, mask, shift, scales, batch_size=batch_size)
+    numbers = (jnp.asarray(number, images.dtype) for number in (shift, scales))
+    rows = _amplified_rows(logits_fn, images, logits, mask, *numbers, batch_size=batch_size)
     _check_finite(logits, rows.finite, when_amplified=True)
     return rows
 

@@ -15,7 +15,6 @@ import optax
 from jaxtyping import Array, PyTree
 
 from jaxml.backdoor import IdentifyConfig
-from jaxml.backdoor.attacks import Trigger
 from jaxml.data.images import ImageSet
 from jaxml.models.classifier import unit_images
 from jaxml.output.stages import Arrays, flat_arrays
@@ -174,7 +173,7 @@ class Attacked:
     pixels: Array
     labels: Array
     is_poisoned: np.ndarray
-    trigger: Trigger | None
+    trigger: Callable[[Array], Array] | None
     key_train: Array
     key: Array
 

@@ -75,7 +75,7 @@ def poisoned_set(
 
 def accuracy_and_success(
     logits_fn: Callable[[Array], Array],
-    trigger: attacks.Trigger | None,
+    trigger: Callable[[Array], Array] | None,
     images,
     labels,
     attack: str,
