@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxml import backdoor, models, multifractal, registration, sharding
-from jaxml.backdoor._mspc import SCALES
+from jaxml.backdoor._amplify import SCALES
 from jaxml.llm import _unlearn as unlearn_decoder
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig

@@ -73,7 +73,7 @@ def test_augmented_images_and_a_given_start():
         jax.random.key(5), Small(), images, labels, params=trained["params"], **still
     )
     jax.tree.map(np.testing.assert_array_equal, again["params"], trained["params"])
-    with pytest.raises(ValueError, match="params: accepted for one network"):
+    with pytest.raises(ValueError, match="images=.*: accepted is .* one network, where params"):
         both = jnp.stack([images] * 2), jnp.stack([labels] * 2)
         train_classifier(jax.random.key(0), Small(), *both, params=trained["params"], **still)
 

@@ -273,9 +273,9 @@ def _poisoned(setting: Setting, key) -> tuple[backdoor.attacks.Poisoned, int]:
         setting.attack,
         unit,
         labels,
-        setting.scale.ratio,
-        setting.model.classes,
-        clean_fn,
+        ratio=setting.scale.ratio,
+        classes=setting.model.classes,
+        clean_fn=clean_fn,
     )
     return poisoned, kept
 
