@@ -94,7 +94,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
         progress.update(bar, advance=1)
         return result
 
-    found: dict[str, list[dict[str, Arrays]]] = {attack: [] for attack in scale.attacks}
+    attacks: dict[str, list[dict[str, Arrays]]] = {attack: [] for attack in scale.attacks}
     encoders, ceilings = [], []
     for repeat in range(scale.repeats):
         unpoisoned = work.Setting("none", images, model, scale, {})
@@ -119,15 +119,15 @@ def experiment(settings, stages: Stages, progress) -> Report:
                 students["vanilla-outside"] = ("vanilla", teacher, {}, images.outside)
                 students["proposed-outside"] = ("proposed", teacher, {}, images.outside)
             parts = {"teacher": teacher, "ssl-teacher": own}
-            for name, told in students.items():
-                compute = functools.partial(work.student, setting, *told)
+            for name, (kind, labeller, start, pool) in students.items():
+                compute = functools.partial(work.student, setting, kind, labeller, start, pool)
                 parts[name] = run(f"{attack}-{name}", repeat, compute)
             if not repeat:
                 compute = functools.partial(work.removal, setting, teacher)
                 parts["mspc"] = run(f"{attack}-mspc", repeat, compute)
-            found[attack].append(parts)
+            attacks[attack].append(parts)
     progress.update(bar, description="self-training: done")
-    return report(source, found, encoders, ceilings, tuple(work.AUGMENTATIONS), scale)
+    return report(source, attacks, encoders, ceilings, tuple(work.AUGMENTATIONS), scale)
 
 
 def _load(folder: Path | None, scale: work.Scale) -> tuple[work.Images, str, tuple[str, ...]]:
