@@ -26,7 +26,7 @@ class PseudoLabels:
       targets: what to train on, `[row, class]`: 1 for the label, or the probabilities if soft.
       probabilities: mean over the views, `[row, class]`.
       labels: the most probable class, `[row]`.
-      confidence: its probability, `[row]`.
+      confidence: probability of the label, `[row]`.
       agreement: share of the views that have it as their own most probable class, `[row]`.
       kept: whether a row passed the threshold and is among the first of its class, `[row]`.
     """
@@ -131,7 +131,11 @@ def _views(key, images, first, *, augment, views):
     """Return augmented views `[row * views, height, width, channel]`."""
     images = unit(images)
     rows = first + jnp.arange(len(images), dtype=jnp.int32)
-    keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), views))(rows)
+
+    def keys_of_views(row):
+        return jax.random.split(jax.random.fold_in(key, row), views)
+
+    keys = jax.vmap(keys_of_views)(rows)
     return jax.vmap(jax.vmap(augment, (0, None)))(keys, images).reshape(-1, *images.shape[1:])
 
 

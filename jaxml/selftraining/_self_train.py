@@ -67,7 +67,7 @@ def self_train(
 
     Args:
       key: of training and labels; consumed.
-      train: pure function of a key, images `[row, height, width, channel]` as given here,
+      train: pure function of a key, images `[row, height, width, channel]`, bytes or 0 to 1,
         targets `[row, class]` and weights `[row]` (0 for a row to leave out) to a trained
         network: a function of images in [0, 1] to logits. What it augments, and the encoder
         it may start from, are its own. A network as `jax.tree_util.Partial(f, params)` spares
@@ -90,7 +90,8 @@ def self_train(
 
     Raises:
       ValueError: the pool is empty, or of another size or dtype than the images; a label is not
-        in 0 to classes - 1; `relabel` or a setting is not as told.
+        in 0 to classes - 1; what `relabel` returns has another shape; or a setting is out of
+        range.
 
     Source: Pal et al. (SafeAI at AAAI 2023); Carmon et al., "Unlabeled data improves adversarial
     robustness" (NeurIPS 2019).

@@ -34,7 +34,7 @@ class Trained:
     """Result of `fit`.
 
     Attributes:
-      params: as given, trained.
+      params: pytree of the parameters, trained.
       opt_state: state of the optimizer.
       step: steps done.
       history: "loss" and the metrics at every step from the first, numpy arrays `[step]`.
@@ -228,8 +228,10 @@ def _run_steps(state, key, data, start, end, *, plan: Plan):
         history = jax.tree.map(lambda value: value[None], history)
     else:
         # The number of steps is traced: a shorter last chunk is no second compilation.
-        call = lambda params: plan.loss(params, take_batch(key, start, data, plan.batch_size), key)
-        value, metrics = jax.eval_shape(call, state[0])
+        def first_loss(params):
+            return plan.loss(params, take_batch(key, start, data, plan.batch_size), key)
+
+        value, metrics = jax.eval_shape(first_loss, state[0])
         empty = lambda scalar: jnp.zeros(plan.at_once, scalar.dtype)
         history = jax.tree.map(empty, {"loss": value, **metrics})
         state, history = lax.fori_loop(start, end, recorded, (state, history))
@@ -253,8 +255,11 @@ def _traced_loss(loss, key, params, data, batch_size) -> tuple[list[str], Jaxpr]
         if len(rows) != 1 or min(rows) < batch_size:
             most = f"up to the rows that all arrays of data have; they have {sorted(rows)}"
             raise checks.refused("batch_size", batch_size, most)
-    call = lambda params, data: loss(params, take_batch(key, 0, data, batch_size), key)
-    program, result = jax.make_jaxpr(call, return_shape=True)(params, data)
+
+    def first_loss(params, data):
+        return loss(params, take_batch(key, 0, data, batch_size), key)
+
+    program, result = jax.make_jaxpr(first_loss, return_shape=True)(params, data)
     name = "loss(params, data, key)"
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise checks.refused(name, result, "(scalar, dict of scalars)")

@@ -96,10 +96,12 @@ class Images(NamedTuple):
     """What all attacks start from: bytes, and labels where there are any.
 
     Attributes:
-      train, labels: the labelled set, `[row, height, width, channel]` and `[row]`.
+      train: images of the labelled set, `[row, height, width, channel]`.
+      labels: of `train`, `[row]`.
       pool: unlabelled images of the same set.
       outside: unlabelled images from elsewhere, perhaps none.
-      test, test_labels: as `train` and `labels`.
+      test: images for the rates, `[row, height, width, channel]`.
+      test_labels: of `test`, `[row]`.
     """
 
     train: Array
@@ -129,8 +131,18 @@ class Setting(NamedTuple):
     clean: Arrays
 
 
-def encoder(setting: Setting, folder: Path, key) -> Arrays:
-    """Return an encoder trained by SimCLR on the pool, and linear probes of it and of none."""
+def encoder(key: Array, setting: Setting, folder: Path) -> Arrays:
+    """Train an encoder by SimCLR on the pool.
+
+    Args:
+      key: of the repeat.
+      setting: that of no attack.
+      folder: of the checkpoints.
+
+    Returns:
+      Parameters; "probe", the accuracies of linear probes before and after; "loss" and
+      "accuracy" of each step.
+    """
     images, model, scale = setting.images, setting.model, setting.scale
     key_init, key_head, key_fit = jax.random.split(key, 3)
     start = random_params(key_init, images.pool[:1], model=model)
@@ -158,13 +170,23 @@ def encoder(setting: Setting, folder: Path, key) -> Arrays:
     }
 
 
-def teacher(setting: Setting, encoder: Arrays, key) -> Arrays:
-    """Return a network trained on the poisoned rows, its rates, and the study of augmentations."""
+def teacher(key: Array, setting: Setting, encoder: Arrays) -> Arrays:
+    """Train a network on the poisoned rows, and study augmentations with it.
+
+    Args:
+      key: of the repeat.
+      setting: of the attack.
+      encoder: arrays of the encoder to start from, none for a random start.
+
+    Returns:
+      Variables and "rates"; of an attack also "choice/...", the fields of
+      `AugmentationChoice`, and without an encoder "study", `[1 + augmentation, 2]`.
+    """
     images, scale = setting.images, setting.scale
-    poisoned, kept = _poisoned(setting, key)
+    poisoned, kept = _poisoned(key, setting)
     key_train, key_study = jax.random.split(jax.random.fold_in(key, 1))
     pixels, labels = stored(poisoned.images)[:kept], poisoned.labels[:kept]
-    variables = _trained(setting, key_train, pixels, labels, scale.epochs, encoder)
+    variables = _trained(key_train, setting, pixels, labels, scale.epochs, encoder)
     classifier = network(setting.model, variables)
     arrays = {
         **flat_arrays("variables", variables),
@@ -201,11 +223,24 @@ def teacher(setting: Setting, encoder: Arrays, key) -> Arrays:
 
 
 def student(
-    setting: Setting, name: str, teacher: Arrays, encoder: Arrays, pool: Array, key
+    key: Array, setting: Setting, name: str, teacher: Arrays, encoder: Arrays, pool: Array
 ) -> Arrays:
-    """Return the rates of a student, and of the labels that it was trained on."""
+    """Train a student on the labels of a teacher.
+
+    Args:
+      key: of the repeat.
+      setting: of the attack.
+      name: "vanilla" or "proposed".
+      teacher: arrays of the stage.
+      encoder: arrays of the encoder to start from, none for a random start.
+      pool: unlabelled images.
+
+    Returns:
+      "rates" of the student, and "labels": how many labels of the labelled rows were true as it
+      saw them, and how many the attack's.
+    """
     images, model, scale = setting.images, setting.model, setting.scale
-    poisoned, _ = _poisoned(setting, key)
+    poisoned, _ = _poisoned(key, setting)
     pixels = stored(poisoned.images)
     vanilla = name == "vanilla"
     chosen = int(teacher["choice/chosen"])
@@ -219,7 +254,7 @@ def student(
 
     def train(key, seen, targets, weight):
         keep = np.flatnonzero(np.asarray(weight))
-        variables = _trained(setting, key, seen[keep], targets[keep], scale.student_epochs, encoder)
+        variables = _trained(key, setting, seen[keep], targets[keep], scale.student_epochs, encoder)
         return network(model, variables)
 
     result = selftraining.self_train(
@@ -245,10 +280,19 @@ def student(
     }
 
 
-def removal(setting: Setting, teacher: Arrays, key) -> Arrays:
-    """Return the rates of a network trained without the rows that MSPC flags."""
+def removal(key: Array, setting: Setting, teacher: Arrays) -> Arrays:
+    """Train a network without the rows that MSPC flags.
+
+    Args:
+      key: of the repeat.
+      setting: of the attack.
+      teacher: arrays of the stage.
+
+    Returns:
+      "rates" of the network, and "flagged", the shares of poisoned and of clean rows.
+    """
     model, scale = setting.model, setting.scale
-    poisoned, _ = _poisoned(setting, key)
+    poisoned, _ = _poisoned(key, setting)
     pixels = stored(poisoned.images)
     logits_fn = network(model, tree_of("variables", teacher))
     identified = backdoor.identify(logits_fn, unit_images(pixels), config=scale.identify)
@@ -258,14 +302,14 @@ def removal(setting: Setting, teacher: Arrays, key) -> Arrays:
         rows = np.arange(len(flags))
     rows = np.resize(rows, len(flags))
     key_train = jax.random.fold_in(key, 3)
-    variables = _trained(setting, key_train, pixels[rows], poisoned.labels[rows], scale.epochs, {})
+    variables = _trained(key_train, setting, pixels[rows], poisoned.labels[rows], scale.epochs, {})
     return {
         "rates": _rates(setting, network(model, variables), poisoned.trigger),
         "flagged": np.array([flags[bad].mean(), flags[~bad].mean()]),
     }
 
 
-def _poisoned(setting: Setting, key) -> tuple[backdoor.attacks.Poisoned, int]:
+def _poisoned(key: Array, setting: Setting) -> tuple[backdoor.attacks.Poisoned, int]:
     """Return the labelled set after the attack, and how many of its rows a teacher sees."""
     images = setting.images
     unit, labels = unit_images(images.train), images.labels
@@ -306,13 +350,18 @@ def _probe(setting: Setting, params: PyTree) -> float:
     images, model, scale = setting.images, setting.model, setting.scale
     batch_size = min(scale.batch_size, len(images.pool))
     variables = population_statistics(model, params, images.pool, batch_size=batch_size)
-    features = lambda x: np.asarray(row_features(variables, unit_images(x), model=model).pooled)
+
+    def features(rows):
+        return np.asarray(row_features(variables, unit_images(rows), model=model).pooled)
+
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     classifier.fit(features(images.train), np.asarray(images.labels))
     return float(classifier.score(features(images.test), np.asarray(images.test_labels)))
 
 
-def _trained(setting: Setting, key, pixels, targets, epochs: float, encoder: Arrays) -> PyTree:
+def _trained(
+    key: Array, setting: Setting, pixels, targets, epochs: float, encoder: Arrays
+) -> PyTree:
     """Return the variables of a classifier trained on labels `[row]` or their probabilities."""
     rows, model = len(pixels), setting.model
     batch_size = min(setting.scale.batch_size, rows)
