@@ -168,8 +168,8 @@ def _step(loss: Callable, params: Any, data: Any, mesh: Mesh) -> Any:
     key = everywhere(jax.eval_shape(jax.random.key, 0))
     number = _put((), jnp.int32, mesh)
     run: Any = loop._compiled(*placement.shardings((params, moments), mesh))
-    settings = dict(loss=loss, update=optimizer.update, batch_size=None, batch_places=(), at_once=1)
-    return run.lower((params, moments), key, data, number, number, **settings)
+    plan = loop.Plan(loss, optimizer.update, batch_size=None, batch_places=(), at_once=1)
+    return run.lower((params, moments), key, data, number, number, plan=plan)
 
 
 def _parameters(config: LlamaConfig, mesh: Mesh | None = None) -> Any:

@@ -67,7 +67,7 @@ def over_rows(place, mesh):
         "speech": sharding.map_rows(surface, mesh=mesh)(place(series)),
         "spc": backdoor.spc(logits, place(images)),
         "mspc": backdoor.mspc(logits, place(images), jnp.ones((6, 6))),
-        "self-training": selftraining.pseudo_label(keys[0], logits, place(images), flip),
+        "self-training": selftraining.pseudo_label(keys[0], logits, horizontal_flip, place(images)),
         "pairs": sharding.map_rows(diffeomorphic_layer, mesh=mesh)(place(fields)),
         "slabs of one volume": diffeomorphic_layer(place(fields[:, 0]), mesh=mesh),
         "unlearning": unlearning.unlearn(
@@ -132,7 +132,7 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from jaxml import backdoor, selftraining, sharding, speech, unlearning  # noqa: E402
-from jaxml.augment import flip  # noqa: E402
+from jaxml.augment import horizontal_flip  # noqa: E402
 from jaxml.models import llama  # noqa: E402
 from jaxml.multifractal import mfdfa  # noqa: E402
 from jaxml.output.stages import write_whole  # noqa: E402

@@ -20,7 +20,7 @@ from jaxtyping import Array
 from jaxml import backdoor
 from jaxml.backdoor._amplify import check_images
 from jaxml.backdoor._fit_mask import mask_optimizer
-from jaxml.data.images import ImageRows, load_rows
+from jaxml.data.image_rows import ImageRows, load_rows
 from jaxml.files.errors import DataError
 from jaxml.files.write import write_whole
 from jaxml.output.plots import new_figure, png
@@ -53,7 +53,7 @@ def identify_files(
     in `out`, so that a run that was ended goes on from there to the same result.
 
     Args:
-      images: folder of png or jpg, or npz; see `data.images.ROWS_LAYOUT`.
+      images: folder of png or jpg, or npz; see `data.image_rows.LAYOUT`.
       model: "FILE.py" or "FILE.py:NAME": a JAX function of images `[row, height, width,
         channel]` from 0 to 1 to logits `[row, class]`; `logits_fn` by default. The file is run.
       out: folder.

@@ -12,7 +12,7 @@ from jaxml.backdoor import IdentifyConfig
 from jaxml.cli import main
 from jaxml.commands import identify
 from jaxml.commands.identify_files import identify_files
-from jaxml.data.images import load_rows
+from jaxml.data.image_rows import load_rows
 
 SIDE, ROWS = 8, 120
 POISONED = np.arange(ROWS) % 10 == 3

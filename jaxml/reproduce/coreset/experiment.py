@@ -12,7 +12,7 @@ from jaxml.data.text import load_books
 from jaxml.llm._score import Score, keyword_hits
 from jaxml.models import llama
 from jaxml.output.report import Report
-from jaxml.output.stages import Arrays, Stages, of_seed, tree_of
+from jaxml.output.stages import Arrays, SeedStages, Stages, tree_of
 from jaxml.reproduce.coreset import stages as work
 from jaxml.reproduce.coreset.report import report
 from jaxml.reproduce.language.books import train_tokenizer
@@ -107,14 +107,14 @@ def experiment(settings, stages: Stages, progress) -> Report:
         setting = Setting(books, size.decoder, scale)
         words = words or work.keyword_list(setting, grid.words)
         title = f"coreset: seed {seed + 1} of {scale.seeds}"
-        run, scratch = of_seed(stages, inputs, seed, progress, bar, title)
+        own = SeedStages(stages, inputs, seed, progress, bar, title)
         key = jax.random.fold_in(jax.random.key(settings.seed), seed)
-        parts = _one_seed(size, setting, run, scratch, key)
+        parts = _one_seed(size, setting, own.run, own.scratch, key)
         for variant in size.variants:
             other = dataclasses.replace(scale, forget=variant.forget)
             books = library_of(other, corpus, tokenizer, settings.seed + seed)
             setting = Setting(books, variant.decoder, other)
-            parts |= _one_variant(variant.name, setting, grid, run, scratch, key)
+            parts |= _one_variant(variant.name, setting, grid, own.run, own.scratch, key)
         found.append(parts)
     progress.update(bar, description="coreset: done")
     source = (

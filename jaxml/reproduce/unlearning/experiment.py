@@ -17,7 +17,7 @@ from jaxml.data.text import TextCorpus, load_books
 from jaxml.models import llama
 from jaxml.models.llama.decoder import parameter_shapes
 from jaxml.output.report import Report
-from jaxml.output.stages import Arrays, Stages, of_seed, tree_of
+from jaxml.output.stages import Arrays, SeedStages, Stages, tree_of
 from jaxml.reproduce.language.books import train_tokenizer
 from jaxml.reproduce.unlearning import stages as work
 from jaxml.reproduce.unlearning.report import Found, report
@@ -197,9 +197,9 @@ def _run(study: Study, corpus: TextCorpus, settings, stages: Stages, progress, b
         passages.append(books.forget_passages[0])
         setting = work.Setting(books, study.decoder, scale, study.questions, SUBJECT)
         title = f"unlearning: {study.name}seed {seed + 1} of {scale.seeds}"
-        run, scratch = of_seed(stages, inputs, seed, progress, bar, title, study.name)
+        own = SeedStages(stages, inputs, seed, progress, bar, title, study.name)
         key = jax.random.fold_in(jax.random.key(settings.seed), seed)
-        found.append(_one_seed(study, setting, run, scratch, key))
+        found.append(_one_seed(study, setting, own.run, own.scratch, key))
     source = (
         f"{corpus.source}; {scale.forget} chunks of {scale.length} tokens of "
         f"{corpus.names[0]!r} to forget, as many held out, {scale.retain} of "
