@@ -187,10 +187,13 @@ def test_frequencies_of_llama3_by_hand():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(architecture="gpt2"), "architecture='gpt2': accepted are llama, mistral, qwen2"),
-        (dict(num_kv_heads=3), "num_kv_heads=3: accepted are divisors of num_heads=4"),
-        (dict(head_dim=5), "head_dim=5: accepted are even"),
-        (dict(num_layers=0), "num_layers=0: accepted is 1 or more"),
+        (
+            dict(architecture="gpt2"),
+            "architecture='gpt2': accepted is one of 'llama', 'mistral', 'qwen2'",
+        ),
+        (dict(num_kv_heads=3), "num_kv_heads=3: accepted is a divisor of num_heads=4"),
+        (dict(head_dim=5), "head_dim=5: accepted is an even"),
+        (dict(num_layers=0), "num_layers=0: accepted is a whole number, 1 or more"),
         (dict(window=0), "window=0"),
     ],
 )
@@ -202,11 +205,11 @@ def test_bad_shapes_are_named(change, message, unchecked):
 @pytest.mark.parametrize(
     ("tokens", "more", "message"),
     [
-        (TOKENS[0], {}, r"tokens: int64\[7\]; accepted are integers \[row, time\]"),
-        (TOKENS.astype("float64"), {}, r"tokens: float64\[2, 7\]"),
+        (TOKENS[0], {}, r"tokens=int64\[7\]: accepted is integers \[row, time\]"),
+        (TOKENS.astype("float64"), {}, r"tokens=float64\[2, 7\]: accepted is integers"),
         (TOKENS, dict(until_layer=4), "until_layer=4: accepted is 0 to 3"),
-        (TOKENS, dict(mask=np.ones((2, 6), bool)), r"mask: bool\[2, 6\]; accepted is bool\[2, 7\]"),
-        (TOKENS, dict(mask=np.ones((2, 7))), r"mask: float64\[2, 7\]"),
+        (TOKENS, dict(mask=np.ones((2, 6), bool)), r"mask=bool\[2, 6\]: accepted is bool\[2, 7\]"),
+        (TOKENS, dict(mask=np.ones((2, 7))), r"mask=float64\[2, 7\]"),
     ],
 )
 def test_bad_input_is_named(tokens, more, message, unchecked):

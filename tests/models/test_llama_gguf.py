@@ -148,7 +148,7 @@ def truncate(path):
             lambda p: write(p, LLAMA, parameters(LLAMA), leave_out={"token_embd.weight"}),
             "token_embd.weight missing",
         ),
-        (lambda p: unknown(p), "architecture 'gpt2'; accepted are llama, qwen2"),
+        (lambda p: unknown(p), "architecture='gpt2': accepted is one of 'llama', 'qwen2'"),
     ],
 )
 def test_bad_files_are_named(make, message, tmp_path):

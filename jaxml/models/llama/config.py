@@ -1,9 +1,11 @@
 """The shape of a decoder of the Llama family, and how it is written in files."""
 
 import dataclasses
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
+
+from jaxml import checks
+from jaxml.files.errors import DataError
 
 Architecture = Literal["llama", "mistral", "qwen2"]
 # Written out, as a type checker narrows by it.
@@ -42,11 +44,10 @@ class Scaling:
     original_length: int = 8192
 
     def __post_init__(self):
-        for name in ("factor", "low", "high"):
-            _check_positive(name, getattr(self, name))
+        _check_positive(factor=self.factor, low=self.low, high=self.high)
         if self.high <= self.low:
-            raise ValueError(f"high={self.high}: accepted is above low={self.low}")
-        _check_size("original_length", self.original_length)
+            raise checks.refused("high", self.high, f"above low={self.low}")
+        checks.counts(original_length=self.original_length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,22 +88,16 @@ class LlamaConfig:
     length: int = 2048
 
     def __post_init__(self):
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"architecture={self.architecture!r}: accepted are {', '.join(ARCHITECTURES)}"
-            )
-        sizes = (*_SIZES, "length") if self.window is None else (*_SIZES, "length", "window")
-        for name in sizes:
-            _check_size(name, getattr(self, name))
-        for name in ("epsilon", "rope_theta"):
-            _check_positive(name, getattr(self, name))
+        checks.choice(ARCHITECTURES, architecture=self.architecture)
+        checks.counts(**{name: getattr(self, name) for name in _SIZES}, length=self.length)
+        if self.window is not None:
+            checks.counts(window=self.window)
+        _check_positive(epsilon=self.epsilon, rope_theta=self.rope_theta)
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
-                f"num_kv_heads={self.num_kv_heads}: accepted are divisors of "
-                f"num_heads={self.num_heads}"
-            )
+            divisors = f"a divisor of num_heads={self.num_heads}"
+            raise checks.refused("num_kv_heads", self.num_kv_heads, divisors)
         if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim}: accepted are even numbers")
+            raise checks.refused("head_dim", self.head_dim, "an even number")
 
 
 def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
@@ -115,16 +110,14 @@ def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
       ValueError: a value is missing, or asks for what the decoder cannot do.
     """
     architecture = values.get("model_type")
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"model_type={architecture!r}: accepted are {', '.join(ARCHITECTURES)}")
+    checks.choice(ARCHITECTURES, model_type=architecture)
     wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
     for name, value in wanted.items():
         if values.get(name, value) != value:
-            raise ValueError(f"{name}={values[name]!r}: accepted is {value!r}")
+            raise checks.refused(name, values[name], repr(value))
     needed = "hidden_size intermediate_size num_attention_heads num_hidden_layers vocab_size"
     _check_keys(values, needed.split(), "the configuration")
-    for name in needed.split():
-        _check_size(name, values[name])
+    checks.counts(**{name: values[name] for name in needed.split()})
     heads, width = values["num_attention_heads"], values["hidden_size"]
     theta, scaling = _rotary(values)
     return LlamaConfig(
@@ -187,47 +180,42 @@ def to_hugging_face(config: LlamaConfig, dtype: str) -> dict[str, Any]:
     if config.architecture == "qwen2":
         values |= {"use_sliding_window": config.window is not None, "max_window_layers": 0}
     elif config.architecture == "llama" and config.window is not None:
-        raise ValueError(f"window={config.window}: a Llama file cannot tell it; 'mistral' can")
+        none = "None for the architecture 'llama', whose files cannot tell it; 'mistral' can"
+        raise checks.refused("window", config.window, none)
     return values
 
 
 def _rotary(values: Mapping[str, Any]) -> tuple[float, Scaling | None]:
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
-        raise ValueError(f"rope_parameters={rope!r}: accepted is an object")
+        raise checks.refused("rope_parameters", rope, "an object")
     theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
-    _check_positive("rope_theta", theta)
+    _check_positive(rope_theta=theta)
     theta = float(theta)
     kind = rope.get("rope_type", rope.get("type", "default"))
+    checks.choice(("default", "linear", "llama3"), rope_type=kind)
     if kind == "default":
         return theta, None
     if kind == "linear":
         _check_keys(rope, ["factor"], "the rope parameters")
         return theta, Scaling("linear", rope["factor"])
-    if kind == "llama3":
-        names = "factor low_freq_factor high_freq_factor original_max_position_embeddings".split()
-        _check_keys(rope, names, "the rope parameters")
-        factor, low, high, length = (rope[name] for name in names)
-        return theta, Scaling("llama3", factor, low, high, length)
-    raise ValueError(f"rope_type={kind!r}: accepted are default, linear, llama3")
+    names = "factor low_freq_factor high_freq_factor original_max_position_embeddings".split()
+    _check_keys(rope, names, "the rope parameters")
+    factor, low, high, length = (rope[name] for name in names)
+    return theta, Scaling("llama3", factor, low, high, length)
 
 
-def _check_size(name: str, value: Any) -> None:
-    if not isinstance(value, numbers.Integral):
-        raise ValueError(f"{name}={value!r}: accepted are whole numbers")
-    if value < 1:
-        raise ValueError(f"{name}={value}: accepted is 1 or more")
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, int | float) or not 0 < value < _LARGEST:
-        raise ValueError(f"{name}={value!r}: accepted are positive numbers below {_LARGEST:g}")
+def _check_positive(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        # What comes from a file may be anything.
+        if not isinstance(number, int | float) or not 0 < number < _LARGEST:
+            raise checks.refused(name, number, f"a positive number below {_LARGEST:g}")
 
 
 def _check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
     for name in names:
         if name not in values:
-            raise ValueError(f"{name}: missing in {where}")
+            raise DataError(f"{name}: missing in {where}")
 
 
 def _window(values: Mapping[str, Any], architecture: str) -> int | None:
@@ -239,11 +227,11 @@ def _window(values: Mapping[str, Any], architecture: str) -> int | None:
     full = (values.get("max_window_layers") or 0) if architecture == "qwen2" else 0
     types = values.get("layer_types") or []
     if not isinstance(types, list) or not all(isinstance(kind, str) for kind in types):
-        raise ValueError(f"layer_types={types!r}: accepted is a list of texts")
+        raise checks.refused("layer_types", types, "a list of texts")
     if not isinstance(full, int):
-        raise ValueError(f"max_window_layers={full!r}: accepted is a whole number")
+        raise checks.refused("max_window_layers", full, "a whole number")
     mixed = len(set(types)) > 1 or not types and 0 < full < values["num_hidden_layers"]
     if window is not None and mixed:
-        raise ValueError("layer_types: some layers have a window; accepted is all or none")
+        raise checks.refused("sliding_window", window, "a window of all layers, or of none")
     none = "full_attention" in types or not types and full >= values["num_hidden_layers"]
     return None if none else window
