@@ -38,7 +38,7 @@ class Size(NamedTuple):
 
 
 EVERY_SCORE: tuple[Score, ...] = (
-    "random", "el2n", "grand", "loss", "min_k", "moderate", "k_centre", "keyword_density",
+    "random", "el2n", "grand", "loss", "min_k", "moderate", "k_center", "keyword_density",
 )  # fmt: skip
 # Of the decoders of the three scales.
 QUICK = small_decoder(vocabulary=512, width=64, layers=2, heads=2)
