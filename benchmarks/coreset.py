@@ -33,9 +33,15 @@ from jaxml.unlearning import Sequences, coreset
 
 SECTIONS = ("forward", "gradient", "geometry")
 DECODER = LlamaConfig(
-    vocabulary=1024, width=128, layers=4, heads=4, key_heads=4, head_width=32, mlp_width=344,
-    tied=True,
-)  # fmt: skip
+    vocab_size=1024,
+    hidden_size=128,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=32,
+    intermediate_size=344,
+    tie_embeddings=True,
+)
 LENGTH = 128
 CHUNKS = 10_000
 FRACTION = 0.05
@@ -82,7 +88,7 @@ def _scores(settings: Settings, count: int, names: tuple[Score, ...]) -> Iterato
     # Larger weights than those of a start, so that predictions differ.
     params = jax.tree.map(lambda leaf: 3 * leaf, llama.init(jax.random.key(0), DECODER))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    tokens = np.random.default_rng(0).integers(0, DECODER.vocabulary, (count, LENGTH), np.int32)
+    tokens = np.random.default_rng(0).integers(0, DECODER.vocab_size, (count, LENGTH), np.int32)
     yield (
         f"\n## {', '.join(names)}: {count:,} chunks of {LENGTH} tokens, {size / 1e6:.2f} million "
         f"parameters, batches of {settings.batch}\n"

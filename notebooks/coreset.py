@@ -81,8 +81,14 @@ forget = jax.tree.map(lambda leaf: leaf[:, :FORGET], told)
 retain = jax.tree.map(lambda leaf: leaf[:, FORGET:], told)
 
 DECODER = llama.LlamaConfig(
-    vocabulary=len(words), width=32, layers=1, heads=2, key_heads=2, head_width=16, mlp_width=64,
-)  # fmt: skip
+    vocab_size=len(words),
+    hidden_size=32,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=64,
+)
 
 
 def apply(params, tokens):

@@ -46,7 +46,14 @@ from jaxml.reproduce.unlearning import stages as unlearning_stages  # noqa: E402
 from jaxml.training import checkpoints, loop  # noqa: E402
 
 DECODER = llama.LlamaConfig(
-    vocabulary=280, width=32, layers=3, heads=2, key_heads=2, head_width=16, mlp_width=48, tied=True
+    vocab_size=280,
+    hidden_size=32,
+    num_layers=3,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=48,
+    tie_embeddings=True,
 )
 MODEL = """
 import jax.numpy as jnp

@@ -104,10 +104,10 @@ def evaluate_files(
 def _privacy(params, decoder, tokenizer, files: Sequence[Path], length: int) -> float:
     forget, holdout, retrained = files
     other = llama.load(retrained)
-    if other.config.vocabulary != decoder.vocabulary:
+    if other.config.vocab_size != decoder.vocab_size:
         raise ValueError(
-            f"{retrained}: a vocabulary of {other.config.vocabulary}; the model has "
-            f"{decoder.vocabulary}"
+            f"{retrained}: a vocabulary of {other.config.vocab_size}; the model has "
+            f"{decoder.vocab_size}"
         )
     models = ((params, decoder), (other.params, other.config))
     sets = [tokenised(load_texts(path), tokenizer, length, path) for path in (forget, holdout)]

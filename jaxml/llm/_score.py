@@ -71,7 +71,7 @@ def chunk_scores(
         chunks for "moderate".
     """
     check_choice(name, get_args(Score), "name")
-    check_texts("texts", texts, vocabulary=decoder.vocabulary)
+    check_texts("texts", texts, vocabulary=decoder.vocab_size)
     check_counts(batch_size=batch_size)
     if name == "random":
         return coreset.random(key, len(texts.tokens))

@@ -15,7 +15,13 @@ from jaxml.models.llama import LlamaConfig
 from jaxml.unlearning import coreset
 
 CONFIG = LlamaConfig(
-    vocabulary=12, width=8, layers=2, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=12,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 WORDS = "a b c d e f A B C D".split()
 LENGTH = 6
@@ -141,7 +147,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ):
     monkeypatch.chdir(files)
     if "smaller" in more and not (files / "smaller").exists():
-        small = LlamaConfig(**{**vars(CONFIG), "vocabulary": 8})
+        small = LlamaConfig(**{**vars(CONFIG), "vocab_size": 8})
         llama.save(files / "smaller", llama.init(jax.random.key(0), small), small)
         llama.load_tokenizer(files / "model", CONFIG).save_pretrained(files / "smaller")
     assert run(files, tmp_path / "out", *more) == 2

@@ -11,7 +11,13 @@ from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
 
 CONFIG = LlamaConfig(
-    vocabulary=12, width=8, layers=3, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=12,
+    hidden_size=8,
+    num_layers=3,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 WORDS = "a b c d e f A B C D".split()
 

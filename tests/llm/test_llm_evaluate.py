@@ -13,7 +13,13 @@ from jaxml.unlearning import Sequences, metrics
 
 WORDS = tuple("abcdefghijklmnopqrstuvwxyz")
 DECODER = LlamaConfig(
-    vocabulary=30, width=32, layers=1, heads=1, key_heads=1, head_width=32, mlp_width=4
+    vocab_size=30,
+    hidden_size=32,
+    num_layers=1,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=32,
+    intermediate_size=4,
 )
 
 

@@ -13,7 +13,13 @@ from jaxml.models.llama import LlamaConfig
 from jaxml.unlearning import Sequences, coreset, token_log_prob
 
 CONFIG = LlamaConfig(
-    vocabulary=12, width=8, layers=2, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=12,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 # Large enough that predictions differ.
 PARAMS = jax.tree.map(lambda leaf: 5 * leaf, llama.init(jax.random.key(0), CONFIG))

@@ -14,7 +14,7 @@ from jaxml.models.llama import LlamaConfig, Scaling
 CONFIG = LlamaConfig(29, 16, 2, 4, 2, 6, 20, scaling=Scaling("llama3", 4.0, 1.0, 4.0, 16))
 CONFIGS = {
     "llama": CONFIG,
-    "mistral": dataclasses.replace(CONFIG, architecture="mistral", window=4, tied=True),
+    "mistral": dataclasses.replace(CONFIG, architecture="mistral", window=4, tie_embeddings=True),
 }
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 29, (3, 5)))
 STEPS = 6

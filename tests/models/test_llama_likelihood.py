@@ -58,7 +58,7 @@ def test_maps_over_heads():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_of_a_decoder_padded_on_the_left(tied):
-    config = LlamaConfig(11, 8, 2, 2, 1, 4, 12, tied=tied)
+    config = LlamaConfig(11, 8, 2, 2, 1, 4, 12, tie_embeddings=tied)
     params = llama.init(jax.random.key(0), config, dtype="float64")
     params = jax.tree.map(lambda leaf: 9 * leaf, params)
     mask = jnp.arange(10) >= jnp.asarray([[0], [3], [4]])

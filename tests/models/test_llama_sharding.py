@@ -30,7 +30,7 @@ def losses(model):
 
     @jax.jit
     def step(params, state, tokens):
-        chunk = 4 * len(TOKENS) * CONFIG.vocabulary
+        chunk = 4 * len(TOKENS) * CONFIG.vocab_size
         loss = lambda p: -llama.log_prob(p, tokens, CONFIG, remat=True, chunk=chunk).mean()
         value, slope = jax.value_and_grad(loss)(params)
         with jax.numpy_dtype_promotion("standard"):

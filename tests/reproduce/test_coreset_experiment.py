@@ -16,9 +16,15 @@ from jaxml.reproduce.unlearning.stages import Scale, Setting
 from jaxml.unlearning import Sequences
 
 DECODER = llama.LlamaConfig(
-    vocabulary=300, width=32, layers=2, heads=2, key_heads=2, head_width=16, mlp_width=80,
-    tied=True,
-)  # fmt: skip
+    vocab_size=300,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=80,
+    tie_embeddings=True,
+)
 SCALE = Scale(
     length=48, prompt=12, forget=6, retain=4, folds=1, epochs=200, batch_size=8, steps=30, seeds=1
 )

@@ -14,9 +14,15 @@ from jaxml.reproduce.unlearning import experiment
 from jaxml.reproduce.unlearning import stages as work
 
 DECODER = llama.LlamaConfig(
-    vocabulary=300, width=32, layers=2, heads=2, key_heads=2, head_width=16, mlp_width=80,
-    tied=True,
-)  # fmt: skip
+    vocab_size=300,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=80,
+    tie_embeddings=True,
+)
 SCALE = work.Scale(
     length=48,
     prompt=12,
@@ -79,7 +85,7 @@ def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, mon
 def test_a_model_from_a_file_is_fine_tuned_and_asked_questions(text, tmp_path, monkeypatch):
     words = " ".join(path.read_text() for path in sorted(text.glob("*.txt")))
     letters = " A B C D" * 200
-    tokenizer = train_tokenizer([words + letters], DECODER.vocabulary)
+    tokenizer = train_tokenizer([words + letters], DECODER.vocab_size)
     model = tmp_path / "model"
     llama.save(model, llama.init(jax.random.key(0), DECODER), DECODER)
     tokenizer.save_pretrained(model)
@@ -89,7 +95,7 @@ def test_a_model_from_a_file_is_fine_tuned_and_asked_questions(text, tmp_path, m
     few = dataclasses.replace(SCALE, epochs=2, steps=2, folds=1, rates=0.1)
     monkeypatch.setattr(work, "METHODS", METHODS)
     monkeypatch.setattr(experiment, "FOLLOWED", ())
-    small = dataclasses.replace(DECODER, width=16, head_width=8)
+    small = dataclasses.replace(DECODER, hidden_size=16, head_dim=8)
     monkeypatch.setattr(experiment, "SCALES", {"standard": experiment.Size(small, few)})
     monkeypatch.setattr(experiment, "PRETRAINED", few)
     monkeypatch.setattr(experiment, "PRETRAINED_METHODS", ("NPO",))

@@ -66,9 +66,15 @@ def test_a_change_below_half_a_step_is_undone():
 
 def test_matrices_of_a_decoder_are_rounded_and_nothing_else():
     config = llama.LlamaConfig(
-        vocabulary=9, width=8, layers=2, heads=2, key_heads=1, head_width=4, mlp_width=12,
+        vocab_size=9,
+        hidden_size=8,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=4,
+        intermediate_size=12,
         architecture="qwen2",
-    )  # fmt: skip
+    )
     draw = lambda shape: jnp.asarray(RNG.normal(size=shape), "float32")
     is_shape = lambda x: isinstance(x, tuple)
     params = jax.tree.map(draw, parameter_shapes(config), is_leaf=is_shape)

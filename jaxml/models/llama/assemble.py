@@ -61,8 +61,10 @@ def assemble(
         has no place in the decoder.
     """
     shapes = parameter_shapes(config)
-    if config.layers > len(available):
-        raise ValueError(f"{source}: {len(available)} weights cannot be of {config.layers} layers")
+    if config.num_layers > len(available):
+        raise ValueError(
+            f"{source}: {len(available)} weights cannot be of {config.num_layers} layers"
+        )
     used = {name for _, name in _file_names(config, names)}
     missing = sorted(used - set(available))
     if missing:
@@ -92,7 +94,7 @@ def assemble(
             first = load(name.format(0), shape[1:])
             array = np.empty(shape, dtype)
             array[0] = first
-            for i in range(1, config.layers):
+            for i in range(1, config.num_layers):
                 array[i] = load(name.format(i), shape[1:])
             return array
 
@@ -135,7 +137,7 @@ def _file_names(
     config: LlamaConfig, names: Mapping[str, str]
 ) -> Iterator[tuple[tuple[str, int], str]]:
     for name in _flat(parameter_shapes(config)):
-        for i in range(config.layers if "{}" in names[name] else 1):
+        for i in range(config.num_layers if "{}" in names[name] else 1):
             yield (name, i), names[name].format(i)
 
 

@@ -10,6 +10,15 @@ Architecture = Literal["llama", "mistral", "qwen2"]
 ARCHITECTURES = ("llama", "mistral", "qwen2")
 # Of factors and bases: float32 holds it, and what is computed from it.
 _LARGEST = 1e30
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "intermediate_size",
+)
 _CLASS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
@@ -45,16 +54,16 @@ class LlamaConfig:
     """Shape of a decoder; static, hashable.
 
     Attributes:
-      vocabulary: number of tokens.
-      width: of a hidden state.
-      layers: number of blocks.
-      heads: of the queries.
-      key_heads: of keys and values, a divisor of `heads`.
-      head_width: even.
-      mlp_width: of the hidden layer of a block's MLP.
-      tied: whether the head is the table of embeddings.
-      epsilon: of the RMS norms.
-      theta: base of the rotary frequencies.
+      vocab_size: number of tokens.
+      hidden_size: width of a hidden state.
+      num_layers: number of blocks.
+      num_heads: number of heads of the queries.
+      num_kv_heads: number of heads of keys and values, a divisor of `num_heads`.
+      head_dim: components of a head, an even number.
+      intermediate_size: width of the hidden layer of a block's MLP.
+      tie_embeddings: whether the head is the table of embeddings.
+      epsilon: added to the mean square in the RMS norms.
+      rope_theta: base of the rotary frequencies.
       scaling: of the rotary frequencies, none by default.
       window: tokens that a token sees, itself included; all before it by default.
       architecture: "llama", "mistral" (equal to "llama", with a window or none) or "qwen2" (with
@@ -62,16 +71,16 @@ class LlamaConfig:
       length: longest text of the training, in tokens; only kept for the files.
     """
 
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    key_heads: int
-    head_width: int
-    mlp_width: int
-    tied: bool = False
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    tie_embeddings: bool = False
     epsilon: float = 1e-5
-    theta: float = 10000.0
+    rope_theta: float = 10000.0
     scaling: Scaling | None = None
     window: int | None = None
     architecture: Architecture = "llama"
@@ -82,17 +91,18 @@ class LlamaConfig:
             raise ValueError(
                 f"architecture={self.architecture!r}: accepted are {', '.join(ARCHITECTURES)}"
             )
-        sizes = "vocabulary width layers heads key_heads head_width mlp_width length".split()
-        for name in sizes if self.window is None else [*sizes, "window"]:
+        sizes = (*_SIZES, "length") if self.window is None else (*_SIZES, "length", "window")
+        for name in sizes:
             _check_size(name, getattr(self, name))
-        for name in ("epsilon", "theta"):
+        for name in ("epsilon", "rope_theta"):
             _check_positive(name, getattr(self, name))
-        if self.heads % self.key_heads:
+        if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"key_heads={self.key_heads}: accepted are divisors of heads={self.heads}"
+                f"num_kv_heads={self.num_kv_heads}: accepted are divisors of "
+                f"num_heads={self.num_heads}"
             )
-        if self.head_width % 2:
-            raise ValueError(f"head_width={self.head_width}: accepted are even numbers")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim={self.head_dim}: accepted are even numbers")
 
 
 def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
@@ -118,16 +128,16 @@ def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
     heads, width = values["num_attention_heads"], values["hidden_size"]
     theta, scaling = _rotary(values)
     return LlamaConfig(
-        vocabulary=values["vocab_size"],
-        width=width,
-        layers=values["num_hidden_layers"],
-        heads=heads,
-        key_heads=values.get("num_key_value_heads") or heads,
-        head_width=values.get("head_dim") or width // heads,
-        mlp_width=values["intermediate_size"],
-        tied=bool(values.get("tie_word_embeddings", False)),
+        vocab_size=values["vocab_size"],
+        hidden_size=width,
+        num_layers=values["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=values.get("num_key_value_heads") or heads,
+        head_dim=values.get("head_dim") or width // heads,
+        intermediate_size=values["intermediate_size"],
+        tie_embeddings=bool(values.get("tie_word_embeddings", False)),
         epsilon=values.get("rms_norm_eps", 1e-6),
-        theta=theta,
+        rope_theta=theta,
         scaling=scaling,
         window=_window(values, architecture),
         architecture=architecture,
@@ -142,7 +152,7 @@ def to_hugging_face(config: LlamaConfig, dtype: str) -> dict[str, Any]:
       config: shape of the decoder.
       dtype: of the weights, such as "float32".
     """
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.theta}
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     scaling = config.scaling
     if scaling is not None:
         rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
@@ -156,21 +166,21 @@ def to_hugging_face(config: LlamaConfig, dtype: str) -> dict[str, Any]:
         "architectures": [_CLASS[config.architecture]],
         "model_type": config.architecture,
         "hidden_act": "silu",
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
         "max_position_embeddings": config.length,
-        "num_attention_heads": config.heads,
-        "num_hidden_layers": config.layers,
-        "num_key_value_heads": config.key_heads,
-        "head_dim": config.head_width,
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.num_layers,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
         "rms_norm_eps": config.epsilon,
         "rope_parameters": rope,
         # Both are read by transformers before version 5.
-        "rope_theta": config.theta,
+        "rope_theta": config.rope_theta,
         "rope_scaling": None if scaling is None else rope,
-        "tie_word_embeddings": config.tied,
+        "tie_word_embeddings": config.tie_embeddings,
         "dtype": dtype,
-        "vocab_size": config.vocabulary,
+        "vocab_size": config.vocab_size,
     }
     if config.architecture != "llama":
         values["sliding_window"] = config.window

@@ -67,8 +67,8 @@ def parameter_shapes(config: LlamaConfig) -> Params:
     Args:
       config: shape of the decoder.
     """
-    width, mlp, n = config.width, config.mlp_width, config.layers
-    queries, keys = config.heads * config.head_width, config.key_heads * config.head_width
+    width, mlp, n = config.hidden_size, config.intermediate_size, config.num_layers
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     layers = {
         "attention_norm": (n, width),
         "q": (n, width, queries),
@@ -82,8 +82,8 @@ def parameter_shapes(config: LlamaConfig) -> Params:
     }
     if config.architecture == "qwen2":
         layers |= {"q_bias": (n, queries), "k_bias": (n, keys), "v_bias": (n, keys)}
-    shapes = {"embed": (config.vocabulary, width), "layers": layers, "norm": (width,)}
-    return shapes if config.tied else shapes | {"head": (width, config.vocabulary)}
+    shapes = {"embed": (config.vocab_size, width), "layers": layers, "norm": (width,)}
+    return shapes if config.tie_embeddings else shapes | {"head": (width, config.vocab_size)}
 
 
 def apply(
@@ -116,8 +116,8 @@ def apply(
     """
     if until_layer is None:
         return hidden_states(params, tokens, config, mask=mask, remat=remat) @ head(params)
-    if not 0 <= until_layer <= config.layers:
-        raise ValueError(f"until_layer={until_layer}: accepted is 0 to {config.layers}")
+    if not 0 <= until_layer <= config.num_layers:
+        raise ValueError(f"until_layer={until_layer}: accepted is 0 to {config.num_layers}")
     layers = select_layers(params["layers"], 0, until_layer)
     return run_layers(layers, embed(params, tokens), config, mask=mask, remat=remat)
 
@@ -235,7 +235,7 @@ def project(hidden: Array, layer: Layers, turn, config: LlamaConfig) -> tuple[Ar
         y = x @ layer[name]
         if f"{name}_bias" in layer:
             y = y + layer[f"{name}_bias"]
-        return y.reshape(*y.shape[:-1], -1, config.head_width)
+        return y.reshape(*y.shape[:-1], -1, config.head_dim)
 
     return rotate(heads("q"), turn), rotate(heads("k"), turn), heads("v")
 

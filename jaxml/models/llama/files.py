@@ -132,9 +132,9 @@ def load_tokenizer(path: str | Path, config: LlamaConfig) -> Any:
     # The package tokenizers raises Exception itself.
     except Exception as error:
         raise ValueError(f"{path}: no tokenizer that transformers can read: {error}") from error
-    if len(tokenizer) > config.vocabulary:
+    if len(tokenizer) > config.vocab_size:
         raise ValueError(
-            f"{path}: the tokenizer has {len(tokenizer)} tokens, the decoder {config.vocabulary}"
+            f"{path}: the tokenizer has {len(tokenizer)} tokens, the decoder {config.vocab_size}"
         )
     return tokenizer
 

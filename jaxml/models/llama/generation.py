@@ -83,8 +83,8 @@ def sample(
     mask = _check(tokens, mask, steps)
     if not known(temperature, lambda temperature: temperature > 0):
         raise ValueError(f"temperature={temperature}: accepted are positive numbers")
-    if top_k is not None and not 1 <= top_k <= config.vocabulary:
-        raise ValueError(f"top_k={top_k}: accepted is 1 to {config.vocabulary}")
+    if top_k is not None and not 1 <= top_k <= config.vocab_size:
+        raise ValueError(f"top_k={top_k}: accepted is 1 to {config.vocab_size}")
     temperature = jnp.asarray(temperature, jnp.float32)
     return _continue(key, params, tokens, mask, temperature, config, steps, end, top_k)
 
@@ -111,7 +111,7 @@ def _continue(key, params, tokens, mask, temperature, config, steps, end, top_k)
         logits, cache = lax.cond(last, skip, lambda: forward(new[:, None], cache, prompt + step))
         return step + 1, logits, done, cache, out
 
-    shape = (config.layers, rows, mask.shape[1], config.key_heads, config.head_width)
+    shape = (config.num_layers, rows, mask.shape[1], config.num_kv_heads, config.head_dim)
     empty = jnp.zeros(shape, params["embed"].dtype)
     zero = jnp.zeros((), jnp.int32)
     logits, cache = forward(tokens, (empty, empty), zero)

@@ -46,7 +46,9 @@ def open_gguf(
         array = read(name)
         part = name.split(".")[-2]
         if config.architecture != "qwen2" and part in ("attn_q", "attn_k"):
-            return _halves_apart(array, config.heads if part == "attn_q" else config.key_heads)
+            return _halves_apart(
+                array, config.num_heads if part == "attn_q" else config.num_kv_heads
+            )
         return array
 
     return config, weight, tensors.keys()
@@ -93,10 +95,10 @@ def _config(path: Path, reader: Any, tensors: Any, read: Any) -> LlamaConfig:
     if kind not in _ARCHITECTURES:
         raise ValueError(f"{path}: architecture {kind!r}; accepted are {', '.join(_ARCHITECTURES)}")
     heads, width = number(f"{kind}.attention.head_count"), number(f"{kind}.embedding_length")
-    head_width = number(f"{kind}.attention.key_length", width // max(heads, 1))
-    turning = number(f"{kind}.rope.dimension_count", head_width)
-    if turning != head_width:
-        raise ValueError(f"{path}: {turning} of {head_width} components turn; accepted is all")
+    head_dim = number(f"{kind}.attention.key_length", width // max(heads, 1))
+    turning = number(f"{kind}.rope.dimension_count", head_dim)
+    if turning != head_dim:
+        raise ValueError(f"{path}: {turning} of {head_dim} components turn; accepted is all")
     window = number(f"{kind}.attention.sliding_window", 0) or None
     if "token_embd.weight" not in tensors:
         raise ValueError(f"{path}: token_embd.weight missing")
@@ -104,16 +106,16 @@ def _config(path: Path, reader: Any, tensors: Any, read: Any) -> LlamaConfig:
     if len(embed) != 2:
         raise ValueError(f"{path}: token_embd.weight has {len(embed)} axes; accepted are 2")
     config = LlamaConfig(
-        vocabulary=int(embed[1]),
-        width=width,
-        layers=number(f"{kind}.block_count"),
-        heads=heads,
-        key_heads=number(f"{kind}.attention.head_count_kv", heads),
-        head_width=head_width,
-        mlp_width=number(f"{kind}.feed_forward_length"),
-        tied="output.weight" not in tensors,
+        vocab_size=int(embed[1]),
+        hidden_size=width,
+        num_layers=number(f"{kind}.block_count"),
+        num_heads=heads,
+        num_kv_heads=number(f"{kind}.attention.head_count_kv", heads),
+        head_dim=head_dim,
+        intermediate_size=number(f"{kind}.feed_forward_length"),
+        tie_embeddings="output.weight" not in tensors,
         epsilon=decimal(f"{kind}.attention.layer_norm_rms_epsilon"),
-        theta=decimal(f"{kind}.rope.freq_base", 10000.0),
+        rope_theta=decimal(f"{kind}.rope.freq_base", 10000.0),
         scaling=_scaling(path, kind, value, decimal),
         window=window,
         architecture="mistral" if kind == "llama" and window else kind,
@@ -136,7 +138,7 @@ def _scaling(path: Path, kind: str, value: Any, decimal: Any) -> Scaling | None:
 def _with_llama3(path: Path, config: LlamaConfig, divisors: np.ndarray) -> LlamaConfig:
     """The file holds what the frequencies are divided by, and not the numbers it came from."""
     error = ValueError(f"{path}: rope_freqs.weight is not that of Llama 3")
-    if divisors.shape != (config.head_width // 2,):
+    if divisors.shape != (config.head_dim // 2,):
         raise error
     scaled = dataclasses.replace(config, scaling=Scaling("llama3", float(divisors.max())))
     with np.errstate(all="ignore"):

@@ -41,9 +41,9 @@ EVERY_SCORE: tuple[Score, ...] = (
     "random", "el2n", "grand", "loss", "min_k", "moderate", "k_center", "keyword_density",
 )  # fmt: skip
 # Of the decoders of the three scales.
-QUICK = small_decoder(vocabulary=512, width=64, layers=2, heads=2)
-STANDARD = small_decoder(vocabulary=1024, width=128, layers=4, heads=4)
-PAPER = small_decoder(vocabulary=32_000, width=2048, layers=16, heads=16)
+QUICK = small_decoder(vocab_size=512, hidden_size=64, num_layers=2, num_heads=2)
+STANDARD = small_decoder(vocab_size=1024, hidden_size=128, num_layers=4, num_heads=4)
+PAPER = small_decoder(vocab_size=32_000, hidden_size=2048, num_layers=16, num_heads=16)
 SCALES = {
     "quick": Size(
         QUICK,
@@ -64,7 +64,7 @@ SCALES = {
                   attack_steps=40, suffix=10, candidates=256),
         (
             Variant("width 64, 2 layers",
-                    small_decoder(vocabulary=1024, width=64, layers=2, heads=2), 40),
+                    small_decoder(vocab_size=1024, hidden_size=64, num_layers=2, num_heads=2), 40),
             Variant("20 chunks", STANDARD, 20),
             Variant("80 chunks", STANDARD, 80),
         ),
@@ -79,7 +79,8 @@ SCALES = {
                   words=500, points=21, relearnt=20, attack_steps=500, suffix=20, candidates=512),
         (
             Variant("width 768, 12 layers",
-                    small_decoder(vocabulary=32_000, width=768, layers=12, heads=12), 100),
+                    small_decoder(vocab_size=32_000, hidden_size=768, num_layers=12,
+                                  num_heads=12), 100),
             Variant("20 chunks", PAPER, 20),
         ),
     ),
@@ -92,7 +93,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
     scale, grid = size.scale, size.grid
     bar = progress.add_task("coreset: loading", total=None)
     corpus = load_books(settings.data)
-    tokenizer = train_tokenizer(corpus.texts[:2], size.decoder.vocabulary)
+    tokenizer = train_tokenizer(corpus.texts[:2], size.decoder.vocab_size)
     progress.update(bar, total=scale.seeds * _stages(size))
     inputs = {
         "scale": dataclasses.asdict(scale),

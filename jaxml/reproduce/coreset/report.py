@@ -57,8 +57,8 @@ def report(
         method="coreset",
         title="The coreset effect in unlearning",
         parts=(
-            f"Books: {source}. A decoder of width {decoder.width} and {decoder.layers} layers "
-            f"learns both; {scale.steps} steps of {scale.batch_size} chunks unlearn all of the "
+            f"Books: {source}. A decoder of width {decoder.hidden_size} and {decoder.num_layers} "
+            f"layers learns both; {scale.steps} steps of {scale.batch_size} chunks unlearn all of the "
             "first book's chunks or some of them. Kept: the drop of recitation (VerbMem) or of "
             "answers (KnowMem) over the whole forget set, as a share of what unlearning all of it "
             f"gives, of the seeds where that is {LEAST_DROP:g} points or more. VerbMem, KnowMem: "

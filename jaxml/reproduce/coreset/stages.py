@@ -190,7 +190,7 @@ def _in_front(setting: Setting, grid: Grid, matched: bool, target, model, key) -
         jnp.full(grid.suffix, the, jnp.int32),
         steps=grid.attack_steps,
         candidates=grid.candidates,
-        top_k=min(64, decoder.vocabulary),
+        top_k=min(64, decoder.vocab_size),
     )
     before = loss(model["embed"][jnp.zeros(0, jnp.int32)])
     return np.array([before, loss(model["embed"][found.suffix])])
@@ -250,7 +250,7 @@ def _from_embeddings(decoder, layers: int) -> Callable[..., tuple[Array, Array]]
 
     def apply(params, embedded, mask):
         hidden = first(params, embedded, mask)
-        last = llama.select_layers(params["layers"], layers, decoder.layers)
+        last = llama.select_layers(params["layers"], layers, decoder.num_layers)
         final = llama.run_layers(last, hidden, decoder, mask=mask)
         return rms_norm(final, params["norm"], decoder) @ llama.head(params), hidden
 

@@ -32,7 +32,7 @@ class Size(NamedTuple):
 
 SCALES = {
     "quick": Size(
-        work.small_decoder(vocabulary=512, width=64, layers=2, heads=2),
+        work.small_decoder(vocab_size=512, hidden_size=64, num_layers=2, num_heads=2),
         work.Scale(
             length=64,
             prompt=16,
@@ -46,7 +46,7 @@ SCALES = {
         ),
     ),
     "standard": Size(
-        work.small_decoder(vocabulary=1024, width=128, layers=4, heads=4),
+        work.small_decoder(vocab_size=1024, hidden_size=128, num_layers=4, num_heads=4),
         work.Scale(
             length=128,
             prompt=32,
@@ -60,7 +60,7 @@ SCALES = {
         ),
     ),
     "paper": Size(
-        work.small_decoder(vocabulary=32_000, width=2048, layers=16, heads=16),
+        work.small_decoder(vocab_size=32_000, hidden_size=2048, num_layers=16, num_heads=16),
         work.Scale(
             length=512,
             prompt=128,
@@ -108,7 +108,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
             title="A decoder trained from nothing",
             start=lambda key: llama.init(key, decoder),
             decoder=decoder,
-            tokenizer=train_tokenizer(corpus.texts[:2], decoder.vocabulary),
+            tokenizer=train_tokenizer(corpus.texts[:2], decoder.vocab_size),
             scale=scale,
             methods=tuple(work.METHODS),
             followed=FOLLOWED,

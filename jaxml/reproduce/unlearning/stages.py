@@ -80,17 +80,19 @@ class Setting(NamedTuple):
     subject: str = ""
 
 
-def small_decoder(vocabulary: int, width: int, layers: int, heads: int) -> llama.LlamaConfig:
+def small_decoder(
+    vocab_size: int, hidden_size: int, num_layers: int, num_heads: int
+) -> llama.LlamaConfig:
     """Return the shape of a decoder that is trained from nothing."""
     return llama.LlamaConfig(
-        vocabulary=vocabulary,
-        width=width,
-        layers=layers,
-        heads=heads,
-        key_heads=heads,
-        head_width=width // heads,
-        mlp_width=5 * width // 2,
-        tied=True,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_heads,
+        head_dim=hidden_size // num_heads,
+        intermediate_size=5 * hidden_size // 2,
+        tie_embeddings=True,
     )
 
 
@@ -109,7 +111,7 @@ def library_of(scale: Scale, corpus: TextCorpus, tokenizer: Any, seed: int) -> L
 
 def steered_layer(decoder: llama.LlamaConfig) -> int:
     """Return the layer of WMDP's settings for RMU, or the middle of a decoder of fewer."""
-    return min(7, decoder.layers // 2)
+    return min(7, decoder.num_layers // 2)
 
 
 def trained(setting: Setting, name: str, start: Callable, folder: Path, key) -> Arrays:
