@@ -321,7 +321,7 @@ assert again["never"][0][0].mean() > max(again["all"][0][0].mean(), again["10%"]
 
 # %%
 for name, params in {"before": models, "all": after["all"], "10%": after["random 10%"]}.items():
-    report(f"{name}, 4 bits", attacks.quantise(params, keep=("norm",)))
+    report(f"{name}, 4 bits", attacks.quantize(params, keep=("norm",)))
 
 # %% [markdown]
 # A toy shows what the effect can come from, not how far it goes in a real corpus: there, a

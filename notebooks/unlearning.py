@@ -81,7 +81,7 @@ print(f"digits known before: {known(model, book).mean():.2f}")
 assert known(model, book).mean() > 0.99
 
 # %% [markdown]
-# Negative preference optimisation (NPO) lowers the forget set's likelihood below what it was, and
+# Negative preference optimization (NPO) lowers the forget set's likelihood below what it was, and
 # slows down by itself as it gets there; gradient ascent (GA) does not slow down. Both keep the
 # rest by training on it. A model trained without the eight is what they should come near to.
 

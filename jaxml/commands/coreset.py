@@ -20,7 +20,7 @@ def add_parser(commands) -> None:
         default="random",
         metavar="NAME",
         help="random (default), el2n, grand (of the down matrices only), loss, perplexity, min_k, "
-        "moderate, k_centre or keyword_density",
+        "moderate, k_center or keyword_density",
     )
     parser.add_argument(
         "--fraction", type=float, default=0.05, help="of the chunks (default: 0.05)"

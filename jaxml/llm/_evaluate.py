@@ -46,7 +46,7 @@ def verbatim(
         params, decoder, tokenizer, [p.prompt for p in passages], tokens, batch_size
     )
     cut = lambda text: _decode(tokenizer, _encode(tokenizer, text, start=False)[:tokens])
-    return metrics.verbatim_memorisation(written, [cut(p.continuation) for p in passages])
+    return metrics.verbatim_memorization(written, [cut(p.continuation) for p in passages])
 
 
 def knowledge(
@@ -75,7 +75,7 @@ def knowledge(
     """
     prompts = [metrics.knowledge_prompt(q.question, examples=examples) for q in questions]
     written = continuations(params, decoder, tokenizer, prompts, tokens, batch_size)
-    return metrics.knowledge_memorisation(written, [q.answer for q in questions])
+    return metrics.knowledge_memorization(written, [q.answer for q in questions])
 
 
 def continuations(

@@ -25,7 +25,7 @@ Score = Literal[
     "perplexity",
     "min_k",
     "moderate",
-    "k_centre",
+    "k_center",
     "keyword_density",
 ]
 # Numbers in the gradients of a batch, 1 GiB in float32; one chunk's are the least.
@@ -45,14 +45,14 @@ def chunk_scores(
     """Return a score of each chunk under a decoder, by the name of the score.
 
     The functions of `jaxml.unlearning.coreset` with their defaults, in batches: logits or
-    gradients of all chunks are never in memory. "moderate" and "k_centre" take the mean over the
+    gradients of all chunks are never in memory. "moderate" and "k_center" take the mean over the
     tokens that count of the last hidden states, after the last norm. "grand" is the norm of the
     gradient of the `down` matrices of all layers and no other parameter; at most 1 GiB of
     gradients exists at once, or that of one chunk. `coreset.select` picks by the scores.
 
     Args:
       key: of "random" and of the clusters of "moderate"; consumed.
-      name: "random", "el2n", "grand", "loss", "perplexity", "min_k", "moderate", "k_centre" or
+      name: "random", "el2n", "grand", "loss", "perplexity", "min_k", "moderate", "k_center" or
         "keyword_density".
       params: of the decoder, as of `jaxml.models.llama.load`.
       decoder: its shape.
@@ -85,12 +85,12 @@ def chunk_scores(
         return coreset.grand(
             params, _logits(decoder), texts, leaves=is_down, batch_size=min(batch_size, at_once)
         )
-    if name not in ("moderate", "k_centre"):
+    if name not in ("moderate", "k_center"):
         one_batch = functools.partial(_difficulty, params, name=name, decoder=decoder)
         return in_row_batches(one_batch, texts, batch_size)
     one_batch = functools.partial(_features, params, decoder=decoder)
     features = in_row_batches(one_batch, texts, batch_size)
-    return coreset.moderate(key, features) if name == "moderate" else coreset.k_centre(features)
+    return coreset.moderate(key, features) if name == "moderate" else coreset.k_center(features)
 
 
 def chunk_texts(tokenizer: Any, texts: Sequences) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def whole():
         "perplexity": coreset.perplexity(logp, counted),
         "min_k": coreset.min_k(logp, counted),
         "moderate": coreset.moderate(KEY, features()),
-        "k_centre": coreset.k_centre(features()),
+        "k_center": coreset.k_center(features()),
         "keyword_density": (HITS & MASK).sum(1) / MASK.sum(1),
     }
 
@@ -83,7 +83,7 @@ def test_scores_are_those_of_all_chunks_at_once(name, whole):
     found = chunk_scores(KEY, name, PARAMS, CONFIG, TEXTS, hits=HITS, batch_size=3)
     assert found.shape == (7,)
     # Differences of distances that nearly cancel, and an order that is the same or not.
-    tolerance = {"moderate": dict(rtol=1e-4, atol=1e-5), "k_centre": dict(rtol=0)}
+    tolerance = {"moderate": dict(rtol=1e-4, atol=1e-5), "k_center": dict(rtol=0)}
     np.testing.assert_allclose(found, whole[name], **tolerance.get(name, dict(rtol=2e-5)))
 
 

@@ -38,7 +38,7 @@ class Size(NamedTuple):
 
 
 EVERY_SCORE: tuple[Score, ...] = (
-    "random", "el2n", "grand", "loss", "min_k", "moderate", "k_centre", "keyword_density",
+    "random", "el2n", "grand", "loss", "min_k", "moderate", "k_center", "keyword_density",
 )  # fmt: skip
 # Of the decoders of the three scales.
 QUICK = small_decoder(vocab_size=512, hidden_size=64, num_layers=2, num_heads=2)

@@ -144,7 +144,7 @@ def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyT
     return {
         "nothing": recited(model),
         "solved example in front": recited(model, front=example),
-        "4-bit weights": recited(attacks.quantise(model, bits=4)),
+        "4-bit weights": recited(attacks.quantize(model, bits=4)),
         "relearning": recited(relearned),
         "found tokens in front": _in_front(setting, grid, name == "RMU", target, model, key_front),
     }
