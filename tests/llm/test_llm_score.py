@@ -115,9 +115,12 @@ def test_texts_and_hits_leave_out_padding_and_special_tokens():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(name="nice"), "name='nice': accepted are 'random', 'el2n'"),
-        (dict(name="keyword_density"), "hits: None with name='keyword_density'"),
-        (dict(batch_size=0), "batch_size=0: accepted is 1 or more"),
+        (dict(name="nice"), "name='nice': accepted is one of 'random', 'el2n'"),
+        (
+            dict(name="keyword_density"),
+            r"hits=None: accepted is \[chunk, time\] with name='keyword_density'",
+        ),
+        (dict(batch_size=0), "batch_size=0: accepted is a whole number, 1 or more"),
         (dict(texts=Sequences(TEXTS.tokens + 1, TEXTS.mask)), "texts: tokens from 1 to 12"),
         (dict(name="moderate", texts=jax.tree.map(lambda x: x[:3], TEXTS)), "clusters=4"),
     ],

@@ -11,8 +11,9 @@ from jaxml.models import llama
 from jaxml.reproduce import reproduce
 from jaxml.reproduce.coreset import experiment
 from jaxml.reproduce.coreset import stages as work
-from jaxml.reproduce.coreset.report import kept_share
-from jaxml.reproduce.unlearning.stages import Scale, Setting
+from jaxml.reproduce.coreset.grid import Grid
+from jaxml.reproduce.coreset.results import kept_share
+from jaxml.reproduce.language.setting import Scale, Setting
 from jaxml.unlearning import Sequences
 
 DECODER = llama.LlamaConfig(
@@ -28,7 +29,7 @@ DECODER = llama.LlamaConfig(
 SCALE = Scale(
     length=48, prompt=12, forget=6, retain=4, folds=1, epochs=200, batch_size=8, steps=30, seeds=1
 )
-GRID = work.Grid(
+GRID = Grid(
     fractions=(0.2, 0.5), scored=(0.2,), compared=0.2, factors=(2,),
     scores=("random", "min_k"), objectives=("NPO",), others=("GradDiff",), words=10,
     points=3, relearnt=2, attack_steps=8, suffix=2, candidates=8,
@@ -61,12 +62,12 @@ def test_quick_run_reports_and_a_run_cut_short_computes_nothing_twice(text, tmp_
     calls = []
     whole = work.unlearned
 
-    def counted(setting, name, *args, **settings):
-        calls.append(name)
+    def counted(setting, plan, *args):
+        calls.append(plan.name)
         # A process that is killed while the fifth run is under way.
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return whole(setting, name, *args, **settings)
+        return whole(setting, plan, *args)
 
     monkeypatch.setattr(work, "unlearned", counted)
     with pytest.raises(KeyboardInterrupt):

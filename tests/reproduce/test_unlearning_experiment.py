@@ -10,6 +10,8 @@ import pytest
 from jaxml.models import llama
 from jaxml.reproduce import reproduce
 from jaxml.reproduce.language.books import train_tokenizer
+from jaxml.reproduce.language.methods import METHODS as EVERY_METHOD
+from jaxml.reproduce.language.setting import Scale
 from jaxml.reproduce.unlearning import experiment
 from jaxml.reproduce.unlearning import stages as work
 
@@ -23,7 +25,7 @@ DECODER = llama.LlamaConfig(
     intermediate_size=80,
     tie_embeddings=True,
 )
-SCALE = work.Scale(
+SCALE = Scale(
     length=48,
     prompt=12,
     forget=4,
@@ -34,7 +36,7 @@ SCALE = work.Scale(
     steps=30,
     seeds=1,
 )
-METHODS = {name: work.METHODS[name] for name in ("NPO", "RMU", "task vector")}
+METHODS = {name: EVERY_METHOD[name] for name in ("NPO", "RMU", "task vector")}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,7 @@ def text(tmp_path_factory):
 
 def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "SCALES", {"quick": experiment.Size(DECODER, SCALE)})
-    monkeypatch.setattr(work, "METHODS", METHODS)
+    monkeypatch.setattr(experiment, "METHODS", METHODS)
     run = lambda: reproduce(["unlearning"], scale="quick", out=tmp_path / "out", data=text)
     run()
     results = only_study(tmp_path / "out")
@@ -77,7 +79,7 @@ def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, mon
         raise AssertionError("computed again")
 
     for name in ("trained", "measured", "unlearned", "grown", "requested"):
-        monkeypatch.setattr(work, name, never)
+        monkeypatch.setattr(experiment if name == "trained" else work, name, never)
     run()
     assert only_study(tmp_path / "out") == results
 
@@ -93,7 +95,7 @@ def test_a_model_from_a_file_is_fine_tuned_and_asked_questions(text, tmp_path, m
     questions.parent.mkdir()
     questions.write_text("what,a,b,c,d,B\nwho,a,b,c,d,D\n")
     few = dataclasses.replace(SCALE, epochs=2, steps=2, folds=1, rates=0.1)
-    monkeypatch.setattr(work, "METHODS", METHODS)
+    monkeypatch.setattr(experiment, "METHODS", METHODS)
     monkeypatch.setattr(experiment, "FOLLOWED", ())
     small = dataclasses.replace(DECODER, hidden_size=16, head_dim=8)
     monkeypatch.setattr(experiment, "SCALES", {"standard": experiment.Size(small, few)})

@@ -2,14 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jaxml import checks
 from jaxml.files.errors import DataError
 
 Architecture = Literal["llama", "mistral", "qwen2"]
-# Written out, as a type checker narrows by it.
-ARCHITECTURES = ("llama", "mistral", "qwen2")
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 # Of factors and bases: float32 holds it, and what is computed from it.
 _LARGEST = 1e30
 _SIZES = (
@@ -109,8 +108,8 @@ def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
     Raises:
       ValueError: a value is missing, or asks for what the decoder cannot do.
     """
-    architecture = values.get("model_type")
-    checks.choice(ARCHITECTURES, model_type=architecture)
+    checks.choice(ARCHITECTURES, model_type=values.get("model_type"))
+    architecture = values["model_type"]
     wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
     for name, value in wanted.items():
         if values.get(name, value) != value:
