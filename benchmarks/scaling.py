@@ -86,7 +86,7 @@ class Settings:
 
 
 QUICK = Settings(
-    decoder=replace(Settings.decoder, layers=4),
+    decoder=replace(Settings.decoder, num_layers=4),
     meshes=((4, 2),),
     devices=(8,),
     layer=2,
@@ -117,7 +117,8 @@ def decoder(settings: Settings) -> Iterator[str]:
     c = settings.decoder
     size = sum(leaf.size for leaf in jax.tree.leaves(_parameters(c)))
     yield (
-        f"\n## Unlearning, {size / 1e9:.2f} billion parameters in bfloat16, {c.layers} layers\n\n"
+        f"\n## Unlearning, {size / 1e9:.2f} billion parameters in bfloat16, "
+        f"{c.num_layers} layers\n\n"
         f"A step on {settings.rows} + {settings.rows} sequences of {settings.length} tokens for "
         "each device of 'data', AdamW, its moments in bfloat16; devices are data x model. RMU "
         f"steers layer {settings.layer} and trains 'down' of the three layers up to it; NPO with "
@@ -137,7 +138,7 @@ def _rmu(settings: Settings, mesh: Mesh) -> Any:
     down = params["layers"]["down"]
     shape = (last - first, *down.shape[1:])
     trained = jax.ShapeDtypeStruct(shape, down.dtype, sharding=down.sharding)
-    control = _put((settings.decoder.width,), jnp.bfloat16, mesh)
+    control = _put((settings.decoder.hidden_size,), jnp.bfloat16, mesh)
     data = _texts(settings, mesh) | {"frozen": params, "control": control}
     loss = unlearn_decoder._rmu_loss(config, settings.decoder, "down", first, last, False)
     return _step(loss, trained, data, mesh)

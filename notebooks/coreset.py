@@ -81,8 +81,14 @@ forget = jax.tree.map(lambda leaf: leaf[:, :FORGET], told)
 retain = jax.tree.map(lambda leaf: leaf[:, FORGET:], told)
 
 DECODER = llama.LlamaConfig(
-    vocabulary=len(words), width=32, layers=1, heads=2, key_heads=2, head_width=16, mlp_width=64,
-)  # fmt: skip
+    vocab_size=len(words),
+    hidden_size=32,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=64,
+)
 
 
 def apply(params, tokens):
@@ -315,7 +321,7 @@ assert again["never"][0][0].mean() > max(again["all"][0][0].mean(), again["10%"]
 
 # %%
 for name, params in {"before": models, "all": after["all"], "10%": after["random 10%"]}.items():
-    report(f"{name}, 4 bits", attacks.quantise(params, keep=("norm",)))
+    report(f"{name}, 4 bits", attacks.quantize(params, keep=("norm",)))
 
 # %% [markdown]
 # A toy shows what the effect can come from, not how far it goes in a real corpus: there, a

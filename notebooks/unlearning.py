@@ -45,9 +45,14 @@ book = Sequences(jnp.asarray(tokens), jnp.asarray(tokens < DIGITS))
 
 # %%
 DECODER = llama.LlamaConfig(
-    vocabulary=DIGITS + PEOPLE, width=32, layers=2, heads=2, key_heads=2, head_width=16,
-    mlp_width=64,
-)  # fmt: skip
+    vocab_size=DIGITS + PEOPLE,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=64,
+)
 OPTIMIZER = optax.adamw(1e-2, weight_decay=0.0)
 
 
@@ -76,7 +81,7 @@ print(f"digits known before: {known(model, book).mean():.2f}")
 assert known(model, book).mean() > 0.99
 
 # %% [markdown]
-# Negative preference optimisation (NPO) lowers the forget set's likelihood below what it was, and
+# Negative preference optimization (NPO) lowers the forget set's likelihood below what it was, and
 # slows down by itself as it gets there; gradient ascent (GA) does not slow down. Both keep the
 # rest by training on it. A model trained without the eight is what they should come near to.
 

@@ -75,7 +75,7 @@ def unlearn_decoder(
         not wanted; see also `jaxml.training.fit`.
       FloatingPointError: the loss is not finite; the checkpoints before it stay.
     """
-    check_unlearning(config, forget, retain, alternative, vocabulary=decoder.vocabulary)
+    check_unlearning(config, forget, retain, alternative, vocabulary=decoder.vocab_size)
     run = functools.partial(
         fit,
         optimizer=optimizer or adamw(config.learning_rate),
@@ -91,11 +91,11 @@ def unlearn_decoder(
         data = unlearning_data(config, params, forget, retain, alternative, before)
         found = run(key_fit, _loss(config, decoder, remat, chunk), params, data)
         return Unlearned(found.params, found.history)
-    if not 0 <= layer < decoder.layers:
-        raise ValueError(f"layer={layer}: accepted is 0 to {decoder.layers - 1}")
+    if not 0 <= layer < decoder.num_layers:
+        raise ValueError(f"layer={layer}: accepted is 0 to {decoder.num_layers - 1}")
     check_choice(trained, MATRICES, "trained")
     control = rmu_control(
-        key_control, decoder.width, scale=config.scale, dtype=params["norm"].dtype
+        key_control, decoder.hidden_size, scale=config.scale, dtype=params["norm"].dtype
     )
     data = {"forget": forget, "retain": retain, "frozen": params, "control": control}
     first, last = max(0, layer - 2), layer + 1

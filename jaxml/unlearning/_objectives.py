@@ -21,7 +21,7 @@ from jaxml.unlearning._validate import (
     check_rows,
 )
 
-Normalisation = Literal["sequence_sum", "batch_token_mean", "muse_logits"]
+Normalization = Literal["sequence_sum", "batch_token_mean", "muse_logits"]
 Scalar = float | Float[Array, ""]
 
 
@@ -93,10 +93,10 @@ def npo(
     reference_logp: Float[Array, " *shape"],
     *,
     beta: Scalar = 0.1,
-    normalisation: Normalisation = "sequence_sum",
+    normalization: Normalization = "sequence_sum",
     lengths: Integer[Array, " sequence"] | None = None,
 ) -> Float[Array, ""]:
-    """Return the loss of negative preference optimisation.
+    """Return the loss of negative preference optimization.
 
     -2 / beta mean log sigmoid(-beta (logp - reference_logp)). Where model and reference agree it
     is 2 log 2 / beta, with the gradient of `gradient_ascent`; so it is for all logp as beta
@@ -105,35 +105,35 @@ def npo(
     Args:
       logp: `[sequence]`, in nats; raw logits of any shape for "muse_logits".
       reference_logp: the same under the reference.
-      beta: inverse temperature, above 0. Its meaning depends on `normalisation`: 0.1 suits sums
+      beta: inverse temperature, above 0. Its meaning depends on `normalization`: 0.1 suits sums
         over sequences, 0.0225 was used for WMDP with token means.
-      normalisation: "sequence_sum": the argument of the sigmoid is that of a sequence, as the
+      normalization: "sequence_sum": the argument of the sigmoid is that of a sequence, as the
         paper has it. "batch_token_mean": it is the mean over all tokens of the batch, as
         released for WMDP; takes `lengths`. "muse_logits": it is that of each logit of the
         vocabulary, without softmax, as the code of MUSE has it.
       lengths: `[sequence]`, for "batch_token_mean" only.
 
     Raises:
-      ValueError: shapes that do not fit each other or `normalisation`, a wrong dtype, `beta`
+      ValueError: shapes that do not fit each other or `normalization`, a wrong dtype, `beta`
         not positive, or `lengths` missing or not wanted.
 
     Source: Zhang et al., "Negative preference optimization: from catastrophic collapse to
     effective unlearning" (COLM 2024).
     """
-    check_choice(normalisation, get_args(Normalisation), "normalisation")
+    check_choice(normalization, get_args(Normalization), "normalization")
     check_positive(beta=beta)
-    if (lengths is not None) != (normalisation == "batch_token_mean"):
+    if (lengths is not None) != (normalization == "batch_token_mean"):
         found = "None" if lengths is None else "given"
         raise ValueError(
-            f"lengths: {found} with normalisation={normalisation!r}; "
+            f"lengths: {found} with normalization={normalization!r}; "
             "accepted with 'batch_token_mean', and only there"
         )
-    if normalisation == "muse_logits":
+    if normalization == "muse_logits":
         check_floating(logp=logp)
         check_alike(logp=logp, reference_logp=reference_logp)
     else:
         check_rows(logp=logp, reference_logp=reference_logp)
-    if normalisation == "batch_token_mean":
+    if normalization == "batch_token_mean":
         logp, reference_logp = _mean(logp, lengths), _mean(reference_logp, lengths)
     return _preference(reference_logp - logp, beta)
 

@@ -17,7 +17,13 @@ from jaxml.unlearning import Sequences, UnlearnConfig
 from jaxml.unlearning import _unlearn_loss as unlearn_loss
 
 DECODER = LlamaConfig(
-    vocabulary=23, width=8, layers=3, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=23,
+    hidden_size=8,
+    num_layers=3,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)

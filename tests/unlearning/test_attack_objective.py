@@ -82,7 +82,13 @@ def test_reference_that_is_the_model_adds_nothing():
 
 
 DECODER = llama.LlamaConfig(
-    vocabulary=VOCABULARY, width=8, layers=2, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=VOCABULARY,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 PARAMS = jax.tree.map(
     lambda shape: jnp.asarray(RNG.normal(size=shape) / 2),

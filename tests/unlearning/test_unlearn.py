@@ -28,7 +28,13 @@ def sequences(rows, time=7):
 FORGET, RETAIN, INSTEAD = sequences(5), sequences(6, 8), sequences(5, 4)
 BIGRAM = jnp.asarray(RNG.normal(size=(VOCABULARY, VOCABULARY)))
 DECODER = llama.LlamaConfig(
-    vocabulary=VOCABULARY, width=8, layers=2, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=VOCABULARY,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 LLAMA = jax.tree.map(
     lambda leaf: leaf * 10 if leaf.ndim > 1 else leaf,

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from jaxml.unlearning._validate import check_alike, check_integers, check_mask
 
 
-def exact_memorisation(
+def exact_memorization(
     predicted: Integer[Array, "*batch token"],
     tokens: Integer[Array, "*batch token"],
     mask: Bool[Array, "*batch token"],
@@ -43,7 +43,7 @@ def extraction_strength(
     one is not, where open-unlearning has 1 / n.
 
     Args:
-      predicted: the likeliest token at each place, as for `exact_memorisation`,
+      predicted: the likeliest token at each place, as for `exact_memorization`,
         `[*batch, token]`.
       tokens: the true ones, `[*batch, token]`.
       mask: `[*batch, token]`, True where a token counts.

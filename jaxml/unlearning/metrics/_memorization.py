@@ -9,7 +9,7 @@ from jaxml.unlearning.metrics._rouge import rouge_l
 _ANSWER_ENDS = re.compile(r"\n\n|\nQuestion|Question:")
 
 
-def verbatim_memorisation(continuations: Sequence[str], references: Sequence[str]) -> float:
+def verbatim_memorization(continuations: Sequence[str], references: Sequence[str]) -> float:
     """Return how far a model continues passages word by word (VerbMem): 0 to 100.
 
     The mean ROUGE-L F1 times 100. MUSE prompts with the start of each passage, decodes 128
@@ -29,7 +29,7 @@ def verbatim_memorisation(continuations: Sequence[str], references: Sequence[str
     return _mean_rouge(continuations, references)
 
 
-def knowledge_memorisation(answers: Sequence[str], references: Sequence[str]) -> float:
+def knowledge_memorization(answers: Sequence[str], references: Sequence[str]) -> float:
     """Return how far a model answers questions as the text does (KnowMem): 0 to 100.
 
     The mean ROUGE-L F1 times 100, answers cut by `cut_answer`. MUSE asks with
@@ -42,7 +42,7 @@ def knowledge_memorisation(answers: Sequence[str], references: Sequence[str]) ->
     Raises:
       ValueError: the numbers of texts differ, or there is none.
 
-    Source: as for `verbatim_memorisation`.
+    Source: as for `verbatim_memorization`.
     """
     _check_texts(answers=answers, references=references)
     return _mean_rouge([cut_answer(answer) for answer in answers], references)

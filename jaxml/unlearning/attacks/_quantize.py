@@ -1,4 +1,4 @@
-"""Quantisation: small changes of the parameters may vanish when these are rounded."""
+"""Quantization: small changes of the parameters may vanish when these are rounded."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 from jaxml.unlearning._validate import check_counts
 
 
-def quantise(
+def quantize(
     params: PyTree,
     *,
     bits: int = 4,
