@@ -5,11 +5,11 @@ from pathlib import Path
 
 # Most tests compile for longer than they compute: the processes that they start, too. Of three
 # seconds of compiling, the emitters of fusions and splitting a small program take two.
-FLAGS = (
+os.environ.setdefault(
+    "XLA_FLAGS",
     "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_parallel_codegen_split_count=1"
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
-os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 import jax
 import jaxtyping

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from llama_parameters import drawn
 
 from jaxml import unlearning
 from jaxml.llm._unlearn import unlearn_decoder
@@ -30,10 +31,7 @@ BIGRAM = jnp.asarray(RNG.normal(size=(VOCABULARY, VOCABULARY)))
 DECODER = llama.LlamaConfig(
     vocabulary=VOCABULARY, width=8, layers=2, heads=2, key_heads=1, head_width=4, mlp_width=12
 )
-LLAMA = jax.tree.map(
-    lambda leaf: leaf * 10 if leaf.ndim > 1 else leaf,
-    llama.init(jax.random.key(1), DECODER, dtype="float64"),
-)
+LLAMA = drawn(DECODER, matrices=10, dtype="float64")
 
 
 def bigram(table, tokens):
