@@ -22,6 +22,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the longest: none of them is left for one worker at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("study") is None)
+
+
 @pytest.fixture
 def unchecked(monkeypatch):
     """Call as a user does, without beartype in front: the library's own errors are seen."""
