@@ -5,11 +5,11 @@ from pathlib import Path
 
 # Most tests compile for longer than they compute: the processes that they start, too. Of three
 # seconds of compiling, the emitters of fusions and splitting a small program take two.
-FLAGS = (
+os.environ.setdefault(
+    "XLA_FLAGS",
     "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_parallel_codegen_split_count=1"
+    "--xla_cpu_parallel_codegen_split_count=1",
 )
-os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 import jax
 import jaxtyping
@@ -20,6 +20,11 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Of what modules compute when they are collected, LLVM's optimisation takes most of the time.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the longest: none of them is left for one worker at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("study") is None)
 
 
 @pytest.fixture

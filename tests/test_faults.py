@@ -150,11 +150,13 @@ def kill_often(jobs: Jobs, job: str, count: int, folder: Path) -> int:
     return compared
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("job", QUICK)
 def test_a_killed_job_goes_on_to_the_same_results(jobs, tmp_path, job):
     kill_often(jobs, job, QUICK[job], tmp_path)
 
 
+@pytest.mark.study
 @pytest.mark.slow
 @pytest.mark.parametrize("job", MANY)
 def test_a_job_that_is_killed_often_goes_on_to_the_same_results(jobs, tmp_path, job):
@@ -169,6 +171,7 @@ def assert_told(run: Run, message: str) -> None:
     assert "jaxml/cli.py" not in run.told()
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("most_bytes", "file"), [(30_000, "part-3.npz"), (60_000, "picture.png")])
 def test_a_full_disk_is_told_and_the_rest_is_kept(jobs, tmp_path, most_bytes, file):
     expected = jobs.unbroken("stages")
@@ -181,6 +184,7 @@ def test_a_full_disk_is_told_and_the_rest_is_kept(jobs, tmp_path, most_bytes, fi
     assert_equal(results(tmp_path), expected)
 
 
+@pytest.mark.study
 def test_a_disk_that_is_full_at_a_checkpoint_or_at_the_weights_is_told(jobs, tmp_path):
     expected = jobs.unbroken("unlearn")
     broken = jobs.run("unlearn", tmp_path, most_bytes=30_000)
@@ -198,6 +202,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_or_at_the_weights_is_told(jobs, tmp
     assert_equal(results(tmp_path), expected)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("job", "step"), [("stages", 20), ("unlearn", 100)])
 def test_a_job_that_is_told_to_end_keeps_what_it_has(jobs, tmp_path, job, step):
     expected = jobs.unbroken(job)
@@ -213,6 +218,7 @@ def test_a_job_that_is_told_to_end_keeps_what_it_has(jobs, tmp_path, job, step):
     assert_equal(results(tmp_path), expected)
 
 
+@pytest.mark.study
 def test_damaged_stages_are_named_and_computed_anew(jobs, tmp_path):
     expected = jobs.unbroken("stages")
     shutil.copytree(jobs.folder / "unbroken-stages", tmp_path, dirs_exist_ok=True)
@@ -229,6 +235,7 @@ def test_damaged_stages_are_named_and_computed_anew(jobs, tmp_path):
     assert_equal(results(tmp_path), expected)
 
 
+@pytest.mark.study
 def test_a_compilation_cache_that_is_damaged_or_no_folder_changes_nothing(jobs, tmp_path):
     expected = jobs.unbroken("stages")
     cache, kept = jobs.folder / "cache", tmp_path / "kept"

@@ -17,6 +17,7 @@ def test_there_are_notebooks():
     assert {"multifractal"} <= {path.stem for path in NOTEBOOKS}
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, tmp_path):
     data = os.environ.get("JAXML_DATA")
@@ -37,8 +38,8 @@ def test_notebook_runs(path, tmp_path):
     assert run.stdout
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_has_text_and_code_cells(path):
-    kinds = re.findall(r"^# %%( \[markdown\])?$", path.read_text(), re.MULTILINE)
-    assert kinds.count("") >= 3
-    assert kinds.count(" [markdown]") >= 3
+def test_notebooks_have_text_and_code_cells():
+    for path in NOTEBOOKS:
+        kinds = re.findall(r"^# %%( \[markdown\])?$", path.read_text(), re.MULTILINE)
+        assert kinds.count("") >= 3, path.stem
+        assert kinds.count(" [markdown]") >= 3, path.stem

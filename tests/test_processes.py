@@ -20,6 +20,7 @@ START, TRAIN = re.findall(
     r"```python title=\"train.py\"\n(.*?)```", (ROOT / "docs/sharding.md").read_text(), re.DOTALL
 )
 SECONDS = 420
+pytestmark = pytest.mark.study
 
 
 def slurm(rank):

@@ -1,9 +1,9 @@
 """The measures on a decoder that is known to the letter: one that repeats a fixed text."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from llama_parameters import drawn
 
 from jaxml.data.questions import ChoiceQuestion, Passage, Question
 from jaxml.llm import _measures as measures
@@ -40,8 +40,8 @@ class Letters:
 
 def alphabet():
     """Parameters of a decoder that says the next letter of the alphabet: no attention, no MLP."""
-    params = llama.init(jax.random.key(0), DECODER)
-    layers = {name: 0 * leaf for name, leaf in params["layers"].items()}
+    params = drawn(DECODER)
+    layers = {name: jnp.zeros_like(leaf) for name, leaf in params["layers"].items()}
     embed = np.eye(30, 32, dtype=np.float32)
     head = 20 * np.roll(embed, 1, axis=0).T
     # After the tokens that are no letters nothing is known.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from llama_parameters import drawn
 
 from jaxml.llm._score import Score, chunk_scores, chunk_texts, keyword_hits
 from jaxml.models import llama
@@ -22,7 +23,7 @@ CONFIG = LlamaConfig(
     intermediate_size=12,
 )
 # Large enough that predictions differ.
-PARAMS = jax.tree.map(lambda leaf: 5 * leaf, llama.init(jax.random.key(0), CONFIG))
+PARAMS = drawn(CONFIG, matrices=5, rest=5)
 WORDS = "alpha beta gamma delta".split()
 KEY = jax.random.key(1)
 RNG = np.random.default_rng(0)

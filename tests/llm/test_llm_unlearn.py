@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from llama_parameters import drawn
 
 from jaxml import unlearning
 from jaxml.llm._unlearn import sequence_log_probs, unlearn_decoder
@@ -27,9 +28,7 @@ DECODER = LlamaConfig(
 )
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
-PARAMS = jax.tree.map(
-    lambda leaf: leaf * 10 if leaf.ndim > 1 else leaf, llama.init(jax.random.key(1), DECODER)
-)
+PARAMS = drawn(DECODER, 1, matrices=10)
 
 
 def sequences(rows, time=9, least=4):

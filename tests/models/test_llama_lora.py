@@ -4,14 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from llama_parameters import drawn
 
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
 
 CONFIG = LlamaConfig(19, 8, 3, 2, 1, 4, 12)
-PARAMS = jax.tree.map(
-    lambda leaf: 10 * leaf, llama.init(jax.random.key(0), CONFIG, dtype="float64")
-)
+PARAMS = drawn(CONFIG, matrices=10, rest=10, dtype="float64")
 TOKENS = jnp.arange(6)[None] + 3
 
 

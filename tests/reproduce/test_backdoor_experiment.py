@@ -56,6 +56,7 @@ def digits(tmp_path_factory):
     return file
 
 
+@pytest.mark.study
 def test_quick_run_reports_and_a_second_run_computes_nothing(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "SCALES", {"quick": SCALE})
     monkeypatch.setattr(experiment, "_model", lambda data, width: Small())

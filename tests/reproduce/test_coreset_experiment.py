@@ -55,6 +55,7 @@ def text(tmp_path_factory):
     return folder
 
 
+@pytest.mark.study
 def test_quick_run_reports_and_a_run_cut_short_computes_nothing_twice(text, tmp_path, monkeypatch):
     size = experiment.Size(DECODER, SCALE, GRID, (experiment.Variant("again", DECODER, 6),))
     monkeypatch.setattr(experiment, "SCALES", {"quick": size})

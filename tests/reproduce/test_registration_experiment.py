@@ -34,6 +34,7 @@ def brains(tmp_path_factory):
     return folder
 
 
+@pytest.mark.study
 def test_quick_run_registers_and_a_second_run_computes_nothing(brains, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "STEPS", {"quick": 40})
     monkeypatch.setattr(experiment, "TRAINING_STEPS", {"quick": 2})

@@ -74,6 +74,7 @@ def small(monkeypatch):
     )
 
 
+@pytest.mark.study
 def test_quick_run_reports_and_a_second_run_computes_nothing(digits, tmp_path, small, monkeypatch):
     out = tmp_path / "out"
     run = lambda: reproduce(["self-training"], scale="quick", out=out, data=digits)

@@ -31,6 +31,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
+@pytest.mark.study
 def test_quick_run_identifies_and_a_second_run_computes_nothing(corpus, tmp_path, monkeypatch):
     out = tmp_path / "out"
     reproduce(["speech"], scale="quick", out=out, data=corpus)

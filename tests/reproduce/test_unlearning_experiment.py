@@ -50,6 +50,7 @@ def text(tmp_path_factory):
     return folder
 
 
+@pytest.mark.study
 def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "SCALES", {"quick": experiment.Size(DECODER, SCALE)})
     monkeypatch.setattr(experiment, "METHODS", METHODS)
@@ -84,6 +85,7 @@ def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, mon
     assert only_study(tmp_path / "out") == results
 
 
+@pytest.mark.study
 def test_a_model_from_a_file_is_fine_tuned_and_asked_questions(text, tmp_path, monkeypatch):
     words = " ".join(path.read_text() for path in sorted(text.glob("*.txt")))
     letters = " A B C D" * 200

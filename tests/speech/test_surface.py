@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.multifractal import mfdfa, quadratic_spectrum, synthetic
+from jaxml.multifractal import mfdfa, quadratic_spectrum
 from jaxml.speech import utterance_features
 from jaxml.speech._surface import SPECTRUM, VIEWS, Q
 
 RATE = 8000
-X = np.asarray(synthetic.fgn(jax.random.key(0), 4096, hurst=0.6))
+X = np.random.default_rng(0).normal(size=4096)
 features = jax.jit(lambda x, n: utterance_features(x, RATE, length=n))
 
 

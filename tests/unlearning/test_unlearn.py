@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from llama_parameters import drawn
 
 from jaxml import unlearning
 from jaxml.llm._unlearn import unlearn_decoder
@@ -36,10 +37,7 @@ DECODER = llama.LlamaConfig(
     head_dim=4,
     intermediate_size=12,
 )
-LLAMA = jax.tree.map(
-    lambda leaf: leaf * 10 if leaf.ndim > 1 else leaf,
-    llama.init(jax.random.key(1), DECODER, dtype="float64"),
-)
+LLAMA = drawn(DECODER, matrices=10, dtype="float64")
 
 
 def bigram(table, tokens):
