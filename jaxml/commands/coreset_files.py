@@ -11,6 +11,7 @@ from typing import Any, get_args
 import jax
 import numpy as np
 
+from jaxml import checks
 from jaxml.commands.unlearn_files import tokenised
 from jaxml.data.text import load_texts
 from jaxml.files.write import write_whole
@@ -19,7 +20,6 @@ from jaxml.models import llama
 from jaxml.output.plots import curves
 from jaxml.output.report import Figure, Report, Table, write_report
 from jaxml.unlearning import coreset, keywords
-from jaxml.unlearning._validate import check_choice, check_counts
 from jaxml.unlearning.coreset._select import Keep, check_selection
 
 _FIRST_CHARACTERS = 60
@@ -67,9 +67,9 @@ def choose_files(
       OSError: a file is missing, or `out` cannot be written.
     """
     start = time.perf_counter()
-    check_choice(score, get_args(Score), "score")
+    checks.choice(get_args(Score), score=score)
     check_selection(fraction, keep)
-    check_counts(count=count)
+    checks.counts(count=count)
     if score == "keyword_density" and retain is None:
         raise ValueError(
             "score='keyword_density' needs --retain: keywords are the words that tell the texts "

@@ -10,12 +10,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from jaxml import checks
 from jaxml.llm._unlearn import in_row_batches
 from jaxml.models import llama
 from jaxml.models.llama.precision import at_least_single
 from jaxml.unlearning import Sequences, coreset, keywords
-from jaxml.unlearning._unlearn_loss import check_texts
-from jaxml.unlearning._validate import check_choice, check_counts
+from jaxml.unlearning._sequences import check_texts
 
 Score = Literal[
     "random",
@@ -70,9 +70,9 @@ def chunk_scores(
         `batch_size` is not positive, `hits` are missing or of another shape, or fewer than 4
         chunks for "moderate".
     """
-    check_choice(name, get_args(Score), "name")
+    checks.choice(get_args(Score), name=name)
     check_texts("texts", texts, vocabulary=decoder.vocab_size)
-    check_counts(batch_size=batch_size)
+    checks.counts(batch_size=batch_size)
     if name == "random":
         return coreset.random(key, len(texts.tokens))
     if name == "keyword_density":
@@ -83,7 +83,7 @@ def chunk_scores(
         at_once = max(1, _GRADIENTS // params["layers"]["down"].size)
         is_down = lambda path: path == "layers/down"
         return coreset.grand(
-            params, _logits(decoder), texts, leaves=is_down, batch_size=min(batch_size, at_once)
+            _logits(decoder), params, texts, leaves=is_down, batch_size=min(batch_size, at_once)
         )
     if name not in ("moderate", "k_center"):
         one_batch = functools.partial(_difficulty, params, name=name, decoder=decoder)
