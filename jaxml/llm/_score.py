@@ -17,7 +17,7 @@ from jaxml.llm._unlearn import in_row_batches
 from jaxml.models import llama
 from jaxml.models.llama.precision import at_least_single
 from jaxml.unlearning import Sequences, coreset, keywords
-from jaxml.unlearning._unlearn_loss import check_texts
+from jaxml.unlearning._sequences import check_texts
 
 Score = Literal[
     "random",
@@ -133,7 +133,7 @@ def chunk_scores(
         at_once = max(1, _GRADIENTS // params["layers"]["down"].size)
         is_down = lambda path: path == "layers/down"
         return coreset.grand(
-            params, _logits(decoder), texts, leaves=is_down, batch_size=min(batch_size, at_once)
+            _logits(decoder), params, texts, leaves=is_down, batch_size=min(batch_size, at_once)
         )
     if name not in ("moderate", "k_center"):
         one_batch = functools.partial(_difficulty, params, name=name, decoder=decoder)

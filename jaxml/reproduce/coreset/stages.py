@@ -106,7 +106,7 @@ def path(setting: Setting, params_a: PyTree, params_b: PyTree, points: int) -> A
     """Return the loss on both books along the line between two models, in nats a token."""
     books = setting.library
     losses = Partial(_losses(setting.decoder), books.forget, books.retain)
-    line = connectivity.linear_path(params_a, params_b, losses, points=points)
+    line = connectivity.linear_path(losses, params_a, params_b, points=points)
     return {"points": np.asarray(line.points), "nll": np.asarray(line.values)}
 
 
@@ -120,8 +120,8 @@ def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyT
     known = jax.tree.map(lambda leaf: leaf[: grid.relearnt], books.forget)
     relearned = attacks.relearn(
         key_learn,
-        model,
         _logits(decoder),
+        model,
         known,
         steps=grid.attack_steps,
         batch_size=setting.scale.batch_size,
