@@ -15,7 +15,8 @@ def check_image(image: Array, *, channels: tuple[int, ...] = ()) -> None:
         one = "[height, width, channel], none of length 0; `jax.vmap` maps over a batch"
         raise checks.refused("image", image, one)
     if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise checks.refused("image", image, "floating-point numbers in [0, 1]: bytes / 255")
+        numbers = "floating-point numbers in [0, 1], such as bytes divided by 255"
+        raise checks.refused("image", image, numbers)
     if channels and image.shape[-1] not in channels:
         raise checks.refused("image", image, f"{' or '.join(map(str, channels))} channels")
 
