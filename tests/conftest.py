@@ -1,7 +1,6 @@
 """Strict settings for the whole suite: 8 CPU devices, x64 available, no silent promotion."""
 
 import os
-from pathlib import Path
 
 # Most tests compile for longer than they compute: the processes that they start, too. Of three
 # seconds of compiling, the emitters of fusions and splitting a small program take two.
@@ -18,7 +17,7 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Of what modules compute when they are collected, LLVM's optimisation takes most of the time.
+# LLVM's optimisation of many small programs takes longer than all they do.
 jax.config.update("jax_disable_most_optimizations", True)
 
 
@@ -33,23 +32,14 @@ def unchecked(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-# These compile many small programs: LLVM's optimisation of them takes longer than all they do.
-UNOPTIMISED = (
-    "test_api.py", "test_augment.py", "test_processes.py", "models/test_llama",
-    "multifractal/test_mfdfa.py", "registration/test_register.py", "registration/test_slabs.py",
-    "reproduce/", "commands/", "llm/", "output/", "selftraining/test_simclr.py",
-    "speech/test_surface.py", "unlearning/",
-)  # fmt: skip
-# This one trains networks, and runs three times as long without.
-OPTIMISED = ("reproduce/test_backdoor_experiment.py",)
+# These train networks, and run several times as long without optimisation.
+OPTIMISED = {"test_backdoor_experiment.py"}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _compiled_programs(request):
     """Each compiled program maps memory; a suite of them exceeds what a process may map."""
-    place = request.path.relative_to(Path(__file__).parent).as_posix()
-    left_out = place.startswith(UNOPTIMISED) and not place.startswith(OPTIMISED)
-    jax.config.update("jax_disable_most_optimizations", left_out)
+    jax.config.update("jax_disable_most_optimizations", request.path.name not in OPTIMISED)
     yield
     jax.clear_caches()
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import mfdfa_reference as reference
@@ -28,9 +30,9 @@ def expected_moments(f2, valid, q):
     return log_f, np.array([[weighted(p, v) for p in parts] for v in q])
 
 
+@functools.partial(jax.jit, static_argnames="q")
 def moments(f2, valid, q):
-    run = jax.jit(lambda f2, valid: log_moments(f2, valid, SCALE_OF_TILE, SCALES, q))
-    return run(jnp.asarray(f2), jnp.asarray(valid))
+    return log_moments(f2, valid, SCALE_OF_TILE, SCALES, q)
 
 
 @pytest.mark.parametrize("q", [GRID, UNEVEN, (0.0,), (2.0,)], ids=["even", "uneven", "0", "2"])
@@ -91,7 +93,9 @@ def test_a_is_the_derivative_of_q_times_log_f(q):
     f2, valid = segments()
     step = 1e-4
     around = np.array([q - step, q, q + step])
-    log_f, a = moments(f2, valid, jnp.asarray(around))
+    log_f, a = log_moments(
+        *map(jnp.asarray, (f2, valid)), SCALE_OF_TILE, SCALES, jnp.asarray(around)
+    )
     difference = (around[2] * log_f[2] - around[0] * log_f[0]) / (2 * step)
     np.testing.assert_allclose(a[1, :3], difference[:3], rtol=1e-7)
 
