@@ -13,6 +13,7 @@ from jaxml.registration import expm2, expm3
 from jaxml.registration._expm import exp_planes
 
 EXPM = {2: expm2, 3: expm3}
+CALLS = {n: (f, jax.jit(f), jax.jit(jax.vmap(f))) for n, f in EXPM.items()}
 NORMS = (1e-8, 1e-4, 1e-2, 0.1, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10)
 EACH_SIZE = pytest.mark.parametrize("n", [2, 3])
 
@@ -78,7 +79,7 @@ def relative_error(found, expected):
 def test_float32_is_rounded_once(n, norm):
     a = with_norm(kinds(n), norm).astype(np.float32)
     expected = scipy.linalg.expm(a.astype(float))
-    for call in (EXPM[n], jax.jit(EXPM[n]), jax.jit(jax.vmap(EXPM[n]))):
+    for call in CALLS[n]:
         found = call(jnp.asarray(a))
         assert found.dtype == np.float32
         assert relative_error(found, expected) <= 1.2e-7
