@@ -14,6 +14,7 @@ from jax.test_util import check_grads
 from jaxml.registration import expm
 from jaxml.registration._expm import exp_planes
 
+CALLS = expm, jax.jit(expm), jax.jit(jax.vmap(expm))
 NORMS = (1e-8, 1e-4, 1e-2, 0.1, 0.5, 1, 2, 3, 4, 5, 6, 7, 8, 10)
 EACH_SIZE = pytest.mark.parametrize("n", [2, 3])
 
@@ -79,7 +80,7 @@ def relative_error(found, expected):
 def test_float32_is_rounded_once(n, norm):
     a = with_norm(kinds(n), norm).astype(np.float32)
     expected = scipy.linalg.expm(a.astype(float))
-    for call in (expm, jax.jit(expm), jax.jit(jax.vmap(expm))):
+    for call in CALLS:
         found = call(jnp.asarray(a))
         assert found.dtype == np.float32
         assert relative_error(found, expected) <= 1.2e-7
