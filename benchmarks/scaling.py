@@ -25,13 +25,14 @@ from jax.sharding import PartitionSpec as P
 
 from jaxml import backdoor, models, multifractal, registration, sharding
 from jaxml.backdoor._mspc import SCALES
-from jaxml.llm import _unlearn as unlearn_decoder
+from jaxml.llm._unlearn import _likelihood, _states
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
 from jaxml.models.llama.likelihood import CHUNK
 from jaxml.training import loop, placement
 from jaxml.unlearning import Sequences, UnlearnConfig
 from jaxml.unlearning._optimise import adamw
+from jaxml.unlearning._problem import likelihood_problem, rmu_problem
 
 SECTIONS = ("llama", "registration", "backdoor", "mfdfa")
 NOTE = (
@@ -138,21 +139,38 @@ def _rmu(settings: Settings, mesh: Mesh) -> Any:
     down = params["layers"]["down"]
     shape = (last - first, *down.shape[1:])
     trained = jax.ShapeDtypeStruct(shape, down.dtype, sharding=down.sharding)
-    control = _put((settings.decoder.hidden_size,), jnp.bfloat16, mesh)
-    data = _texts(settings, mesh) | {"frozen": params, "control": control}
-    loss = unlearn_decoder._rmu_loss(config, settings.decoder, "down", first, last, False)
-    return _step(loss, trained, data, mesh)
+    width, texts = settings.decoder.hidden_size, _texts(settings, mesh)
+    problem = rmu_problem(
+        jax.random.key(0),
+        config,
+        _states(settings.decoder, "down", first, last, False),
+        trained,
+        params,
+        texts,
+        texts,
+        width=width,
+        dtype=jnp.bfloat16,
+    )
+    data = problem.data | {"control": _put((width,), jnp.bfloat16, mesh)}
+    return _step(problem.loss, trained, data, mesh)
 
 
 def _npo(settings: Settings, mesh: Mesh) -> Any:
     rows = settings.rows * mesh.shape["data"]
     config = UnlearnConfig("npo", "nll", batch_size=rows)
-    data = _texts(settings, mesh)
-    data["reference"] = _put((rows,), jnp.float32, mesh, "data")
+    texts = _texts(settings, mesh)
     # Logits of all devices together.
     chunk = CHUNK * mesh.shape["data"]
-    loss = unlearn_decoder._loss(config, settings.decoder, True, chunk)
-    return _step(loss, _parameters(settings.decoder, mesh), data, mesh)
+    problem = likelihood_problem(
+        config,
+        _likelihood(settings.decoder, True, chunk),
+        _parameters(settings.decoder, mesh),
+        texts,
+        texts,
+        None,
+        before=lambda texts: _put((rows,), jnp.float32, mesh, "data"),
+    )
+    return _step(problem.loss, problem.trained, problem.data, mesh)
 
 
 def _step(loss: Callable, params: Any, data: Any, mesh: Mesh) -> Any:
@@ -182,10 +200,9 @@ def _parameters(config: LlamaConfig, mesh: Mesh | None = None) -> Any:
     return jax.tree.map(place, shapes, llama.parameter_shardings(config, mesh))
 
 
-def _texts(settings: Settings, mesh: Mesh) -> dict[str, Any]:
+def _texts(settings: Settings, mesh: Mesh) -> Sequences:
     shape = (settings.rows * mesh.shape["data"], settings.length)
-    texts = Sequences(*(_put(shape, dtype, mesh, "data") for dtype in (jnp.int32, jnp.bool_)))
-    return {"forget": texts, "retain": texts}
+    return Sequences(*(_put(shape, dtype, mesh, "data") for dtype in (jnp.int32, jnp.bool_)))
 
 
 # Rows over devices ----------------------------------------------------------------------------

@@ -71,7 +71,7 @@ def over_rows(place, mesh):
         "pairs": sharding.map_rows(diffeomorphic_layer, mesh=mesh)(place(fields)),
         "slabs of one volume": layer_in_slabs(place(fields[:, 0]), mesh),
         "unlearning": unlearning.unlearn(
-            keys[1], weight, bigrams, place(retain), retain, config=NPO
+            keys[1], bigrams, weight, place(retain), retain, config=NPO
         ),
         "7 rows": sharding.map_rows(jnp.sum, mesh=mesh)(series[:7]),
         "pmap": sharding.pmap(jnp.sum, mesh)(place(series)),

@@ -17,7 +17,7 @@ from jaxml.llm._unlearn import in_row_batches
 from jaxml.models import llama
 from jaxml.models.llama.precision import at_least_single
 from jaxml.unlearning import Sequences, coreset, keywords
-from jaxml.unlearning._unlearn_loss import check_texts
+from jaxml.unlearning._sequences import check_texts
 
 Score = Literal[
     "random",
@@ -48,7 +48,7 @@ def score(
     """Return a score of each chunk of the texts to forget, by the name of the score.
 
     `jaxml.unlearning.coreset.select` picks a coreset by the scores: of `chunks`, as of
-    `tokenize`, the coreset is `jax.tree.map(lambda leaf: leaf[rows], chunks)`.
+    `tokenize`, it is `chunks[rows]`.
 
     Args:
       key: of "random" and of the clusters of "moderate"; consumed.
@@ -124,7 +124,7 @@ def chunk_scores(
     check_texts("texts", texts, vocabulary=decoder.vocab_size)
     checks.counts(batch_size=batch_size)
     if name == "random":
-        return coreset.random(key, len(texts.tokens))
+        return coreset.random(key, len(texts))
     if name == "keyword_density":
         if hits is None:
             raise checks.refused("hits", hits, "[chunk, time] with name='keyword_density'")
@@ -133,7 +133,7 @@ def chunk_scores(
         at_once = max(1, _GRADIENTS // params["layers"]["down"].size)
         is_down = lambda path: path == "layers/down"
         return coreset.grand(
-            params, _logits(decoder), texts, leaves=is_down, batch_size=min(batch_size, at_once)
+            _logits(decoder), params, texts, leaves=is_down, batch_size=min(batch_size, at_once)
         )
     if name not in ("moderate", "k_center"):
         one_batch = functools.partial(_difficulty, params, name=name, decoder=decoder)

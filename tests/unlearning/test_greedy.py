@@ -65,9 +65,11 @@ def test_a_text_without_tokens_has_no_share():
 @pytest.mark.parametrize("function", [exact_memorization, extraction_strength])
 def test_bad_input_is_named(function, unchecked):
     predicted, tokens, mask = (jnp.asarray(a) for a in case("1010"))
-    with pytest.raises(ValueError, match=r"predicted: shape \(3,\); tokens has \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"predicted=\w+\[3\]: accepted is \[4\], the shape of tokens"
+    ):
         function(predicted[:3], tokens, mask)
-    with pytest.raises(ValueError, match=r"mask: shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"mask=\w+\[3\]"):
         function(predicted, tokens, mask[:3])
-    with pytest.raises(ValueError, match="predicted: dtype float64"):
+    with pytest.raises(ValueError, match="predicted=float64"):
         function(predicted / 1, tokens, mask)

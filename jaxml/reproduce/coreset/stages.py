@@ -42,8 +42,8 @@ def chosen(setting: Setting, scores: np.ndarray, fraction: float) -> Sequences:
     """
     forget = setting.library.forget
     rows = coreset.select(jnp.asarray(scores), fraction)
-    repeated = jnp.resize(rows, (len(forget.tokens),))
-    return jax.tree.map(lambda leaf: leaf[repeated], forget)
+    repeated = jnp.resize(rows, (len(forget),))
+    return forget[repeated]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def path(setting: Setting, params_a: PyTree, params_b: PyTree, points: int) -> A
     """Return the loss on both books along the line between two models, in nats a token."""
     books = setting.library
     losses = Partial(_losses(setting.decoder), books.forget, books.retain)
-    line = connectivity.linear_path(params_a, params_b, losses, points=points)
+    line = connectivity.linear_path(losses, params_a, params_b, points=points)
     return {"points": np.asarray(line.points), "nll": np.asarray(line.values)}
 
 
@@ -117,11 +117,11 @@ def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyT
     """
     books, decoder = setting.library, setting.decoder
     key_learn, key_front = jax.random.split(key)
-    known = jax.tree.map(lambda leaf: leaf[: grid.relearnt], books.forget)
+    known = books.forget[: grid.relearnt]
     relearned = attacks.relearn(
         key_learn,
-        model,
         _logits(decoder),
+        model,
         known,
         steps=grid.attack_steps,
         batch_size=setting.scale.batch_size,

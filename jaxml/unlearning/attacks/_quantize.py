@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxml.unlearning._validate import check_counts
+from jaxml import checks
 
 
 def quantize(
@@ -38,10 +38,9 @@ def quantize(
 
     Source: Zhang et al., "Catastrophic failure of LLM unlearning via quantization" (ICLR 2025).
     """
-    if not 2 <= bits <= 8:
-        raise ValueError(f"bits={bits}: accepted is 2 to 8")
+    checks.within(2, 8, bits=bits)
     if group is not None:
-        check_counts(group=group)
+        checks.counts(group=group)
 
     def of_leaf(path, leaf):
         name = jax.tree_util.keystr(path[-1:], simple=True)
@@ -50,10 +49,8 @@ def quantize(
             return leaf
         inputs = leaf.shape[-2]
         if group is not None and inputs % group:
-            where = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"params{where}: {inputs} inputs; accepted are multiples of group={group}"
-            )
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise checks.refused(where, leaf, f"a multiple of group={group} inputs")
         return _rounded(leaf, bits, group or inputs)
 
     return jax.tree_util.tree_map_with_path(of_leaf, params)

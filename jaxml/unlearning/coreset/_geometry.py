@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxml.tracing import known
-from jaxml.unlearning._validate import check_counts, check_floating
+from jaxml import checks
 
 
 def moderate(
@@ -42,11 +41,9 @@ def moderate(
     data-efficient deep learning" (ICLR 2023), there for classes.
     """
     features = _checked(features)
-    if not 1 <= clusters <= len(features):
-        raise ValueError(
-            f"clusters={clusters}: accepted are 1 to {len(features)}, the number of chunks"
-        )
-    check_counts(iterations=iterations)
+    checks.counts(clusters=clusters, iterations=iterations)
+    if clusters > len(features):
+        raise checks.refused("clusters", clusters, f"1 to {len(features)}, the number of chunks")
     return _moderate(key, features, clusters=clusters, iterations=iterations)
 
 
@@ -73,8 +70,7 @@ def k_center(
     approach" (ICLR 2018).
     """
     features = _checked(features)
-    if not known(first, lambda first: (first >= 0) & (first < len(features))):
-        raise ValueError(f"first={first}: accepted are 0 to {len(features) - 1}")
+    checks.within(0, len(features) - 1, first=first)
     return _k_center(features, jnp.asarray(first, jnp.int32))
 
 
@@ -153,9 +149,7 @@ def _square_distance(points: Array, others: Array) -> Array:
 
 
 def _checked(features: Array) -> Array:
-    check_floating(features=features)
-    if features.ndim != 2:
-        raise ValueError(f"features: shape {features.shape}; accepted is [chunk, width]")
-    if not known(features, lambda x: jnp.all(jnp.isfinite(x))):
-        raise ValueError("features: NaN or infinite; accepted are finite numbers")
+    checks.floating(features=features)
+    checks.axes("chunk width", features=features)
+    checks.finite(features=features)
     return features.astype(jnp.float32) if features.dtype.itemsize < 4 else features

@@ -19,7 +19,7 @@ from jaxml.unlearning.metrics._memorization import cut_answer as cut_answer
 from jaxml.unlearning.metrics._memorization import knowledge_memorization as knowledge_memorization
 from jaxml.unlearning.metrics._memorization import knowledge_prompt as knowledge_prompt
 from jaxml.unlearning.metrics._memorization import verbatim_memorization as verbatim_memorization
-from jaxml.unlearning.metrics._privacy import auc as auc
+from jaxml.unlearning.metrics._privacy import auroc as auroc
 from jaxml.unlearning.metrics._privacy import privacy_leakage as privacy_leakage
 from jaxml.unlearning.metrics._rouge import RougeL as RougeL
 from jaxml.unlearning.metrics._rouge import rouge_l as rouge_l
