@@ -139,7 +139,7 @@ def test_numbers_that_no_integer_of_jax_holds_are_named(arguments, number, capsy
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, number])
     told = capsys.readouterr().err.splitlines()[-1]
-    assert f"argument {arguments[-1]}: '{number[:40]}'; accepted are whole numbers" in told
+    assert f"argument {arguments[-1]}: '{number[:40]}': accepted is a whole number" in told
 
 
 def parser_of(command):

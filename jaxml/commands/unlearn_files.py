@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,10 +15,7 @@ from jaxml.output.plots import curves
 from jaxml.output.report import Figure, Report, Table, write_report
 from jaxml.output.stages import Stages
 from jaxml.training import progress_bar
-from jaxml.unlearning import Sequences, UnlearnConfig
-from jaxml.unlearning._unlearn_loss import Method, Retain
-
-METHODS, RETAIN_TERMS = get_args(Method), get_args(Retain)
+from jaxml.unlearning import METHODS, RETAIN_TERMS, Sequences, UnlearnConfig
 
 
 def unlearn_files(
@@ -74,7 +71,7 @@ def unlearn_files(
         "model": str(model.absolute()),
         **{name: np.asarray(texts.tokens) for name, texts in sets.items()},
     }
-    checkpoints = Stages(out / "checkpoints").scratch(config.method, depends)
+    checkpoints = Stages(out / "checkpoints").scratch(str(config.method), depends)
     with progress_bar("unlearn", config.steps) as progress:
         unlearned = llm.unlearn(
             jax.random.key(seed),
@@ -90,9 +87,7 @@ def unlearn_files(
     if jax.process_index() == 0:
         llm.save(out / "model", unlearned.model)
     rows = [
-        Row(
-            name, len(texts.tokens), _token_mean(before, texts), _token_mean(unlearned.model, texts)
-        )
+        Row(name, len(texts), _token_mean(before, texts), _token_mean(unlearned.model, texts))
         for name, texts in sets.items()
     ]
     source = f"Model {model.name}, forget {forget.name}, retain {retain.name}."
@@ -127,7 +122,7 @@ def _unlearn_report(
 ) -> Report:
     steps = np.arange(config.steps)
     panel = {
-        "title": config.method,
+        "title": str(config.method),
         "x": "step",
         "y": "loss",
         "lines": {name: (steps, values) for name, values in history.items()},

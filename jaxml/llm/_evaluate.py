@@ -14,7 +14,7 @@ from jaxml.llm import _measures as measures
 from jaxml.llm._model import Model
 from jaxml.llm._tokens import Texts, as_sequences
 from jaxml.unlearning import metrics
-from jaxml.unlearning._unlearn_loss import check_texts
+from jaxml.unlearning._sequences import check_texts
 
 
 @jax.tree_util.register_dataclass

@@ -48,7 +48,7 @@ def score(
     """Return a score of each chunk of the texts to forget, by the name of the score.
 
     `jaxml.unlearning.coreset.select` picks a coreset by the scores: of `chunks`, as of
-    `tokenize`, the coreset is `jax.tree.map(lambda leaf: leaf[rows], chunks)`.
+    `tokenize`, it is `chunks[rows]`.
 
     Args:
       key: of "random" and of the clusters of "moderate"; consumed.
@@ -124,7 +124,7 @@ def chunk_scores(
     check_texts("texts", texts, vocabulary=decoder.vocab_size)
     checks.counts(batch_size=batch_size)
     if name == "random":
-        return coreset.random(key, len(texts.tokens))
+        return coreset.random(key, len(texts))
     if name == "keyword_density":
         if hits is None:
             raise checks.refused("hits", hits, "[chunk, time] with name='keyword_density'")

@@ -6,15 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Integer
+from jaxtyping import Bool, Int
 
 from jaxml import checks
 from jaxml.llm._model import Model
 from jaxml.unlearning import Sequences
+from jaxml.unlearning._sequences import Texts as Tokens
+from jaxml.unlearning._sequences import sequences
 
 Chat = Sequence[Mapping[str, str]]
-# As the functions of this package take them; plain tokens all count.
-Texts = Sequences | Integer[Array | np.ndarray, "row time"] | Sequence[str] | Sequence[Chat]
+# As the functions of this package take them.
+Texts = Tokens | Sequence[str] | Sequence[Chat]
 
 
 def tokenize(model: Any, texts: Sequence[str] | Sequence[Chat], *, length: int = 512) -> Sequences:
@@ -72,11 +74,8 @@ def as_sequences(model: Any, texts: Texts, *, length: int) -> Sequences:
     Raises:
       ValueError: as for `tokenize`.
     """
-    if isinstance(texts, Sequences):
-        return texts
-    if isinstance(texts, jax.Array | np.ndarray):
-        tokens = jnp.asarray(texts)
-        return Sequences(tokens, jnp.ones(tokens.shape, bool))
+    if isinstance(texts, Sequences | jax.Array | np.ndarray):
+        return sequences(texts)
     return tokenize(model, texts, length=length)
 
 

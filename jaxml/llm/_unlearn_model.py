@@ -58,7 +58,8 @@ def unlearn(
         `tokenize`.
       retain: what to keep, as `forget`, of any length of its own.
       config: what is minimised and for how long.
-      alternative: for "dpo" and "idk": an answer such as "I don't know" to each row of `forget`.
+      alternative: for methods that need it, such as "dpo" and "idk": an answer such as "I don't
+        know" to each row of `forget`.
       length: most tokens of a row, where texts are to be tokenized.
       layer: RMU steers the output of this layer, from 0.
       trained: RMU trains this matrix of the last three layers up to `layer`.

@@ -303,7 +303,7 @@ def _one_variant(name: str, setting: Setting, grid: Grid, run, scratch, key) -> 
     key_train, key_score, key_unlearn = jax.random.split(key, 3)
     target, parts = _target(f"{name}: ", setting, run, scratch, key_train)
     forget, steps = setting.library.forget, setting.scale.steps
-    chance = np.asarray(coreset.random(key_score, len(forget.tokens)))
+    chance = np.asarray(coreset.random(key_score, len(forget)))
     picked = work.chosen(setting, chance, grid.compared)
     for objective in grid.objectives:
         for title, texts in (("", forget), (f", random {grid.compared:g}", picked)):

@@ -42,8 +42,8 @@ def chosen(setting: Setting, scores: np.ndarray, fraction: float) -> Sequences:
     """
     forget = setting.library.forget
     rows = coreset.select(jnp.asarray(scores), fraction)
-    repeated = jnp.resize(rows, (len(forget.tokens),))
-    return jax.tree.map(lambda leaf: leaf[repeated], forget)
+    repeated = jnp.resize(rows, (len(forget),))
+    return forget[repeated]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyT
     """
     books, decoder = setting.library, setting.decoder
     key_learn, key_front = jax.random.split(key)
-    known = jax.tree.map(lambda leaf: leaf[: grid.relearnt], books.forget)
+    known = books.forget[: grid.relearnt]
     relearned = attacks.relearn(
         key_learn,
         _logits(decoder),

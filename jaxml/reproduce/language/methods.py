@@ -71,7 +71,7 @@ def forgotten(
     config = dataclasses.replace(
         method.config,
         steps=steps,
-        batch_size=min(setting.scale.batch_size, len(forget.tokens)),
+        batch_size=min(setting.scale.batch_size, len(forget)),
         learning_rate=setting.scale.rates * method.config.learning_rate,
     )
     layer = steered_layer(setting.decoder)

@@ -40,7 +40,7 @@ def trained(setting: Setting, name: str, start: Callable, folder: Path, key) -> 
     texts = joined(*sets)
     key_init, key_fit = jax.random.split(key)
     scale = setting.scale
-    steps = max(1, round(scale.epochs * len(texts.tokens) / scale.batch_size))
+    steps = max(1, round(scale.epochs * len(texts) / scale.batch_size))
     params, loss = fit_texts(
         setting, key_fit, start(key_init), texts, steps=steps, rate=RATE, folder=folder
     )
@@ -79,7 +79,7 @@ def fit_texts(
             optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0)
         ),
         steps=steps,
-        batch_size=min(setting.scale.batch_size, len(texts.tokens)),
+        batch_size=min(setting.scale.batch_size, len(texts)),
         folder=folder,
     )
     return result.params, result.history["loss"]

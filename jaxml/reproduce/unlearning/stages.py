@@ -11,7 +11,6 @@ from jaxml.output.stages import Arrays
 from jaxml.reproduce.language.methods import Method, forgotten
 from jaxml.reproduce.language.setting import Setting
 from jaxml.reproduce.language.training import memorised
-from jaxml.unlearning import Sequences
 
 
 def measured(setting: Setting, params: PyTree) -> Arrays:
@@ -46,7 +45,7 @@ def grown(setting: Setting, method: Method, params: PyTree, folds: int, key) -> 
     """Return what is measured after unlearning so many folds at once, their passages alone."""
     rows = slice(folds * _fold(setting))
     steps = max(1, setting.scale.steps * folds // setting.scale.folds)
-    after = forgotten(setting, method, params, _some(setting, rows), steps, key)
+    after = forgotten(setting, method, params, setting.library.forget[rows], steps, key)
     return memorised(_first(setting, rows), after)
 
 
@@ -59,7 +58,7 @@ def requested(setting: Setting, method: Method, params: PyTree, key) -> Arrays:
     parts = []
     for i in range(setting.scale.folds):
         rows = slice(i * size, (i + 1) * size)
-        forget = _some(setting, rows)
+        forget = setting.library.forget[rows]
         params = forgotten(setting, method, params, forget, steps, jax.random.fold_in(key, i))
         parts.append(memorised(_first(setting, slice(rows.stop)), params))
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
@@ -67,10 +66,6 @@ def requested(setting: Setting, method: Method, params: PyTree, key) -> Arrays:
 
 def _fold(setting: Setting) -> int:
     return setting.scale.forget // setting.scale.folds
-
-
-def _some(setting: Setting, rows: slice) -> Sequences:
-    return jax.tree.map(lambda leaf: leaf[rows], setting.library.forget)
 
 
 def _first(setting: Setting, rows: slice) -> Setting:
