@@ -198,21 +198,21 @@ def _torch_forward(label: str, model, tokens, batch: int) -> np.ndarray:
     import torch
     from torch.nn.functional import cross_entropy, one_hot
 
-    found = []
+    scores = []
     with torch.no_grad():
         for rows in tokens.split(batch):
             logits, following = model(rows, use_cache=False).logits[:, :-1], rows[:, 1:]
             if label == "el2n":
                 error = logits.softmax(-1) - one_hot(following, logits.shape[-1])
-                found.append(error.norm(dim=-1).mean(1))
+                scores.append(error.norm(dim=-1).mean(1))
                 continue
             nll = cross_entropy(logits.transpose(1, 2), following, reduction="none")
             if label == "loss":
-                found.append(nll.mean(1))
+                scores.append(nll.mean(1))
             else:
                 lowest = (-nll).sort(dim=1).values[:, : int(0.4 * nll.shape[1])]
-                found.append(lowest.mean(1))
-    return torch.cat(found).numpy()
+                scores.append(lowest.mean(1))
+    return torch.cat(scores).numpy()
 
 
 def _torch_grand(model, tokens, batch: int) -> np.ndarray:
@@ -236,8 +236,8 @@ def _torch_features(model, tokens, batch: int) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        found = [model.model(rows, use_cache=False)[0].mean(1) for rows in tokens.split(batch)]
-    return torch.cat(found).numpy()
+        features = [model.model(rows, use_cache=False)[0].mean(1) for rows in tokens.split(batch)]
+    return torch.cat(features).numpy()
 
 
 def _torch_moderate(model, tokens, batch: int) -> np.ndarray:

@@ -27,7 +27,7 @@ import numpy as np
 from jaxml.llm._unlearn import unlearn_decoder
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.unlearning import Sequences, UnlearnConfig
+from jaxml.unlearning import UnlearnConfig
 
 SECTIONS = ("step", "memory", "generation")
 DECODER = LlamaConfig(
@@ -168,20 +168,20 @@ def generation(settings: Settings) -> Iterator[str]:
 
 
 def _jax_steps(settings, method, params, forget, retain) -> tuple[float, None]:
-    texts = [Sequences(jnp.asarray(x), jnp.ones(x.shape, bool)) for x in (forget, retain)]
     config = UnlearnConfig(
         method, steps=settings.steps, batch_size=settings.rows, learning_rate=RATE
     )
     start = time.perf_counter()
-    found = unlearn_decoder(jax.random.key(0), params, DECODER, *texts, config=config, layer=LAYER)
-    jax.block_until_ready(found.params)
+    key = jax.random.key(0)
+    unlearned = unlearn_decoder(key, params, DECODER, forget, retain, config=config, layer=LAYER)
+    jax.block_until_ready(unlearned.params)
     return time.perf_counter() - start, None
 
 
 def _jax_generate(settings, params, prompts) -> tuple[float, None]:
     start = time.perf_counter()
-    found = llama.generate(params, jnp.asarray(prompts), DECODER, steps=settings.new_tokens)
-    jax.block_until_ready(found)
+    tokens = llama.generate(params, jnp.asarray(prompts), DECODER, steps=settings.new_tokens)
+    jax.block_until_ready(tokens)
     return time.perf_counter() - start, None
 
 
@@ -238,15 +238,15 @@ def torch_steps(
     control = 20 * control / control.norm()
 
     def hidden(model, tokens):
-        found = []
+        outputs = []
         hook = model.model.layers[LAYER].register_forward_hook(
-            lambda module, inputs, output: found.append(
+            lambda module, inputs, output: outputs.append(
                 output[0] if isinstance(output, tuple) else output
             )
         )
         model(tokens, use_cache=False)
         hook.remove()
-        return found[0]
+        return outputs[0]
 
     def step():
         optimizer.zero_grad()

@@ -67,7 +67,7 @@ def test_bad_input_is_named(unchecked):
     logp, answer = jnp.zeros((5, 4)), jnp.zeros(5, int)
     for arguments, message in (
         ((logp, answer[:3]), r"answer=int64\[3\]: accepted is \[5\], one a question"),
-        ((logp[0], answer), r"choice_logp: \(4,\)"),
+        ((logp[0], answer), r"choice_logp=float64\[4\]: accepted is \[question, choice\]"),
         ((logp, logp[:, 0]), "answer=float64"),
         ((logp > 0, answer), "choice_logp=bool"),
     ):

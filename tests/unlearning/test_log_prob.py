@@ -82,7 +82,7 @@ def test_leading_axes_are_as_vmap():
             LOGITS,
             TOKENS[:3],
             MASK[:3],
-            r"tokens=\w+\[3, 6\]: accepted is \[4, 6, 11\], the shape of logits",
+            r"tokens=\w+\[3, 6\]: accepted is \[4, 6\], the shape of logits but for",
         ),
         (LOGITS, TOKENS / 1, MASK, "tokens=float64.*accepted is integers"),
         (
