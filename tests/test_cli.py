@@ -86,7 +86,10 @@ def _write_bad(tmp_path):
         (["good.npy", "nan.npy"], "nan.npy"),
         (["good.npy", "good.npy"], "files='good.npy': accepted is each name once"),
         (["good.npy", "--order", "7"], "order=7: accepted is one of 0, 1, 2, 3"),
-        (["good.npy", "--scales", "2", "64"], r"scales=\[2, 64\]: accepted is 3, "),
+        (
+            ["good.npy", "--scales", "2", "64"],
+            r"scales=\[2, 64\] with values from 2 to 64: accepted is 3, ",
+        ),
         (["good.npy", "--scales", "16", "4096"], "to 2048"),
         (["good.npy", "--q", "nan"], r"q=\[nan\]: accepted is"),
         (

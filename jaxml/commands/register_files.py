@@ -58,12 +58,13 @@ def register_files(
         raise DataError(f"{fixed}, {moving}: {error}") from error
     a, b = (_normalized(path, v) for path, v in ((fixed, target), (moving, source)))
     start = time.perf_counter()
-    settings: dict[str, Any] = {"steps": steps}
+    settings: dict[str, Any] = {
+        "steps": steps,
+        "projection": None if projection == "none" else projection,
+    }
     if smoothness is not None:
         settings["smoothness"] = smoothness
-    result = registration.register(
-        a, b, projection=None if projection == "none" else projection, **settings
-    )
+    result = registration.register(a, b, **settings)
     u = jax.block_until_ready(result.displacement)
     seconds = time.perf_counter() - start
     back = jax.jit(registration.inverse)(u)

@@ -52,7 +52,7 @@ def mfdma(
     x, scales, length = checked_series(x, scales, 1, length, flat)
     if 2 * scales[-1] - 1 > x.shape[0]:
         accepted = f"up to {(x.shape[0] + 1) // 2}: a window and a segment need 2 s - 1 samples"
-        raise checks.refused("scales", scales, accepted)
+        raise checks.refused("scales", scales, accepted, holds=str(scales[-1]))
     q = check_orders(DEFAULT_Q if q is None else q)
     return _compiled(x, length, scales, theta, flat, q=q)
 

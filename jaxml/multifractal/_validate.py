@@ -67,7 +67,8 @@ def check_scales(scales: Sequence[int], samples: int, smallest: int) -> tuple[in
         raise checks.refused("scales", scales, "integers, in samples")
     if values.min() < smallest or values.max() > samples:
         accepted = f"{smallest}, which is order + 2, to {samples}, the samples of the series"
-        raise checks.refused("scales", scales, accepted)
+        ends = f"values from {values.min()} to {values.max()}"
+        raise checks.refused("scales", scales, accepted, holds=ends)
     return tuple(sorted(values.tolist()))
 
 

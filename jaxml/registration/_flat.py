@@ -66,8 +66,8 @@ def inner_edges(layout: Layout) -> list[Bool[Array, " flat"]]:
     return [mask & jnp.roll(mask, -stride) for stride in layout.strides]
 
 
-def add_ghosts(padded: Float[Array, "*padded"]) -> Float[Array, "*padded"]:
-    """Transpose of repeating the border: what falls on a ghost belongs to the border."""
+def add_ghosts(padded: Float[Array, "*padded"]) -> Float[Array, "*volume"]:
+    """Return the volume with its ghosts added to the border: the transpose of repeating it."""
     for axis, n in enumerate(padded.shape):
         cuts = ((0, 1), (1, 2), (2, n - 2), (n - 2, n - 1), (n - 1, n))
         ghost, first, middle, last, end = (

@@ -298,9 +298,18 @@ def test_without_x64_results_are_float32_and_right():
             {"x": np.where(np.arange(100) == 9, np.inf, 1)},
             r"x=float64\[100\] with NaN or infinity at sample 9",
         ),
-        ({"scales": (2, 16)}, r"scales=\(2, 16\): accepted is 3, which is order \+ 2"),
-        ({"scales": (4, 16), "order": 3}, r"scales=\(4, 16\): accepted is 5, which is order \+ 2"),
-        ({"scales": (16, 101)}, r"scales=\(16, 101\): accepted is 3, .* to 100"),
+        (
+            {"scales": (2, 16)},
+            r"scales=\(2, 16\) with values from 2 to 16: accepted is 3, which is order \+ 2",
+        ),
+        (
+            {"scales": (4, 16), "order": 3},
+            r"scales=\(4, 16\) with values from 4 to 16: accepted is 5, which is order \+ 2",
+        ),
+        (
+            {"scales": (16, 101)},
+            r"scales=\(16, 101\) with values from 16 to 101: accepted is 3, .* to 100",
+        ),
         ({"scales": (16,)}, r"scales=\(16,\): accepted is two different"),
         ({"q": [0.0, np.nan]}, r"q=\[0.0, nan\]: accepted is .* finite moment orders"),
         ({"q": []}, r"q=\[\]: accepted is .* finite moment orders"),

@@ -84,9 +84,9 @@ def test_a_constant_leads_its_backward_average_by_half_a_window(dtype):
         ({"theta": 0.3}, "theta=0.3: accepted is one of 0.0, 0.5, 1.0"),
         (
             {"scales": (16, 501)},
-            r"scales=\(16, 501\): accepted is up to 500: a window and a segment",
+            r"scales=\(16, 501\) with 501: accepted is up to 500: a window and a segment",
         ),
-        ({"scales": (2, 16)}, r"scales=\(2, 16\): accepted is 3, "),
+        ({"scales": (2, 16)}, r"scales=\(2, 16\) with values from 2 to 16: accepted is 3, "),
         ({"x": np.full(N, np.inf)}, r"x=float64\[1000\] with NaN or infinity at sample 0"),
         ({"length": N + 1}, "length=1001: accepted is 0 to 1000"),
     ],

@@ -84,8 +84,8 @@ def test_scales_are_sorted_and_static(scales):
         ([8, 8, 16], "scales=.*: accepted is two different segment lengths or more"),
         ([[8, 16]], "scales=.*: accepted is two different segment lengths or more"),
         ([8.0, 16.0], r"scales=\[8.0, 16.0\]: accepted is integers"),
-        ([2, 16], r"scales=\[2, 16\]: accepted is 3, which"),
-        ([8, 33], r"scales=\[8, 33\]: accepted is 3, .* to 32"),
+        ([2, 16], r"scales=\[2, 16\] with values from 2 to 16: accepted is 3, which"),
+        ([8, 33], r"scales=\[8, 33\] with values from 8 to 33: accepted is 3, .* to 32"),
     ],
 )
 def test_bad_scales_are_named(scales, message, unchecked):
