@@ -104,7 +104,10 @@ def test_privacy_of_a_model_against_itself_is_zero(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--method", "dpo"], "alternative: None with method='dpo'"),
+        (
+            ["--method", "dpo"],
+            "alternative=None: accepted is texts, one a row of forget, with method='dpo'",
+        ),
         (["--method", "rmu"], "layer=7: accepted is 0 to 2"),
         (["--steps", "0"], "steps=0"),
         (["--model", "own/model"], "own/model: no such folder or GGUF file, and not in the cache"),

@@ -122,7 +122,10 @@ def test_texts_and_hits_leave_out_padding_and_special_tokens():
             r"hits=None: accepted is \[chunk, time\] with name='keyword_density'",
         ),
         (dict(batch_size=0), "batch_size=0: accepted is a whole number, 1 or more"),
-        (dict(texts=Sequences(TEXTS.tokens + 1, TEXTS.mask)), "texts: tokens from 1 to 12"),
+        (
+            dict(texts=Sequences(TEXTS.tokens + 1, TEXTS.mask)),
+            "texts=.* with tokens from 1 to 12: accepted is 0 to 11",
+        ),
         (dict(name="moderate", texts=jax.tree.map(lambda x: x[:3], TEXTS)), "clusters=4"),
     ],
 )
