@@ -157,8 +157,7 @@ def test_rows_of_two_processes_and_of_eight_devices_equal_those_of_one(two):
 
 def test_rows_that_processes_cannot_share_are_named_in_all(two):
     expected = [
-        "rows=[2, 4]: accepted is one number in all processes, "
-        "a multiple of 2 devices",
+        "rows=[2, 4]: accepted is one number in all processes, a multiple of 2 devices",
         "rows=[3, 3]: ",
         "rows=[2, -1]: ",
     ]
