@@ -275,7 +275,7 @@ def torch_resnet18(variables: Any, mean: tuple, std: tuple, device: str) -> Call
         norms.append([tensor(part) for part in parts])
     head = tensor(params["head"]["kernel"]), tensor(params["head"]["bias"])
     channels = lambda a: tensor(np.array(a, np.float32)).reshape(1, -1, 1, 1)
-    centre, width = channels(mean), channels(std)
+    center, width = channels(mean), channels(std)
 
     def network(x):
         layers = zip(kernels, norms, strict=True)
@@ -285,7 +285,7 @@ def torch_resnet18(variables: Any, mean: tuple, std: tuple, device: str) -> Call
             x = functional.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
             return functional.batch_norm(x, *norm, eps=1e-5)
 
-        x = torch.relu(convolve((x - centre) / width, 1))
+        x = torch.relu(convolve((x - center) / width, 1))
         for first in (1, 1, 2, 1, 2, 1, 2, 1):
             y = convolve(torch.relu(convolve(x, first)), 1)
             x = torch.relu(y + (convolve(x, first) if first != 1 else x))

@@ -74,9 +74,7 @@ REFUSED = {
     "a=int32[2] with values from -1 to 1: accepted is 0 to 1": lambda: checks.values_within(
         0, 1, a=SIGNED
     ),
-    "a=float32[2] with values from nan to nan: accepted is 0 to 1": lambda: checks.values_within(
-        0, 1, a=WITH_NAN
-    ),
+    "a=float32[2] with NaN: accepted is 0 to 1": lambda: checks.values_within(0, 1, a=WITH_NAN),
     "a=uint8[2, 4, 4, 3]: accepted is floating-point numbers in [0, 1]": lambda: checks.images(
         a=PIXELS.astype(jnp.uint8)
     ),

@@ -261,9 +261,7 @@ BAD = {
     "ratio=0.001: .* leaves one of 57 rows": dict(ratio=0.001),
     "target=-1: accepted is a whole number, 0 or more": dict(target=-1),
     "images=uint8.*: accepted is floating-point": dict(images=IMAGES.astype(jnp.uint8)),
-    "images=.* from nan to nan: accepted is 0 to 1": dict(
-        images=IMAGES.at[0, 0, 0, 0].set(jnp.nan)
-    ),
+    "images=.* with NaN: accepted is 0 to 1": dict(images=IMAGES.at[0, 0, 0, 0].set(jnp.nan)),
     "images=.* to 22.*: accepted is 0 to 1": dict(images=255 * IMAGES),
     r"images=float32\[8, 8, 3\]: accepted is \[row, height, width": dict(images=IMAGES[0]),
     "labels=float32": dict(labels=LABELS.astype(jnp.float32)),

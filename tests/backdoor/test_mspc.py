@@ -118,7 +118,7 @@ NAN_ROW[3, 0, 0, 0] = np.nan
         ((IMAGES * 255).astype("uint8"), r"images=uint8.*: accepted is .* in \[0, 1\]"),
         (IMAGES * 255, r"images=.* with values from 0.* to 25\d.*: accepted is 0 to 1"),
         (IMAGES - 0.5, "images=.* with values from -0.4.*: accepted is 0 to 1"),
-        (NAN_ROW, "images=.* with values from nan to nan: accepted is 0 to 1"),
+        (NAN_ROW, "images=.* with NaN: accepted is 0 to 1"),
     ],
 )
 def test_bad_images_are_named(images, message, unchecked):

@@ -104,7 +104,7 @@ def test_warp_with_a_point_at_each_pixel_is_not_smoothed():
     np.testing.assert_allclose(flow, expected, atol=1e-14)
 
 
-def test_noise_is_grey_and_enlarged_beyond_its_side():
+def test_noise_is_gray_and_enlarged_beyond_its_side():
     small, large = (noise(jax.random.key(0), (n, n, 3), side=8) for n in (8, 32))
     for pattern in (small, large):
         np.testing.assert_array_equal(pattern[..., 0], pattern[..., 2])
@@ -145,7 +145,7 @@ def test_is_a_pytree_under_jit_and_vmap():
         (lambda: sinusoid_trigger(SHAPE)(jnp.ones((1, *SHAPE), "uint8")), "images=uint8"),
         (
             lambda: sinusoid_trigger(SHAPE)(jnp.full((1, *SHAPE), jnp.nan)),
-            "images=.* from nan to nan",
+            "images=.* with NaN",
         ),
         (
             lambda: sinusoid_trigger(SHAPE)(jnp.full((1, *SHAPE), 255.0)),

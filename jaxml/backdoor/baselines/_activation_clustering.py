@@ -29,8 +29,8 @@ def activation_clustering(
     The features of each class are projected on their principal components and split by
     2-means, begun from the two sides of the first component. The paper flags the smaller
     cluster of a class with a high silhouette; the score is
-    (d_larger - d_smaller) / (d_larger + d_smaller), d the distances to the two centres, times
-    the class's mean silhouette (by distances to centres).
+    (d_larger - d_smaller) / (d_larger + d_smaller), d the distances to the two centers, times
+    the class's mean silhouette (by distances to centers).
 
     Args:
       features: of a late layer, `[row, feature]`.
@@ -72,7 +72,7 @@ def _cluster(features, labels, *, classes, components, iterations):
 
 
 def _two_means(rows, member, iterations):
-    """Return distances to the two centres `[row, 2]` and the number of members of each."""
+    """Return distances to the two centers `[row, 2]` and the number of members of each."""
 
     def centers(second):
         part = jnp.stack([member & ~second, member & second]).astype(rows.dtype)

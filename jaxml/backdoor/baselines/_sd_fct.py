@@ -23,7 +23,7 @@ def sd_fct(
     """Score rows by the squared distance of their features to those of the rotated image.
 
     The feature consistency towards transformations |phi(x) - phi(A x)|^2, A a rotation about
-    the centre by a uniform angle of each row; what comes in from outside of the image is 0.
+    the center by a uniform angle of each row; what comes in from outside of the image is 0.
 
     Compiled once for each shape and function object, or once for all parameters of a
     `jax.tree_util.Partial`, as `mspc`.

@@ -18,7 +18,7 @@ def spectral_signature(
 ) -> Float[Array, " row"]:
     """Score rows by their squared projection on the top singular vector of their class.
 
-    ((phi_i - mean) v)^2, v the top right singular vector of the class's centred features.
+    ((phi_i - mean) v)^2, v the top right singular vector of the class's centered features.
 
     Args:
       features: of a late layer, `[row, feature]`.
