@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-
 from jaxml import checks
 
 # A way to fewer folds: through `diffeomorphic_layer`; or to none: by `fold_free`.
