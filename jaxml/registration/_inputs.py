@@ -1,8 +1,6 @@
 """What registration accepts: displacement fields, images, volumes of labels, projections."""
 
-from typing import Literal
-
-from jaxtyping import Array
+from typing import Any, Literal
 
 from jaxml import checks
 
@@ -10,7 +8,7 @@ from jaxml import checks
 Projection = Literal[None, "layer", "fold_free"]
 
 
-def check_field(**fields: Array) -> None:
+def check_field(**fields: Any) -> None:
     """Accept 2-D and 3-D displacement fields, finite where their values are known."""
     for name, u in fields.items():
         ndim = u.ndim - 1
@@ -21,7 +19,7 @@ def check_field(**fields: Array) -> None:
     checks.finite(**fields)
 
 
-def check_volumes(*, shortest: int = 1, **volumes: Array) -> None:
+def check_volumes(*, shortest: int = 1, **volumes: Any) -> None:
     """Accept 2-D and 3-D volumes of one shape, `shortest` voxels or more an axis."""
     for name, volume in volumes.items():
         if volume.ndim not in (2, 3) or min(volume.shape) < shortest:
@@ -31,7 +29,7 @@ def check_volumes(*, shortest: int = 1, **volumes: Array) -> None:
     checks.same_shape(**volumes)
 
 
-def check_images(*, shortest: int = 1, **images: Array) -> None:
+def check_images(*, shortest: int = 1, **images: Any) -> None:
     """Accept floating-point volumes of one shape and type."""
     check_volumes(shortest=shortest, **images)
     checks.floating(**images)
