@@ -33,7 +33,7 @@ def unchecked(monkeypatch):
 
 
 # These train networks, and run several times as long without optimisation.
-OPTIMISED = {"test_backdoor_experiment.py"}
+OPTIMISED = {"test_backdoor_experiment.py", "test_class_split.py"}
 
 
 @pytest.fixture(autouse=True, scope="module")
