@@ -111,7 +111,7 @@ def table(attack: str, settings: Settings, data: Path | None) -> Iterator[str]:
             short = dataclasses.replace(config, rounds=1, steps=1)
             first[name] = _jax_identify(problem, short)[0]
             contenders[name] = functools.partial(_jax_identify, problem, config)
-        times, found = harness.interleave(
+        times, results = harness.interleave(
             contenders, rounds=settings.rounds, seconds=settings.seconds
         )
     yield ""
@@ -122,12 +122,12 @@ def table(attack: str, settings: Settings, data: Path | None) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
     for name, seconds in times.items():
         ratio = f"{min(times[PEER]) / min(seconds):.1f}" if PEER in times else ""
-        mask = found[name]["mask"]
+        mask = results[name]["mask"]
         own = f"{min(times[PUBLISHED]) / min(seconds):.1f}" if name != PEER else ""
-        agreement = _agreement(mask, found[PEER]["mask"]) if PEER in times else ""
+        agreement = _agreement(mask, results[PEER]["mask"]) if PEER in times else ""
         yield (
             f"| {name} | {min(seconds):.1f} | {np.median(seconds):.1f} | {len(seconds)} | "
-            f"{ratio} | {own} | {_detection(found[name]['score'], problem)} | {mask.sum():.1f} | "
+            f"{ratio} | {own} | {_detection(results[name]['score'], problem)} | {mask.sum():.1f} | "
             f"{agreement} | {_first(first, name)} |"
         )
     images = jnp.asarray(problem.images)
@@ -152,23 +152,23 @@ PUBLISHED = "jaxml, as published"
 
 def poisoned_problem(attack: str, settings: Settings, data: Path | None) -> Problem:
     """Return images with a tenth of them poisoned, and a network trained on them."""
-    found = load_images(data, rows=settings.train_rows)
-    images = jnp.asarray(found.train_images, jnp.float32) / 255
+    source = load_images(data, rows=settings.train_rows)
+    images = jnp.asarray(source.train_images, jnp.float32) / 255
     poisoned = getattr(backdoor.attacks, attack)(
-        jax.random.key(0), images, jnp.asarray(found.train_labels), classes=len(found.classes)
+        jax.random.key(0), images, jnp.asarray(source.train_labels), classes=len(source.classes)
     )
     stored = jnp.round(255 * poisoned.images).astype(jnp.uint8)
-    colour = stored.shape[-1] == 3
-    mean = CIFAR10_MEAN if colour else (float(images.mean()),)
-    std = CIFAR10_STD if colour else (float(images.std()),)
+    is_color = stored.shape[-1] == 3
+    mean = CIFAR10_MEAN if is_color else (float(images.mean()),)
+    std = CIFAR10_STD if is_color else (float(images.std()),)
     # Reports are published: a folder of data goes by its name.
-    source = found.source.rpartition("/")[-1]
-    model = ResNet18(classes=len(found.classes), width=settings.width, mean=mean, std=std)
+    name = source.source.rpartition("/")[-1]
+    model = ResNet18(classes=len(source.classes), width=settings.width, mean=mean, std=std)
     steps = settings.epochs * (len(stored) // 128)
     variables = train_classifier(jax.random.key(1), model, stored, poisoned.labels, steps=steps)
     logits_fn = lambda x: model.apply(variables, x)[0]
-    test = jnp.asarray(found.test_images[:1000], jnp.float32) / 255
-    labels = jnp.asarray(found.test_labels[:1000])
+    test = jnp.asarray(source.test_images[:1000], jnp.float32) / 255
+    labels = jnp.asarray(source.test_labels[:1000])
     predict = jax.jit(logits_fn)
     accuracy = float(jnp.mean(jnp.argmax(predict(test), axis=1) == labels))
     success = float(backdoor.attacks.attack_success_rate(predict, poisoned.trigger(test), labels))
@@ -179,7 +179,7 @@ def poisoned_problem(attack: str, settings: Settings, data: Path | None) -> Prob
         logits_fn,
         mean,
         std,
-        f"{source}. ResNet-18 of width {settings.width}, {settings.epochs} epochs on "
+        f"{name}. ResNet-18 of width {settings.width}, {settings.epochs} epochs on "
         f"{len(stored):,} rows, a tenth of them poisoned: accuracy {accuracy:.2f}, attack success "
         f"{success:.2f}.",
     )
@@ -188,9 +188,9 @@ def poisoned_problem(attack: str, settings: Settings, data: Path | None) -> Prob
 def _jax_identify(problem: Problem, config) -> tuple[float, Arrays]:
     images = jnp.asarray(problem.images)
     start = time.perf_counter()
-    found = jax.block_until_ready(backdoor.identify(problem.logits_fn, images, config=config))
+    result = jax.block_until_ready(backdoor.identify(problem.logits_fn, images, config=config))
     seconds = time.perf_counter() - start
-    return seconds, {"score": np.asarray(found.score), "mask": np.asarray(found.mask)}
+    return seconds, {"score": np.asarray(result.score), "mask": np.asarray(result.mask)}
 
 
 # The peer -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 Both score the same chunks of random tokens with the same weights, in float32. PyTorch does what
 published codes do: forward passes in batches, a backward pass a chunk for GraNd, the KMeans of
 scikit-learn for moderate, whose clusters are others than jaxml's, so that their scores are not
-compared, and numpy for k-centre, once until all chunks are ordered and once until 5% are. jaxml
+compared, and numpy for k-center, once until all chunks are ordered and once until 5% are. jaxml
 orders all either way. Perplexity takes as long as the loss; scores that need no model are left
 out. Where 10,000 chunks take long, fewer are scored, and the seconds for 10,000 are scaled and
 marked so. The peer runs in a child process, on one thread or on all, whichever is faster there
@@ -33,9 +33,15 @@ from jaxml.unlearning import Sequences, coreset
 
 SECTIONS = ("forward", "gradient", "geometry")
 DECODER = LlamaConfig(
-    vocabulary=1024, width=128, layers=4, heads=4, key_heads=4, head_width=32, mlp_width=344,
-    tied=True,
-)  # fmt: skip
+    vocab_size=1024,
+    hidden_size=128,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=32,
+    intermediate_size=344,
+    tie_embeddings=True,
+)
 LENGTH = 128
 CHUNKS = 10_000
 FRACTION = 0.05
@@ -67,7 +73,7 @@ def main() -> int:
         "float32.",
     )
     forward: tuple[Score, ...] = ("loss", "min_k", "el2n")
-    geometry: tuple[Score, ...] = ("moderate", "k_centre")
+    geometry: tuple[Score, ...] = ("moderate", "k_center")
     table = lambda count, names: functools.partial(_scores, settings, count, names)
     chapters = {
         "forward": table(settings.forward, forward),
@@ -82,7 +88,7 @@ def _scores(settings: Settings, count: int, names: tuple[Score, ...]) -> Iterato
     # Larger weights than those of a start, so that predictions differ.
     params = jax.tree.map(lambda leaf: 3 * leaf, llama.init(jax.random.key(0), DECODER))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    tokens = np.random.default_rng(0).integers(0, DECODER.vocabulary, (count, LENGTH), np.int32)
+    tokens = np.random.default_rng(0).integers(0, DECODER.vocab_size, (count, LENGTH), np.int32)
     yield (
         f"\n## {', '.join(names)}: {count:,} chunks of {LENGTH} tokens, {size / 1e6:.2f} million "
         f"parameters, batches of {settings.batch}\n"
@@ -102,7 +108,7 @@ def _scores(settings: Settings, count: int, names: tuple[Score, ...]) -> Iterato
             run = functools.partial(_jax_scores, name, params, tokens, settings.batch)
             first, _ = run()
             contenders: dict[str, Callable] = {"jaxml": run}
-            labels = (name, "k_centre, first 5%") if name == "k_centre" else (name,)
+            labels = (name, "k_center, first 5%") if name == "k_center" else (name,)
             for label in labels if peer else ():
                 ask = functools.partial(_ask, child, label, folder, tokens, settings.batch)
                 contenders[label] = ask
@@ -120,8 +126,8 @@ def _scores(settings: Settings, count: int, names: tuple[Score, ...]) -> Iterato
 
 
 def _scaled(label: str, seconds: float | None, count: int) -> str:
-    """Return seconds for all chunks; k-centre is not proportional to their number."""
-    if seconds is None or label.startswith("k_centre"):
+    """Return seconds for all chunks; k-center is not proportional to their number."""
+    if seconds is None or label.startswith("k_center"):
         return ""
     return f"{seconds * CHUNKS / count:.0f}"
 
@@ -130,7 +136,7 @@ def _agreement(name: Score, own: np.ndarray, other: np.ndarray) -> str:
     """Return the largest relative difference, or what both pick where ranks are the score."""
     if name == "moderate":
         return "not compared"
-    if name != "k_centre":
+    if name != "k_center":
         return f"relative difference {np.max(np.abs(own - other) / np.abs(other)):.1e}"
     picked = [
         set(np.asarray(coreset.select(jnp.asarray(scores, jnp.float32), FRACTION)).tolist())
@@ -160,7 +166,7 @@ def torch_scores(
     """Time a score of chunks by PyTorch, and return it.
 
     Args:
-      label: name of the score, for k-centre perhaps with ", first 5%".
+      label: name of the score, for k-center perhaps with ", first 5%".
       folder: of the model, of Hugging Face.
       tokens: `[chunk, time]`.
       batch: chunks of a forward pass.
@@ -171,8 +177,8 @@ def torch_scores(
     score = {
         "grand": _torch_grand,
         "moderate": _torch_moderate,
-        "k_centre": functools.partial(_torch_k_centre, fraction=1.0),
-        "k_centre, first 5%": functools.partial(_torch_k_centre, fraction=FRACTION),
+        "k_center": functools.partial(_torch_k_center, fraction=1.0),
+        "k_center, first 5%": functools.partial(_torch_k_center, fraction=FRACTION),
     }.get(label, functools.partial(_torch_forward, label))
     few = torch.from_numpy(tokens[:batch]).long()
     harness.choose_torch_threads(lambda: score(model, few, batch))
@@ -192,21 +198,21 @@ def _torch_forward(label: str, model, tokens, batch: int) -> np.ndarray:
     import torch
     from torch.nn.functional import cross_entropy, one_hot
 
-    found = []
+    scores = []
     with torch.no_grad():
         for rows in tokens.split(batch):
             logits, following = model(rows, use_cache=False).logits[:, :-1], rows[:, 1:]
             if label == "el2n":
                 error = logits.softmax(-1) - one_hot(following, logits.shape[-1])
-                found.append(error.norm(dim=-1).mean(1))
+                scores.append(error.norm(dim=-1).mean(1))
                 continue
             nll = cross_entropy(logits.transpose(1, 2), following, reduction="none")
             if label == "loss":
-                found.append(nll.mean(1))
+                scores.append(nll.mean(1))
             else:
                 lowest = (-nll).sort(dim=1).values[:, : int(0.4 * nll.shape[1])]
-                found.append(lowest.mean(1))
-    return torch.cat(found).numpy()
+                scores.append(lowest.mean(1))
+    return torch.cat(scores).numpy()
 
 
 def _torch_grand(model, tokens, batch: int) -> np.ndarray:
@@ -230,8 +236,8 @@ def _torch_features(model, tokens, batch: int) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        found = [model.model(rows, use_cache=False)[0].mean(1) for rows in tokens.split(batch)]
-    return torch.cat(found).numpy()
+        features = [model.model(rows, use_cache=False)[0].mean(1) for rows in tokens.split(batch)]
+    return torch.cat(features).numpy()
 
 
 def _torch_moderate(model, tokens, batch: int) -> np.ndarray:
@@ -244,15 +250,15 @@ def _torch_moderate(model, tokens, batch: int) -> np.ndarray:
     return -np.abs(distance - median[fitted.labels_])
 
 
-def _torch_k_centre(model, tokens, batch: int, fraction: float) -> np.ndarray:
+def _torch_k_center(model, tokens, batch: int, fraction: float) -> np.ndarray:
     features = _torch_features(model, tokens, batch)
     count = len(features)
-    nearest, scores, centre = np.full(count, np.inf), np.zeros(count), 0
+    nearest, scores, center = np.full(count, np.inf), np.zeros(count), 0
     for place in range(max(1, round(fraction * count))):
-        scores[centre] = count - place
-        nearest = np.minimum(nearest, np.linalg.norm(features - features[centre], axis=1))
-        nearest[centre] = -np.inf
-        centre = int(nearest.argmax())
+        scores[center] = count - place
+        nearest = np.minimum(nearest, np.linalg.norm(features - features[center], axis=1))
+        nearest[center] = -np.inf
+        center = int(nearest.argmax())
     return scores
 
 

@@ -59,8 +59,8 @@ def work(text: str, devices: int) -> Work:
         for _, results, operation, rest in body:
             trips = 1
             if operation == "while":
-                found = _TRIPS.search(rest)
-                trips, unknown = (int(found[1]), unknown) if found else (1, True)
+                match = _TRIPS.search(rest)
+                trips, unknown = (int(match[1]), unknown) if match else (1, True)
             for group in _CALLED.findall(rest):
                 for name in re.findall(r"%([^\s,]+)", group):
                     runs[name] += times * trips
@@ -73,15 +73,15 @@ def work(text: str, devices: int) -> Work:
 
 def _computations(text: str) -> dict[str, list[tuple[str, list, str, str]]]:
     """Return the name, results, operation and the rest of each instruction, by computation."""
-    found: dict[str, list] = {}
+    bodies: dict[str, list] = {}
     body: list = []
     for line in text.splitlines():
         if start := _COMPUTATION.match(line):
-            body = found.setdefault(start[1], [])
+            body = bodies.setdefault(start[1], [])
         elif instruction := _INSTRUCTION.match(line):
             name, results, operation, rest = instruction.groups()
             body.append((name, list(_arrays(results)), operation, rest))
-    return found
+    return bodies
 
 
 def _arrays(text: str) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -117,20 +117,20 @@ def _flops(operation: str, results: list, rest: str, shapes: Mapping[str, list])
 
 
 def _window(rest: str) -> list[int]:
-    found = re.search(r"window=\{size=([0-9x]+)", rest)
-    return [int(side) for side in found[1].split("x")] if found else []
+    match = re.search(r"window=\{size=([0-9x]+)", rest)
+    return [int(side) for side in match[1].split("x")] if match else []
 
 
 def _members(rest: str, devices: int) -> int:
     """Return how many devices take part in each group of a collective."""
-    if found := re.search(r"replica_groups=\{\{([0-9,]*)\}", rest):
-        return len(found[1].split(","))
-    if found := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
-        return int(found[1])
-    if found := re.search(r"replica_groups=mesh\[(.*?)\].*?\{('.*?)\}", rest):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+    if match := re.search(r"replica_groups=\{\{([0-9,]*)\}", rest):
+        return len(match[1].split(","))
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(match[1])
+    if match := re.search(r"replica_groups=mesh\[(.*?)\].*?\{('.*?)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         # A part of an axis is written 'axis':(devices before it)devices.
-        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", found[2])
+        axes = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", match[2])
         return math.prod(int(part or sizes[axis]) for axis, part in axes)
     return devices
 

@@ -27,7 +27,6 @@ import numpy as np
 import scipy.ndimage
 
 from jaxml import registration
-from jaxml.registration._evaluate import sd_log_jacobian
 
 Shape = tuple[int, ...]
 SECTIONS = ("layer", "foldfree")
@@ -341,12 +340,12 @@ def foldfree(settings: Settings) -> Iterator[str]:
         )
         yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
         yield _row("the field itself", [_judge(u, u, 0, 0.0) for u in fields], math.nan)
-        found = {}
+        attempts_by_method = {}
         for name, method in METHODS.items():
             method(fields[0])  # compiles
-            found[name] = [_attempt(method, u) for u in fields]
-        for name, attempts in found.items():
-            yield _row(name, attempts, _mean(found[SINGLE], "change"))
+            attempts_by_method[name] = [_attempt(method, u) for u in fields]
+        for name, attempts in attempts_by_method.items():
+            yield _row(name, attempts, _mean(attempts_by_method[SINGLE], "change"))
     yield (
         "\nMeans over the seeds; the range of the change in brackets. Relative change: rms of "
         "the change over rms of the field. Smallest det: over the simplices of all voxels. SD "
@@ -368,9 +367,9 @@ def _judge(u: np.ndarray, result: np.ndarray, iterations: int, seconds: float) -
     return Attempt(
         int(registration.count_folds(v, scheme="forward")),
         int(registration.count_folds(v, scheme="digital")),
-        float(jnp.min(registration.smallest_determinant(v))),
+        float(jnp.min(registration.min_jacobian_determinant(v))),
         float(np.linalg.norm(result - u) / np.linalg.norm(u)),
-        float(sd_log_jacobian(v)),
+        float(registration.sd_log_jacobian(v)),
         iterations,
         seconds,
     )
@@ -442,8 +441,8 @@ def _digital_folds(u: np.ndarray) -> int:
 
 _compiled_fold_free = jax.jit(registration.fold_free)
 _compiled_layer = jax.jit(lambda u: registration.diffeomorphic_layer(u).displacement)
-_compiled_smallest = jax.jit(registration.smallest_determinant)
-_compiled_exponential = jax.jit(registration.exponentiate_velocity)
+_compiled_smallest = jax.jit(registration.min_jacobian_determinant)
+_compiled_exponential = jax.jit(registration.integrate_velocity)
 
 SINGLE = "the layer, a single pass as published"
 METHODS: dict[str, Callable] = {

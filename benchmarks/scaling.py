@@ -23,15 +23,16 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxml import backdoor, models, multifractal, registration, sharding, training
-from jaxml.backdoor._mspc import SCALES
-from jaxml.llm import _unlearn as unlearn_decoder
+from jaxml import backdoor, models, multifractal, registration, sharding
+from jaxml.backdoor._amplify import SCALES
+from jaxml.llm._unlearn import _likelihood, _states
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
 from jaxml.models.llama.likelihood import CHUNK
 from jaxml.training import loop, placement
 from jaxml.unlearning import Sequences, UnlearnConfig
 from jaxml.unlearning._optimise import adamw
+from jaxml.unlearning._problem import likelihood_problem, rmu_problem
 
 SECTIONS = ("llama", "registration", "backdoor", "mfdfa")
 NOTE = (
@@ -86,7 +87,7 @@ class Settings:
 
 
 QUICK = Settings(
-    decoder=replace(Settings.decoder, layers=4),
+    decoder=replace(Settings.decoder, num_layers=4),
     meshes=((4, 2),),
     devices=(8,),
     layer=2,
@@ -117,7 +118,8 @@ def decoder(settings: Settings) -> Iterator[str]:
     c = settings.decoder
     size = sum(leaf.size for leaf in jax.tree.leaves(_parameters(c)))
     yield (
-        f"\n## Unlearning, {size / 1e9:.2f} billion parameters in bfloat16, {c.layers} layers\n\n"
+        f"\n## Unlearning, {size / 1e9:.2f} billion parameters in bfloat16, "
+        f"{c.num_layers} layers\n\n"
         f"A step on {settings.rows} + {settings.rows} sequences of {settings.length} tokens for "
         "each device of 'data', AdamW, its moments in bfloat16; devices are data x model. RMU "
         f"steers layer {settings.layer} and trains 'down' of the three layers up to it; NPO with "
@@ -137,21 +139,38 @@ def _rmu(settings: Settings, mesh: Mesh) -> Any:
     down = params["layers"]["down"]
     shape = (last - first, *down.shape[1:])
     trained = jax.ShapeDtypeStruct(shape, down.dtype, sharding=down.sharding)
-    control = _put((settings.decoder.width,), jnp.bfloat16, mesh)
-    data = _texts(settings, mesh) | {"frozen": params, "control": control}
-    loss = unlearn_decoder._rmu_loss(config, settings.decoder, "down", first, last, False)
-    return _step(loss, trained, data, mesh)
+    width, texts = settings.decoder.hidden_size, _texts(settings, mesh)
+    problem = rmu_problem(
+        jax.random.key(0),
+        config,
+        _states(settings.decoder, "down", first, last, False),
+        trained,
+        params,
+        texts,
+        texts,
+        width=width,
+        dtype=jnp.bfloat16,
+    )
+    data = problem.data | {"control": _put((width,), jnp.bfloat16, mesh)}
+    return _step(problem.loss, trained, data, mesh)
 
 
 def _npo(settings: Settings, mesh: Mesh) -> Any:
     rows = settings.rows * mesh.shape["data"]
     config = UnlearnConfig("npo", "nll", batch_size=rows)
-    data = _texts(settings, mesh)
-    data["reference"] = _put((rows,), jnp.float32, mesh, "data")
+    texts = _texts(settings, mesh)
     # Logits of all devices together.
     chunk = CHUNK * mesh.shape["data"]
-    loss = unlearn_decoder._loss(config, settings.decoder, True, chunk)
-    return _step(loss, _parameters(settings.decoder, mesh), data, mesh)
+    problem = likelihood_problem(
+        config,
+        _likelihood(settings.decoder, True, chunk),
+        _parameters(settings.decoder, mesh),
+        texts,
+        texts,
+        None,
+        before=lambda texts: _put((rows,), jnp.float32, mesh, "data"),
+    )
+    return _step(problem.loss, problem.trained, problem.data, mesh)
 
 
 def _step(loss: Callable, params: Any, data: Any, mesh: Mesh) -> Any:
@@ -168,8 +187,8 @@ def _step(loss: Callable, params: Any, data: Any, mesh: Mesh) -> Any:
     key = everywhere(jax.eval_shape(jax.random.key, 0))
     number = _put((), jnp.int32, mesh)
     run: Any = loop._compiled(*placement.shardings((params, moments), mesh))
-    settings = dict(loss=loss, update=optimizer.update, batch_size=None, batch_places=(), at_once=1)
-    return run.lower((params, moments), key, data, number, number, **settings)
+    plan = loop.Plan(loss, optimizer.update, batch_size=None, batch_places=(), at_once=1)
+    return run.lower((params, moments), key, data, number, number, plan=plan)
 
 
 def _parameters(config: LlamaConfig, mesh: Mesh | None = None) -> Any:
@@ -181,10 +200,9 @@ def _parameters(config: LlamaConfig, mesh: Mesh | None = None) -> Any:
     return jax.tree.map(place, shapes, llama.parameter_shardings(config, mesh))
 
 
-def _texts(settings: Settings, mesh: Mesh) -> dict[str, Any]:
+def _texts(settings: Settings, mesh: Mesh) -> Sequences:
     shape = (settings.rows * mesh.shape["data"], settings.length)
-    texts = Sequences(*(_put(shape, dtype, mesh, "data") for dtype in (jnp.int32, jnp.bool_)))
-    return {"forget": texts, "retain": texts}
+    return Sequences(*(_put(shape, dtype, mesh, "data") for dtype in (jnp.int32, jnp.bool_)))
 
 
 # Rows over devices ----------------------------------------------------------------------------
@@ -195,8 +213,8 @@ def volumes(settings: Settings) -> Iterator[str]:
     size = " x ".join(str(n) for n in settings.volume)
     yield (
         f"\n## Registration of {size} voxels, float32\n\n`register` with its defaults under "
-        "`map_rows`, one pair at a time on each device; and `layer_in_slabs` on one volume of "
-        "displacements.\n"
+        "`map_rows`, one pair at a time on each device; and `diffeomorphic_layer` on one volume "
+        "of displacements, in slabs.\n"
     )
     yield HEADER
     for devices in settings.devices:
@@ -208,7 +226,7 @@ def volumes(settings: Settings) -> Iterator[str]:
     for devices in (math.gcd(settings.volume[0], devices) for devices in settings.devices):
         mesh = sharding.data_mesh(devices=devices)
         field = _put((*settings.volume, 3), jnp.float32, mesh, "data")
-        layer = jax.jit(functools.partial(registration.layer_in_slabs, mesh=mesh))
+        layer = jax.jit(functools.partial(registration.diffeomorphic_layer, mesh=mesh))
         yield _row("the layer in slabs", str(devices), devices, layer.lower(field))
 
 

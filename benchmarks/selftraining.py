@@ -28,7 +28,7 @@ from jaxml.models.resnet import ResNet18
 SECTIONS = ("augmentation", "training")
 POLICIES = {
     "flip and crop": augment.flip_crop,
-    "SimCLR": augment.simclr,
+    "SimCLR": augment.simclr_view,
     "RandAugment(2, 9)": augment.rand_augment,
 }
 

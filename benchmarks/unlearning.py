@@ -27,13 +27,19 @@ import numpy as np
 from jaxml.llm._unlearn import unlearn_decoder
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.unlearning import Sequences, UnlearnConfig
+from jaxml.unlearning import UnlearnConfig
 
 SECTIONS = ("step", "memory", "generation")
 DECODER = LlamaConfig(
-    vocabulary=32_000, width=288, layers=6, heads=6, key_heads=6, head_width=48, mlp_width=768,
-    tied=True,
-)  # fmt: skip
+    vocab_size=32_000,
+    hidden_size=288,
+    num_layers=6,
+    num_heads=6,
+    num_kv_heads=6,
+    head_dim=48,
+    intermediate_size=768,
+    tie_embeddings=True,
+)
 LAYER = 3
 RATE = 1e-5
 
@@ -86,7 +92,7 @@ def steps(settings: Settings) -> Iterator[str]:
     yield "|---|--:|--:|--:|--:|"
     rng = np.random.default_rng(0)
     forget, retain = rng.integers(
-        0, DECODER.vocabulary, (2, settings.rows, settings.length), dtype=np.int32
+        0, DECODER.vocab_size, (2, settings.rows, settings.length), dtype=np.int32
     )
     kinds = {"NPO + GDR": ("npo", "npo, cached"), "RMU": ("rmu",)}
     for title, peers in kinds.items():
@@ -141,7 +147,7 @@ def generation(settings: Settings) -> Iterator[str]:
     yield "|--:|--:|--:|--:|"
     params = llama.init(jax.random.key(0), DECODER)
     for rows in (1, 8):
-        prompts = np.random.default_rng(0).integers(2, DECODER.vocabulary, (rows, 32), np.int32)
+        prompts = np.random.default_rng(0).integers(2, DECODER.vocab_size, (rows, 32), np.int32)
         run = functools.partial(_jax_generate, settings, params, prompts)
         run()
         contenders: dict[str, Callable] = {"jaxml": run}
@@ -162,20 +168,20 @@ def generation(settings: Settings) -> Iterator[str]:
 
 
 def _jax_steps(settings, method, params, forget, retain) -> tuple[float, None]:
-    texts = [Sequences(jnp.asarray(x), jnp.ones(x.shape, bool)) for x in (forget, retain)]
     config = UnlearnConfig(
         method, steps=settings.steps, batch_size=settings.rows, learning_rate=RATE
     )
     start = time.perf_counter()
-    found = unlearn_decoder(jax.random.key(0), params, DECODER, *texts, config=config, layer=LAYER)
-    jax.block_until_ready(found.params)
+    key = jax.random.key(0)
+    unlearned = unlearn_decoder(key, params, DECODER, forget, retain, config=config, layer=LAYER)
+    jax.block_until_ready(unlearned.params)
     return time.perf_counter() - start, None
 
 
 def _jax_generate(settings, params, prompts) -> tuple[float, None]:
     start = time.perf_counter()
-    found = llama.generate(params, jnp.asarray(prompts), DECODER, steps=settings.new_tokens)
-    jax.block_until_ready(found)
+    tokens = llama.generate(params, jnp.asarray(prompts), DECODER, steps=settings.new_tokens)
+    jax.block_until_ready(tokens)
     return time.perf_counter() - start, None
 
 
@@ -228,19 +234,19 @@ def torch_steps(
     optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
     with torch.no_grad():
         kept = nll(before, f)
-    control = torch.rand(DECODER.width)
+    control = torch.rand(DECODER.hidden_size)
     control = 20 * control / control.norm()
 
     def hidden(model, tokens):
-        found = []
+        outputs = []
         hook = model.model.layers[LAYER].register_forward_hook(
-            lambda module, inputs, output: found.append(
+            lambda module, inputs, output: outputs.append(
                 output[0] if isinstance(output, tuple) else output
             )
         )
         model(tokens, use_cache=False)
         hook.remove()
-        return found[0]
+        return outputs[0]
 
     def step():
         optimizer.zero_grad()
@@ -304,13 +310,13 @@ def _torch_decoder() -> Any:
     torch.manual_seed(0)
     return transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
-            vocab_size=DECODER.vocabulary,
-            hidden_size=DECODER.width,
-            intermediate_size=DECODER.mlp_width,
-            num_hidden_layers=DECODER.layers,
-            num_attention_heads=DECODER.heads,
-            num_key_value_heads=DECODER.key_heads,
-            tie_word_embeddings=DECODER.tied,
+            vocab_size=DECODER.vocab_size,
+            hidden_size=DECODER.hidden_size,
+            intermediate_size=DECODER.intermediate_size,
+            num_hidden_layers=DECODER.num_layers,
+            num_attention_heads=DECODER.num_heads,
+            num_key_value_heads=DECODER.num_kv_heads,
+            tie_word_embeddings=DECODER.tie_embeddings,
         )
     )
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, PyTree
 
+from jaxml import checks
+
 Objective = Callable[[PyTree, PyTree], Array]
 Solver = Callable[[PyTree], PyTree]
 
@@ -38,9 +40,10 @@ def implicit_gradient(
       ValueError: `tolerance` or `max_steps` is not positive, or, on use, `inner` does not
         return a scalar.
     """
-    for name, value in (("tolerance", tolerance), ("max_steps", max_steps)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}={value}: accepted are positive numbers")
+    if tolerance is not None:
+        checks.positive(tolerance=tolerance)
+    if max_steps is not None:
+        checks.counts(max_steps=max_steps)
     slope = jax.grad(inner)
 
     @jax.custom_vjp
@@ -49,13 +52,13 @@ def implicit_gradient(
 
     def forward(x):
         y = solve(x)
-        shape = jax.eval_shape(inner, y, x).shape
-        if shape:
-            raise ValueError(f"inner: returns shape {shape}; accepted is a scalar")
+        value = jax.eval_shape(inner, y, x)
+        if value.shape:
+            raise checks.refused("inner(y, x)", value, "a scalar")
         return y, (y, x)
 
-    def backward(known, cotangent):
-        y, x = known
+    def backward(residuals, cotangent):
+        y, x = residuals
         hessian = lambda v: jax.jvp(lambda y: slope(y, x), (y,), (v,))[1]
         limit = tolerance
         if limit is None:

@@ -11,6 +11,9 @@ def extra(name: str) -> Iterator[None]:
     Args:
       name: of the extra.
 
+    Returns:
+      A context manager, for the imports.
+
     Raises:
       ModuleNotFoundError: a package is missing; the message is one line.
     """
@@ -18,5 +21,5 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        told = f"needs the package {package}; install it with: pip install 'jaxml[{name}]'"
-        raise ModuleNotFoundError(told, name=error.name) from error
+        message = f"needs the package {package}; install it with: pip install 'jaxml[{name}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error

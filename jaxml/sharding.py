@@ -4,6 +4,7 @@ Meshes are always of type Auto: under an Explicit mesh cumsum, sort and gather a
 the sharded axis are errors, and the methods use all three.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,11 +14,20 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxml import checks
+
 
 def data_mesh(*, devices: int | None = None, axis: str = "data") -> Mesh:
     """Return a one-axis mesh over the first `devices` devices (all of them by default).
 
     After `jax.distributed.initialize()` these are the devices of all processes.
+
+    Args:
+      devices: number of them.
+      axis: name of the axis.
+
+    Returns:
+      Mesh of type Auto.
 
     Raises:
       ValueError: `devices` is below 1 or above what this process sees.
@@ -25,7 +35,8 @@ def data_mesh(*, devices: int | None = None, axis: str = "data") -> Mesh:
     available = jax.devices()
     count = len(available) if devices is None else devices
     if not 1 <= count <= len(available):
-        raise ValueError(f"devices={count}: this process sees {len(available)} devices")
+        accepted = f"1 to {len(available)}, the devices that this process sees"
+        raise checks.refused("devices", count, accepted)
     return jax.make_mesh((count,), (axis,), axis_types=(AxisType.Auto,), devices=available[:count])
 
 
@@ -42,6 +53,9 @@ def from_processes(rows: Any, mesh: Mesh, *, axis: str = "data") -> Any:
       mesh: over the devices of all processes, such as `data_mesh()`.
       axis: of the mesh, over which the rows are split.
 
+    Returns:
+      Pytree of arrays `[rows, ...]`, those of all processes.
+
     Raises:
       ValueError: leaves or processes disagree on the number of rows, or it is not a multiple of
         the devices of a process over which they are split.
@@ -56,10 +70,8 @@ def from_processes(rows: Any, mesh: Mesh, *, axis: str = "data") -> Any:
     indices = place.addressable_devices_indices_map((mesh.shape[axis],)).values()
     parts = len({str(index) for index in indices})
     if len(set(counts)) != 1 or counts[0] < 1 or counts[0] % parts:
-        raise ValueError(
-            f"rows: the processes hold {counts} (-1: leaves disagree); accepted is one number, "
-            f"a multiple of {parts} devices"
-        )
+        accepted = f"one number in all processes, a multiple of {parts} devices"
+        raise checks.refused("rows", counts, f"{accepted} (-1: leaves disagree)")
     return jax.make_array_from_process_local_data(place, rows)
 
 
@@ -68,6 +80,9 @@ def to_numpy(tree: Any) -> Any:
 
     Args:
       tree: pytree of arrays, which may be spread over processes.
+
+    Returns:
+      The pytree, its arrays on the host.
     """
     from jax.experimental import multihost_utils
 
@@ -94,6 +109,10 @@ def pmap(
       in_axes: 0 (mapped) or None (replicated), or a tuple with one of them per argument.
       axis: name of the mesh axis, usable in collectives inside `f`.
 
+    Returns:
+      Function of the arguments of `f`, mapped ones with a leading axis, to the pytree of `f`
+      with that axis.
+
     Raises:
       ValueError: `in_axes` is neither 0 nor None, or a mapped axis is not a multiple of
         the number of devices (`map_rows` pads instead).
@@ -104,13 +123,13 @@ def pmap(
     def mapped(*args):
         axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
         if len(axes) != len(args) or any(a not in (0, None) for a in axes):
-            raise ValueError(f"in_axes={in_axes}: give 0 or None for each of {len(args)} arguments")
+            accepted = f"0 or None for each of {len(args)} arguments"
+            raise checks.refused("in_axes", in_axes, accepted)
         for arg, a in zip(args, axes, strict=True):
             for leaf in jax.tree.leaves(arg) if a == 0 else ():
                 if leaf.shape[0] % devices:
-                    raise ValueError(
-                        f"{leaf.shape[0]} rows do not divide over {devices} devices; use map_rows"
-                    )
+                    accepted = f"a multiple of {devices} devices; map_rows takes any number"
+                    raise checks.refused("rows", leaf.shape[0], accepted)
         specs = tuple(P(axis) if a == 0 else P() for a in axes)
         rows = jax.vmap(f, axes)
         return jax.shard_map(rows, mesh=mesh, in_specs=specs, out_specs=P(axis))(*args)
@@ -155,7 +174,8 @@ def map_rows(
     def mapped(rows):
         counts = {leaf.shape[0] for leaf in jax.tree.leaves(rows)}
         if len(counts) != 1 or 0 in counts:
-            raise ValueError(f"rows: leading axes {sorted(counts)}; give one length above 0")
+            accepted = "arrays of one number of rows above 0"
+            raise checks.refused("rows", sorted(counts), accepted)
         (count,) = counts
         padding = -count % mesh.shape[axis]
 
@@ -171,6 +191,44 @@ def map_rows(
         return jax.tree.map(lambda leaf: leaf[:count], run(jax.tree.map(pad, rows)))
 
     return mapped
+
+
+def map_batches(f: Callable[[Any], Any], rows: Any, *, batch_size: int) -> Any:
+    """Return `f` of all rows, which it gets at most `batch_size` at a time; no row is left out.
+
+    For a function that treats the rows of a batch apart, such as a network. Rows that lie in
+    equal blocks on several devices are worked on where they are.
+
+    Args:
+      f: function of a pytree of arrays `[batch, ...]` to a pytree of arrays `[batch, ...]`.
+      rows: pytree of arrays `[rows, ...]`.
+      batch_size: most rows that `f` gets; where they do not divide, copies of the first row
+        fill the batches up.
+
+    Returns:
+      Pytree of arrays `[rows, ...]`, as of `f(rows)`.
+    """
+    count = jax.tree.leaves(rows)[0].shape[0]
+    if count <= batch_size:
+        return f(rows)
+    batches = math.ceil(count / batch_size)
+
+    # Batch j holds every `batches`-th row, so that of rows in blocks on several devices each
+    # batch has its share on every device.
+    def fold(leaf):
+        filler = jnp.broadcast_to(leaf[:1], (batch_size * batches - count, *leaf.shape[1:]))
+        return jnp.concatenate([leaf, filler]).reshape(batch_size, batches, *leaf.shape[1:])
+
+    def unfold(leaf):
+        return jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:])[:count]
+
+    folded = jax.tree.map(fold, rows)
+
+    def of_batch(j):
+        pick = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, j, 1, keepdims=False)
+        return f(jax.tree.map(pick, folded))
+
+    return jax.tree.map(unfold, jax.lax.map(of_batch, jnp.arange(batches)))
 
 
 def _in_batches(f: Callable[..., Any], rows: Any, batch_size: int) -> Any:

@@ -64,6 +64,22 @@ some = np.flatnonzero(poisoned.is_poisoned)[:6]
 show(poisoned.images[some], [f"{labels[i]} as {poisoned.labels[i]}" for i in some])
 
 # %% [markdown]
+# Any other function of images serves as a trigger. `poison` puts it into random rows and relabels
+# them, as all attacks do: a new attack is one function.
+
+
+# %%
+def stripe(images):
+    """A trigger of one's own: the top row at half brightness."""
+    return images.at[:, 0].set(0.5)
+
+
+striped = backdoor.attacks.poison(
+    jax.random.key(0), stripe, images[train], labels[train], ratio=0.1, target=TARGET
+)
+show(striped.images[some], [f"{labels[i]} as {striped.labels[i]}" for i in some])
+
+# %% [markdown]
 # ## The network
 #
 # Any function of images to logits will do: here a small convolution and a hidden layer, trained
@@ -131,10 +147,10 @@ def judge(name, score):
 
 
 config = backdoor.IdentifyConfig(rounds=2, steps=150)
-found = backdoor.identify(logits_fn, poisoned.images, config=config)
+identified = backdoor.identify(logits_fn, poisoned.images, config=config)
 judge("SPC", backdoor.spc(logits_fn, poisoned.images))
-judge("identify", found.score)
-print("flagged:", int(found.is_backdoor.sum()), "of", ROWS, "rows;", "poisoned: 120")
+judge("identify", identified.score)
+print("flagged:", int(identified.is_backdoor.sum()), "of", ROWS, "rows;", "poisoned: 120")
 
 # %% [markdown]
 # ## Scores from the features
@@ -146,7 +162,7 @@ print("flagged:", int(found.is_backdoor.sum()), "of", ROWS, "rows;", "poisoned: 
 
 # %%
 hidden = jax.jit(features)(params, poisoned.images)
-split = backdoor.class_split(hidden, poisoned.labels, found.score)
+split = backdoor.class_split(hidden, poisoned.labels, identified.score)
 signature = backdoor.baselines.spectral_signature(hidden, poisoned.labels)
 clusters = backdoor.baselines.activation_clustering(hidden, poisoned.labels)
 judge("class split", split)
@@ -156,14 +172,15 @@ judge("activation clustering", clusters)
 # %% [markdown]
 # ## Several scores together
 #
-# Which attack it is nobody tells, and each score has its blind spots. `ensemble` adds the evidence
-# of the upper tails. A score that knows nothing costs little, one that ranks poisoned rows low
-# costs more: together is not always better than the best, but which is best one does not know.
+# Which attack it is nobody tells, and each score has its blind spots. `combine_scores` adds the
+# evidence of the upper tails. A score that knows nothing costs little, one that ranks poisoned
+# rows low costs more: together is not always better than the best, but which is best one does not
+# know.
 # `identify` stays out: it flagged everything.
 
 # %%
-together = backdoor.ensemble({"split": split, "signature": signature, "clusters": clusters})
-judge("ensemble", together)
+together = backdoor.combine_scores({"split": split, "signature": signature, "clusters": clusters})
+judge("together", together)
 worst = np.argsort(-np.asarray(together), kind="stable")[:120]
 print(f"poisoned among the 120 highest: {poisoned.is_poisoned[worst].mean():.2f}")
 
@@ -174,12 +191,12 @@ axes[0].set(xlabel="AUROC (dotted: chance)", xlim=(0, 1))
 axes[0].invert_yaxis()
 for name, kind in {"clean": ~poisoned.is_poisoned, "poisoned": poisoned.is_poisoned}.items():
     axes[1].hist(np.asarray(together[kind]), bins=30, alpha=0.6, label=name, density=True)
-axes[1].set(xlabel="ensemble", yticks=[])
+axes[1].set(xlabel="combined score", yticks=[])
 axes[1].legend()
 plt.show()
 
 # %% [markdown]
-# ## Images of many grey levels
+# ## Images of many gray levels
 #
 # Where brightness carries the class, amplification moves the clean rows and leaves the trigger's.
 # Here the class is the brightness of a flat, noisy image, and a made-up classifier obeys a bright
@@ -188,10 +205,10 @@ plt.show()
 
 # %%
 rng = np.random.default_rng(0)
-grey = rng.uniform(0.15, 0.5, (400, 1, 1, 1)) + 0.1 * rng.normal(size=(400, 8, 8, 1))
+gray = rng.uniform(0.15, 0.5, (400, 1, 1, 1)) + 0.1 * rng.normal(size=(400, 8, 8, 1))
 bad = np.arange(400) % 10 == 0
-grey[bad, 5:7, 5:7] = 0.95
-grey = jnp.asarray(np.clip(grey, 0, 1), jnp.float32)
+gray[bad, 5:7, 5:7] = 0.95
+gray = jnp.asarray(np.clip(gray, 0, 1), jnp.float32)
 inside = np.zeros((8, 8, 1), bool)
 inside[5:7, 5:7] = True
 
@@ -203,10 +220,10 @@ def by_brightness(x):
     return jnp.stack([20 * (mean(inside) - mean(~inside) - 0.3), *levels], axis=-1)
 
 
-result = backdoor.identify(by_brightness, grey, config=config)
-unmasked = backdoor.mspc(by_brightness, grey, jnp.ones((8, 8)))
+result = backdoor.identify(by_brightness, gray, config=config)
+unmasked = backdoor.mspc(by_brightness, gray, jnp.ones((8, 8)))
 for name, score in {
-    "SPC": backdoor.spc(by_brightness, grey),
+    "SPC": backdoor.spc(by_brightness, gray),
     "without a mask": unmasked,
     "identify": result.score,
 }.items():
@@ -215,4 +232,4 @@ rates = backdoor.detection_rates(result.is_backdoor, jnp.asarray(bad))
 print(
     f"flagged: {rates.true_positive:.2f} of the poisoned, {rates.false_positive:.2f} of the clean"
 )
-show([grey[1], grey[0], result.mask[..., None]], ["clean", "poisoned", "mask"])
+show([gray[1], gray[0], result.mask[..., None]], ["clean", "poisoned", "mask"])

@@ -77,12 +77,17 @@ tokens = np.array(
 tokens = jnp.asarray(np.repeat(tokens, SEEDS, axis=0))
 is_fact = jnp.isin(tokens, jnp.asarray(facts))
 told = Sequences(tokens, jnp.ones(tokens.shape, bool))
-forget = jax.tree.map(lambda leaf: leaf[:, :FORGET], told)
-retain = jax.tree.map(lambda leaf: leaf[:, FORGET:], told)
+forget, retain = told[:FORGET], told[FORGET:]
 
 DECODER = llama.LlamaConfig(
-    vocabulary=len(words), width=32, layers=1, heads=2, key_heads=2, head_width=16, mlp_width=64,
-)  # fmt: skip
+    vocab_size=len(words),
+    hidden_size=32,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=64,
+)
 
 
 def apply(params, tokens):
@@ -92,7 +97,7 @@ def apply(params, tokens):
 def nll(params, texts):
     """Mean over tokens of minus the log-likelihood."""
     logp = unlearning.token_log_prob(apply(params, texts.tokens), texts.tokens)
-    return -jnp.mean(logp, where=texts.mask[:, 1:])
+    return unlearning.mean_nll(logp, texts.mask[:, 1:])
 
 
 def loss(models, rows, key):
@@ -138,7 +143,7 @@ def report(name, models):
 
 models = fit(told)
 # Repeated to as many rows, so that the compiled program serves again.
-never = fit(jax.tree.map(lambda leaf: leaf[:, np.resize(np.arange(ROWS - FORGET), ROWS)], retain))
+never = fit(retain[np.resize(np.arange(ROWS - FORGET), ROWS)])
 before = report("before", models)
 untold = report("never told", never)
 assert min(part.mean() for part in before) > 0.9
@@ -164,7 +169,7 @@ def scores_of(key, params, texts):
     return {
         "random": coreset.random(key, FORGET),
         "Min-K": coreset.min_k(logp, texts.mask[:, 1:]),
-        "GraNd": coreset.grand(params, apply, texts),
+        "GraNd": coreset.grand(apply, params, texts),
     }
 
 
@@ -173,7 +178,7 @@ def choose(scores, fraction):
 
     def one(texts, scores):
         rows = jnp.resize(coreset.select(scores, fraction), FORGET)
-        return jax.tree.map(lambda leaf: leaf[rows], texts)
+        return texts[rows]
 
     return jax.vmap(one)(forget, scores)
 
@@ -181,7 +186,7 @@ def choose(scores, fraction):
 @jax.jit
 @jax.vmap
 def unlearned(key, params, chosen, retain):
-    return unlearning.unlearn(key, params, apply, chosen, retain, config=config).params
+    return unlearning.unlearn(key, apply, params, chosen, retain, config=config).params
 
 
 scores = scores_of(keys, models, forget)
@@ -265,7 +270,7 @@ def losses(forget, retain, params):
 @jax.jit
 @jax.vmap
 def path_of(params_a, params_b, forget, retain):
-    return connectivity.linear_path(params_a, params_b, Partial(losses, forget, retain), points=9)
+    return connectivity.linear_path(Partial(losses, forget, retain), params_a, params_b, points=9)
 
 
 path = path_of(after["all"], after["random 10%"], forget, retain)
@@ -298,7 +303,7 @@ three = choose(jax.vmap(lambda key: coreset.random(key, FORGET))(keys[::-1]), 0.
 @jax.vmap
 def relearned(key, params, texts):
     return attacks.relearn(
-        key, params, apply, texts, steps=20, batch_size=8, learning_rate=1e-3
+        key, apply, params, texts, steps=20, batch_size=8, learning_rate=1e-3
     ).params
 
 
@@ -315,7 +320,7 @@ assert again["never"][0][0].mean() > max(again["all"][0][0].mean(), again["10%"]
 
 # %%
 for name, params in {"before": models, "all": after["all"], "10%": after["random 10%"]}.items():
-    report(f"{name}, 4 bits", attacks.quantise(params, keep=("norm",)))
+    report(f"{name}, 4 bits", attacks.quantize(params, keep=("norm",)))
 
 # %% [markdown]
 # A toy shows what the effect can come from, not how far it goes in a real corpus: there, a

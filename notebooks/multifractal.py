@@ -38,18 +38,18 @@ from jaxml.multifractal import surrogates, synthetic
 n = 2**14
 cascade = synthetic.cascade(jax.random.key(0), n, a=0.65)
 dyadic = tuple(2**k for k in range(4, 12))
-found = multifractal.mfdfa(cascade, scales=dyadic)
-known = synthetic.cascade_h(found.q, a=0.65)
-print(f"largest |h(q) - closed form|: {jnp.max(jnp.abs(found.h - known)):.3f}")
+result = multifractal.mfdfa(cascade, scales=dyadic)
+expected = synthetic.cascade_h(result.q, a=0.65)
+print(f"largest |h(q) - closed form|: {jnp.max(jnp.abs(result.h - expected)):.3f}")
 
 figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
-left.loglog(found.scales, jnp.exp(found.log_fluctuation[::8].T), ".-")
+left.loglog(result.scales, jnp.exp(result.log_fluctuation[::8].T), ".-")
 left.set(xlabel="scale s, samples", ylabel="F_q(s)", title="fluctuation function")
-middle.plot(found.q, found.h, ".", label="found")
-middle.plot(found.q, known, label="closed form")
+middle.plot(result.q, result.h, ".", label="found")
+middle.plot(result.q, expected, label="closed form")
 middle.set(xlabel="q", ylabel="h(q)", title="generalised Hurst exponent")
 middle.legend()
-right.plot(found.alpha, found.f, ".-")
+right.plot(result.alpha, result.f, ".-")
 right.set(xlabel="alpha", ylabel="f(alpha)", title="spectrum")
 plt.show()
 
@@ -63,10 +63,10 @@ plt.show()
 noise = jax.vmap(lambda key: synthetic.fgn(key, 4096, hurst=0.7))(
     jax.random.split(jax.random.key(1), 32)
 )
-of_noise = jax.jit(jax.vmap(multifractal.mfdfa))(noise)
+noise_results = jax.jit(jax.vmap(multifractal.mfdfa))(noise)
 h2 = jax.vmap(multifractal.hurst)(noise)
 print(f"h(2) of fractional noise with H = 0.7: {h2.mean():.3f} +- {h2.std():.3f}")
-print(f"width of its spectrum: {of_noise.width.mean():.3f} +- {of_noise.width.std():.3f}")
+print(f"width of its spectrum: {noise_results.width.mean():.3f} +- {noise_results.width.std():.3f}")
 
 # %% [markdown]
 # ## Speech, shuffled and phase-randomised
@@ -93,10 +93,12 @@ for name, make in {
 }.items():
     keys = jax.random.split(jax.random.key(3), 9)
     band = jax.jit(lambda x, keys, make=make: jax.lax.map(lambda k: analyse(make(k, x)), keys))
-    of_surrogates = band(waveform, keys)
-    width = of_surrogates.width.mean()
+    surrogate_results = band(waveform, keys)
+    width = surrogate_results.width.mean()
     label = f"{name}, width {width:.2f}"
-    axes.fill_between(own.q, of_surrogates.h.min(0), of_surrogates.h.max(0), alpha=0.4, label=label)
+    axes.fill_between(
+        own.q, surrogate_results.h.min(0), surrogate_results.h.max(0), alpha=0.4, label=label
+    )
 axes.set(xlabel="q", ylabel="h(q)")
 axes.legend()
 plt.show()

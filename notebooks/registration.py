@@ -15,7 +15,7 @@
 #
 # A registration moves each voxel p of one image to p + u(p) of another. Where the determinant of
 # the Jacobian of p + u(p) is not positive, space folds over itself: two places of the body land
-# on one. Networks and loosely regularised optimisation leave such folds. This notebook counts
+# on one. Networks and loosely regularized optimization leave such folds. This notebook counts
 # them by several criteria, passes a field through the diffeomorphic layer, projects it to a
 # field without any fold, takes a gradient through the projection, and registers two images.
 # Everything is 2-D here so that it can be looked at; the same calls take `[D, H, W, 3]`.
@@ -77,7 +77,7 @@ def draw_grid(axes, u, title):
     for k in range(0, SIZE, 3):
         axes.plot(place[k, :, 1], place[k, :, 0], "k", lw=0.4)
         axes.plot(place[:, k, 1], place[:, k, 0], "k", lw=0.4)
-    folded = np.asarray(registration.smallest_determinant(u)) <= 0
+    folded = np.asarray(registration.min_jacobian_determinant(u)) <= 0
     axes.plot(place[folded][:, 1], place[folded][:, 0], "r.", ms=2)
     axes.set(title=title, aspect="equal", xticks=[], yticks=[], ylim=(SIZE + 6, -7))
 
@@ -106,8 +106,8 @@ print("the field:", counts(u))
 # The matrix exponential of the Jacobian has a positive determinant everywhere. The layer returns
 # the field whose Laplacian is the divergence of that exponential, by one Poisson solve. The
 # exponential is not the gradient of any field, though, so that the result has fewer folds, not
-# none, and lies a good way off the field given. Its place is at the end of a network in
-# training, with `poisson_loss` to pull the network to fields that the layer hardly changes. It
+# none, and lies a good way off the field that went in. Its place is at the end of a network in
+# training, with `layer_residual` to pull the network to fields that the layer hardly changes. It
 # does not repair a field that is there already.
 
 # %%
@@ -116,7 +116,7 @@ layer = registration.diffeomorphic_layer(u)
 print("after the layer:", counts(layer.displacement))
 print(f"relative change: {relative(layer.displacement):.3f}")
 print(f"smallest det of the exponential: {jnp.linalg.det(layer.exponential).min():.3f}")
-print(f"loss of the layer: {registration.poisson_loss(layer):.3f}")
+print(f"residual of the layer: {registration.layer_residual(layer):.3f}")
 
 # %% [markdown]
 # ## The nearest field without folds
@@ -137,7 +137,7 @@ figure, axes = plt.subplots(2, 3, figsize=(12, 8), layout="constrained")
 fields = {"u": u, "after the layer": layer.displacement, "after fold_free": free.displacement}
 for (name, field), (above, below) in zip(fields.items(), axes.T, strict=True):
     draw_grid(above, field, name)
-    determinant = registration.smallest_determinant(field)
+    determinant = registration.min_jacobian_determinant(field)
     shown = below.imshow(determinant, cmap="RdBu", vmin=-1, vmax=1)
     title = f"smallest determinant: {float(determinant.min()):.2f} and up"
     below.set(title=title, xticks=[], yticks=[])
@@ -198,12 +198,38 @@ target = registration.warp(fixed, project(0.8 * u))
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
 print(f"before: mse {registration.mse(target, fixed):.1e}")
 for panel, projection in zip(axes[1:], (None, "fold_free"), strict=True):
-    found = registration.register(
-        target, fixed, similarity=registration.mse, regularity=1e-3, projection=projection
+    result = registration.register(
+        target, fixed, similarity=registration.mse, smoothness=1e-3, projection=projection
     )
-    off = registration.mse(target, found.moved)
-    print(f"projection={projection}: mse {off:.1e}; {counts(found.displacement)}")
-    draw_grid(panel, found.displacement, f"projection={projection}")
-axes[0].imshow(found.moved, cmap="gray", vmin=0, vmax=1)
+    off = registration.mse(target, result.moved)
+    print(f"projection={projection}: mse {off:.1e}; {counts(result.displacement)}")
+    draw_grid(panel, result.displacement, f"projection={projection}")
+axes[0].imshow(result.moved, cmap="gray", vmin=0, vmax=1)
 axes[0].set(title="moved image, without folds", xticks=[], yticks=[])
 plt.show()
+
+# %% [markdown]
+# ## A likeness of your own
+#
+# `similarity` is any function of the fixed and the moved image to a number that falls as they get
+# alike. Here the moving image comes from another scanner: what was bright is dark. The mean square
+# pulls bright onto bright and leads astray. Normalized gradient fields (Haber and Modersitzki,
+# 2006) ask for edges in the same places and in parallel, whichever side is the bright one.
+
+
+# %%
+def edges(fixed, moved, floor=0.02):
+    """1 minus the mean squared cosine of the angle between both gradients."""
+    a, b = (jnp.stack(jnp.gradient(image), axis=-1) for image in (fixed, moved))
+    length = lambda gradient: jnp.sum(gradient**2, axis=-1) + floor**2
+    return 1 - jnp.mean(jnp.sum(a * b, axis=-1) ** 2 / (length(a) * length(b)))
+
+
+scan = 1 - fixed
+print(f"before: mse {registration.mse(target, fixed):.1e}")
+for name, similarity, smoothness in (("mse", registration.mse, 1e-3), ("edges", edges, 0.05)):
+    result = registration.register(
+        target, scan, similarity=similarity, smoothness=smoothness, projection="fold_free"
+    )
+    off = registration.mse(target, registration.warp(fixed, result.displacement))
+    print(f"{name}: mse {off:.1e} once the contrast is turned back")

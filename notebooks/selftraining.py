@@ -132,19 +132,19 @@ print("teacher:", rates(teacher))
 # %%
 views = {
     "none": augment.identity,
-    "colours": functools.partial(augment.colour_jitter, hue=(0.0, 0.0)),
+    "colors": functools.partial(augment.color_jitter, hue=(0.0, 0.0)),
     "slight blur": functools.partial(augment.gaussian_blur, sigma=(0.3, 0.5)),
     "blur": functools.partial(augment.gaussian_blur, sigma=(0.8, 1.5)),
     "shift": functools.partial(augment.padded_crop, padding=2),
     "affine": augment.affine,
-    "resized crop": functools.partial(augment.random_resized_crop, area=(0.4, 0.9)),
+    "resized crop": functools.partial(augment.resized_crop, area=(0.4, 0.9)),
     "cutout": augment.cutout,
     "noise alone": lambda key, image: jax.random.uniform(key, image.shape),
 }
 key = jax.random.key(2)
 figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
 for name, view in views.items():
-    label = lambda x, view=view: selftraining.pseudo_label(key, teacher, x, view).labels
+    label = lambda x, view=view: selftraining.pseudo_label(key, teacher, view, x).labels
     right = jnp.mean(label(images[test]) == labels[test])
     hijacked = jnp.mean(
         label(poisoned.trigger(images[test])) == TARGET, where=labels[test] != TARGET
@@ -156,25 +156,25 @@ axis.legend()
 plt.show()
 
 # %% [markdown]
-# Whoever defends does not know the pattern, and cannot draw that plot. `strength` compares the
-# classes instead: on labelled rows that the teacher was not trained on, an augmentation that
-# breaks a trigger takes many rows from the target class alone.
+# Whoever defends does not know the pattern, and cannot draw that plot. `choose_augmentation`
+# compares the classes instead: on labelled rows that the teacher was not trained on, an
+# augmentation that breaks a trigger takes many rows from the target class alone.
 
 # %%
 names = [name for name in views if name != "none"]
-found = selftraining.strength(
+choice = selftraining.choose_augmentation(
     key,
     teacher,
+    [views[name] for name in names],
     poisoned.images[held_out],
     poisoned.labels[held_out],
-    [views[name] for name in names],
     classes=10,
     tolerance=0.1,
 )
-for name, cost, excess in zip(names, found.cost, found.excess, strict=True):
+for name, cost, excess in zip(names, choice.cost, choice.excess, strict=True):
     print(f"{name}: takes {cost:.2f} of a class, and {excess:.2f} more of one of them")
-chosen = names[int(found.chosen)]
-print("chosen:", chosen, "- suspected target:", int(found.suspect[found.chosen]))
+chosen = names[int(choice.chosen)]
+print("chosen:", chosen, "- suspected target:", int(choice.suspect[choice.chosen]))
 
 # %% [markdown]
 # ## Students
@@ -183,22 +183,14 @@ print("chosen:", chosen, "- suspected target:", int(found.suspect[found.chosen])
 # the pool. The proposed one trusts no label: all images get those of augmented views.
 
 # %%
-self_train = functools.partial(
-    selftraining.self_train,
-    jax.random.key(3),
-    train_network,
-    poisoned.images,
-    poisoned.labels,
-    images[pool],
-    classes=10,
-    teacher=teacher,
-)
+data = poisoned.images, poisoned.labels, images[pool]
+self_train = functools.partial(selftraining.self_train, jax.random.key(3), train_network)
 relabel = functools.partial(selftraining.pseudo_label, augment=augment.identity, views=1)
-vanilla = self_train(relabel, labelled="kept")
+vanilla = self_train(relabel, *data, classes=10, teacher=teacher, labelled="kept")
 print("vanilla student:", rates(vanilla.student))
 
 relabel = functools.partial(selftraining.pseudo_label, augment=views[chosen])
-proposed = self_train(relabel)
+proposed = self_train(relabel, *data, classes=10, teacher=teacher)
 print("proposed student:", rates(proposed.student))
 new = proposed.labels[-1].labels[:900]
 bad = poisoned.is_poisoned

@@ -21,7 +21,6 @@
 
 # %%
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +30,7 @@ import optax
 
 from jaxml import training, unlearning
 from jaxml.models import llama
-from jaxml.unlearning import Sequences, UnlearnConfig
+from jaxml.unlearning import Objective, Sequences, UnlearnConfig
 
 PEOPLE, DIGITS, LENGTH = 48, 10, 6
 rng = np.random.default_rng(0)
@@ -45,9 +44,14 @@ book = Sequences(jnp.asarray(tokens), jnp.asarray(tokens < DIGITS))
 
 # %%
 DECODER = llama.LlamaConfig(
-    vocabulary=DIGITS + PEOPLE, width=32, layers=2, heads=2, key_heads=2, head_width=16,
-    mlp_width=64,
-)  # fmt: skip
+    vocab_size=DIGITS + PEOPLE,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=64,
+)
 OPTIMIZER = optax.adamw(1e-2, weight_decay=0.0)
 
 
@@ -56,8 +60,8 @@ def apply(params, tokens):
 
 
 def loss(params, texts, key):
-    logp = unlearning.sequence_log_prob(apply(params, texts.tokens), texts.tokens, texts.mask)
-    return unlearning.nll(logp) / LENGTH, {}
+    logp = unlearning.token_log_prob(apply(params, texts.tokens), texts.tokens)
+    return unlearning.mean_nll(logp, texts.mask[:, 1:]), {}
 
 
 start = llama.init(jax.random.key(0), DECODER)
@@ -76,21 +80,19 @@ print(f"digits known before: {known(model, book).mean():.2f}")
 assert known(model, book).mean() > 0.99
 
 # %% [markdown]
-# Negative preference optimisation (NPO) lowers the forget set's likelihood below what it was, and
+# Negative preference optimization (NPO) lowers the forget set's likelihood below what it was, and
 # slows down by itself as it gets there; gradient ascent (GA) does not slow down. Both keep the
 # rest by training on it. A model trained without the eight is what they should come near to.
 
 # %%
-rows = functools.partial(jax.tree.map, lambda leaf: leaf[:8])
-rest = functools.partial(jax.tree.map, lambda leaf: leaf[8:])
-forget, retain = rows(book), rest(book)
+forget, retain = book[:8], book[8:]
 config = UnlearnConfig(steps=60, batch_size=8, learning_rate=3e-3)
 models = {"before": model}
 for name, method in (("NPO", "npo"), ("GA", "ga")):
     chosen = dataclasses.replace(config, method=method)
-    found = unlearning.unlearn(jax.random.key(2), model, apply, forget, retain, config=chosen)
-    models[name] = found.params
-    plt.plot(found.history["retain"], label=name)
+    unlearned = unlearning.unlearn(jax.random.key(2), apply, model, forget, retain, config=chosen)
+    models[name] = unlearned.params
+    plt.plot(unlearned.history["retain"], label=name)
 plt.xlabel("step")
 plt.ylabel("negative log-likelihood, retain set")
 plt.legend()
@@ -102,6 +104,27 @@ for name, params in models.items():
     gone, kept = known(params, forget).mean(), known(params, retain).mean()
     print(f"{name:10} forget {gone:.2f}  retain {kept:.2f}")
 assert known(models["NPO"], forget).mean() < 0.5 < 0.9 < known(models["NPO"], retain).mean()
+
+# %% [markdown]
+# An objective of your own is a function of a batch of the forget set to a scalar. It may read the
+# log-probability of every token, and what it says it needs: those of the model before, or other
+# answers. This one lowers the digits that the model is still sure of, until each is as likely as
+# by chance.
+
+
+# %%
+def down_to_chance(batch, beta):
+    above = jnp.maximum(batch.token_logp + jnp.log(DIGITS), 0)
+    return jnp.mean(above, where=batch.counted)
+
+
+own = dataclasses.replace(config, method=Objective(down_to_chance))
+models["own"] = unlearning.unlearn(
+    jax.random.key(2), apply, model, forget, retain, config=own
+).params
+gone, kept = known(models["own"], forget).mean(), known(models["own"], retain).mean()
+print(f"own objective: forget {gone:.2f}  retain {kept:.2f}")
+assert gone < 0.5 < 0.9 < kept
 
 # %% [markdown]
 # Has it forgotten, or does it only avoid the digits? Privacy leakage compares the likelihood of
@@ -129,13 +152,11 @@ for name, pair in scores.items():
 
 # %%
 orders = [np.roll(np.arange(PEOPLE), -8 * i) for i in range(6)]
-stacked = jax.tree.map(lambda leaf: jnp.stack([leaf[order] for order in orders]), book)
+stacked = jax.tree.map(lambda *requests: jnp.stack(requests), *(book[order] for order in orders))
 serve = lambda key, forget, retain: (
-    unlearning.unlearn(key, model, apply, forget, retain, config=config).params
+    unlearning.unlearn(key, apply, model, forget, retain, config=config).params
 )
-asked = jax.tree.map(lambda leaf: leaf[:, :8], stacked)
-others = jax.tree.map(lambda leaf: leaf[:, 8:], stacked)
-served = jax.vmap(serve)(jax.random.split(jax.random.key(3), 6), asked, others)
+served = jax.vmap(serve)(jax.random.split(jax.random.key(3), 6), stacked[:8], stacked[8:])
 table = jax.vmap(known, in_axes=(0, None))(served, book).reshape(6, 6, 8).mean(-1)
 plt.imshow(table, vmin=0, vmax=1, cmap="Blues")
 plt.xlabel("eight people")

@@ -37,16 +37,23 @@ from jaxml.output.report import Figure, Report  # noqa: E402
 from jaxml.reproduce import run, speech  # noqa: E402
 from jaxml.reproduce.backdoor import experiment as backdoor  # noqa: E402
 from jaxml.reproduce.coreset import experiment as coreset  # noqa: E402
-from jaxml.reproduce.coreset import stages as coreset_stages  # noqa: E402
+from jaxml.reproduce.coreset.grid import Grid  # noqa: E402
+from jaxml.reproduce.language.setting import Scale  # noqa: E402
 from jaxml.reproduce.registration import experiment as registration  # noqa: E402
 from jaxml.reproduce.selftraining import experiment as selftraining  # noqa: E402
 from jaxml.reproduce.selftraining import stages as selftraining_stages  # noqa: E402
 from jaxml.reproduce.unlearning import experiment as unlearning  # noqa: E402
-from jaxml.reproduce.unlearning import stages as unlearning_stages  # noqa: E402
 from jaxml.training import checkpoints, loop  # noqa: E402
 
 DECODER = llama.LlamaConfig(
-    vocabulary=280, width=32, layers=3, heads=2, key_heads=2, head_width=16, mlp_width=48, tied=True
+    vocab_size=280,
+    hidden_size=32,
+    num_layers=3,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=48,
+    tie_embeddings=True,
 )
 MODEL = """
 import jax.numpy as jnp
@@ -96,13 +103,13 @@ def shrink() -> None:
         )
     }  # fmt: skip
     selftraining_stages.AUGMENTATIONS = {"dark": lambda key, image: 0 * image}
-    scale = unlearning_stages.Scale(
+    scale = Scale(
         length=16, prompt=4, forget=4, retain=4, folds=1, epochs=120, batch_size=4, steps=4, seeds=1
     )
-    methods = unlearning_stages.METHODS
-    unlearning_stages.METHODS = {name: methods[name] for name in ("NPO", "RMU", "task vector")}
+    methods = unlearning.METHODS
+    unlearning.METHODS = {name: methods[name] for name in ("NPO", "RMU", "task vector")}
     unlearning.SCALES, unlearning.FOLLOWED = {"quick": unlearning.Size(DECODER, scale)}, ()
-    grid = coreset_stages.Grid(
+    grid = Grid(
         fractions=(0.5,), scored=(0.5,), compared=0.5, factors=(2,), scores=("random", "min_k"),
         objectives=("NPO",), others=(), words=10, points=2, relearnt=2, attack_steps=2, suffix=2,
         candidates=4,

@@ -67,11 +67,11 @@ def over_rows(place, mesh):
         "speech": sharding.map_rows(surface, mesh=mesh)(place(series)),
         "spc": backdoor.spc(logits, place(images)),
         "mspc": backdoor.mspc(logits, place(images), jnp.ones((6, 6))),
-        "self-training": selftraining.pseudo_label(keys[0], logits, place(images), flip),
+        "self-training": selftraining.pseudo_label(keys[0], logits, horizontal_flip, place(images)),
         "pairs": sharding.map_rows(diffeomorphic_layer, mesh=mesh)(place(fields)),
-        "slabs of one volume": layer_in_slabs(place(fields[:, 0]), mesh),
+        "slabs of one volume": diffeomorphic_layer(place(fields[:, 0]), mesh=mesh),
         "unlearning": unlearning.unlearn(
-            keys[1], weight, bigrams, place(retain), retain, config=NPO
+            keys[1], bigrams, weight, place(retain), retain, config=NPO
         ),
         "7 rows": sharding.map_rows(jnp.sum, mesh=mesh)(series[:7]),
         "pmap": sharding.pmap(jnp.sum, mesh)(place(series)),
@@ -132,11 +132,11 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 from jaxml import backdoor, selftraining, sharding, speech, unlearning  # noqa: E402
-from jaxml.augment import flip  # noqa: E402
+from jaxml.augment import horizontal_flip  # noqa: E402
 from jaxml.models import llama  # noqa: E402
 from jaxml.multifractal import mfdfa  # noqa: E402
 from jaxml.output.stages import write_whole  # noqa: E402
-from jaxml.registration import diffeomorphic_layer, layer_in_slabs  # noqa: E402
+from jaxml.registration import diffeomorphic_layer  # noqa: E402
 from jaxml.training import fit, progress_bar  # noqa: E402
 
 CONFIG = llama.LlamaConfig(32, 8, 1, 2, 1, 4, 16)

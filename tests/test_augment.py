@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxml import augment
 from jaxml.augment import rand_augment as rand_augment_function
-from jaxml.augment._colour import grey
+from jaxml.augment._color import gray
 from jaxml.augment._geometry import affine_map, rotation
 from jaxml.augment._rand_augment import OPERATIONS, operate
 from jaxml.sharding import data_mesh
@@ -24,18 +24,18 @@ IMAGE = IMAGES[0]
 KEYS = jax.random.split(jax.random.key(0), 16)
 SINGLE = {
     "affine": augment.affine,
-    "colour_jitter": augment.colour_jitter,
+    "color_jitter": augment.color_jitter,
     "cutout": augment.cutout,
-    "flip": augment.flip,
+    "horizontal_flip": augment.horizontal_flip,
     "flip_crop": augment.flip_crop,
     "gaussian_blur": augment.gaussian_blur,
-    "greyscale": augment.greyscale,
+    "grayscale": augment.grayscale,
     "identity": augment.identity,
     "padded_crop": augment.padded_crop,
     "rand_augment": rand_augment_function,
-    "random_resized_crop": augment.random_resized_crop,
+    "resized_crop": augment.resized_crop,
     "rotate": augment.rotate,
-    "simclr": functools.partial(augment.simclr, blur=0.5),
+    "simclr_view": functools.partial(augment.simclr_view, blur=0.5),
     "sometimes": augment.sometimes(augment.cutout, 0.5),
 }
 every = pytest.mark.parametrize("name", SINGLE)
@@ -87,11 +87,11 @@ def test_values_stay_in_the_unit_range_and_single_precision(name):
 # The draws of the two precisions differ, so that only fixed settings can be compared.
 FIXED = {
     "affine": dict(degrees=(9, 9), shift=(0.1, 0.1), scale=(1.1, 1.1), shear=(5, 5)),
-    "colour_jitter": dict(
+    "color_jitter": dict(
         brightness=(1.2, 1.2), contrast=(0.8, 0.8), saturation=(1.3, 1.3), hue=(0.1, 0.1)
     ),
     "gaussian_blur": dict(sigma=(0.7, 0.7)),
-    "greyscale": dict(probability=1.0),
+    "grayscale": dict(probability=1.0),
     "rotate": dict(degrees=(20, 20)),
 }
 
@@ -104,23 +104,36 @@ def test_single_precision_is_close_to_double(name):
 
 @pytest.mark.parametrize("name", sorted(set(SINGLE) - {"identity", "sometimes"}))
 def test_bytes_and_batches_are_refused(name, unchecked):
-    with pytest.raises(ValueError, match="image: dtype uint8"):
+    with pytest.raises(
+        ValueError, match=r"image=uint8\[4, 4, 3\]: accepted is floating-point numbers"
+    ):
         SINGLE[name](KEYS[0], jnp.zeros((4, 4, 3), jnp.uint8))
-    with pytest.raises(ValueError, match=r"image: shape \(2, 4, 4, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"image=float64\[2, 4, 4, 3\]: accepted is \[height, width"
+    ):
         SINGLE[name](KEYS[0], jnp.zeros((2, 4, 4, 3)))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda k, x: augment.flip(k, x, probability=1.5), "probability=1.5: accepted is 0 to 1"),
-        (lambda k, x: augment.greyscale(k, x, probability=-0.1), "probability=-0.1"),
-        (lambda k, x: augment.padded_crop(k, x, padding=-1), "padding=-1: accepted is 0"),
-        (lambda k, x: augment.random_resized_crop(k, x, area=(0.0, 1.0)), r"area=\(0.0, 1.0\)"),
-        (lambda k, x: augment.random_resized_crop(k, x, aspect=(2.0, 1.0)), r"aspect=\(2.0, 1.0"),
-        (lambda k, x: augment.colour_jitter(k, x, contrast=(-1.0, 1.0)), r"contrast=\(-1.0, 1.0"),
-        (lambda k, x: augment.colour_jitter(k, x, hue=(-0.6, 0.0)), r"hue=\(-0.6, 0.0\)"),
-        (lambda k, x: augment.colour_jitter(k, x[..., :2]), "image: 2 channels"),
+        (
+            lambda k, x: augment.horizontal_flip(k, x, probability=1.5),
+            "probability=1.5: accepted is 0 to 1",
+        ),
+        (lambda k, x: augment.grayscale(k, x, probability=-0.1), "probability=-0.1"),
+        (
+            lambda k, x: augment.padded_crop(k, x, padding=-1),
+            "padding=-1: accepted is a whole number, 0",
+        ),
+        (lambda k, x: augment.resized_crop(k, x, area=(0.0, 1.0)), r"area=\(0.0, 1.0\)"),
+        (lambda k, x: augment.resized_crop(k, x, aspect=(2.0, 1.0)), r"aspect=\(2.0, 1.0"),
+        (lambda k, x: augment.color_jitter(k, x, contrast=(-1.0, 1.0)), r"contrast=\(-1.0, 1.0"),
+        (lambda k, x: augment.color_jitter(k, x, hue=(-0.6, 0.0)), r"hue=\(-0.6, 0.0\)"),
+        (
+            lambda k, x: augment.color_jitter(k, x[..., :2]),
+            r"image=.*\[12, 10, 2\]: accepted is 1 or 3 channels",
+        ),
         (lambda k, x: augment.gaussian_blur(k, x, sigma=(0.0, 1.0)), r"sigma=\(0.0, 1.0\)"),
         (lambda k, x: augment.gaussian_blur(k, x, radius=10), "radius=10: accepted is 1 to 9"),
         (lambda k, x: augment.rotate(k, x, degrees=(5.0, np.inf)), r"degrees=\(5.0, inf\)"),
@@ -128,16 +141,38 @@ def test_bytes_and_batches_are_refused(name, unchecked):
         (lambda k, x: augment.affine(k, x, shear=(-90.0, 1.0)), r"shear=\(-90.0, 1.0\)"),
         (lambda k, x: augment.cutout(k, x, side=0), "side=0"),
         (lambda k, x: augment.cutout(k, x, fill=1.5), "fill=1.5"),
-        (lambda k, x: augment.sometimes(augment.flip, 2.0), "probability=2.0: accepted is 0 to 1"),
-        (lambda k, x: augment.simclr(k, x, strength=3.0), "strength=3.0: accepted is 0 to 2.5"),
-        (lambda k, x: augment.simclr(k, x, blur=2.0), "blur=2.0: accepted is 0 to 1"),
+        (
+            lambda k, x: augment.sometimes(augment.horizontal_flip, 2.0),
+            "probability=2.0: accepted is 0 to 1",
+        ),
+        (
+            lambda k, x: augment.simclr_view(k, x, strength=3.0),
+            "strength=3.0: accepted is 0 to 2.5",
+        ),
+        (lambda k, x: augment.simclr_view(k, x, blur=2.0), "blur=2.0: accepted is 0 to 1"),
+        (lambda k, x: augment.horizontal_flip(k, x, probability=np.nan), "probability=nan"),
+        (lambda k, x: augment.rotate(k, x, degrees=(np.nan, 1.0)), r"degrees=\(nan, 1.0\)"),
+        (lambda k, x: augment.mixup(k, x[None], jnp.ones((1, 3)), alpha=np.nan), "alpha=nan"),
+        (lambda k, x: augment.rand_augment(k, x, count=1.5), "count=1.5: accepted is a whole"),
         (lambda k, x: augment.rand_augment(k, x, count=-1), "count=-1"),
         (lambda k, x: augment.rand_augment(k, x, magnitude=31), "magnitude=31"),
-        (lambda k, x: augment.mixup(k, x[None][:0], jnp.ones((0, 3))), r"images: .* none 0"),
-        (lambda k, x: augment.mixup(k, x[None], jnp.ones((2, 3))), r"targets: shape \(2, 3\)"),
+        (
+            lambda k, x: augment.mixup(k, x[None][:0], jnp.ones((0, 3))),
+            r"images=.*\[0, 12.*none of length 0",
+        ),
+        (
+            lambda k, x: augment.mixup(k, x[None], jnp.ones((2, 3))),
+            r"targets=float64\[2, 3\]: accepted is \[1, class\]",
+        ),
         (lambda k, x: augment.mixup(k, x[None], jnp.ones((1, 3)), alpha=0.0), "alpha=0.0"),
-        (lambda k, x: augment.cutmix(k, x[None], jnp.ones((1, 3), int)), "targets: dtype int"),
-        (lambda k, x: augment.cutmix(k, x, jnp.ones((1, 3))), r"images: shape \(12, 10, 3\)"),
+        (
+            lambda k, x: augment.cutmix(k, x[None], jnp.ones((1, 3), int)),
+            r"targets=int64\[1, 3\]: accepted is floating",
+        ),
+        (
+            lambda k, x: augment.cutmix(k, x, jnp.ones((1, 3))),
+            r"images=float64\[12, 10, 3\]: accepted is \[row",
+        ),
     ],
 )
 def test_bad_settings_are_named(call, message, unchecked):
@@ -151,10 +186,16 @@ def test_bad_settings_are_named(call, message, unchecked):
 def test_flip_swaps_left_and_right_with_its_probability():
     pix = pytest.importorskip("dm_pix")
     image = jnp.asarray(IMAGE)
-    same(augment.flip(KEYS[0], image, probability=1.0), pix.flip_left_right(image), tolerance=0)
-    same(augment.flip(KEYS[0], image, probability=0.0), image, tolerance=0)
+    same(
+        augment.horizontal_flip(KEYS[0], image, probability=1.0),
+        pix.flip_left_right(image),
+        tolerance=0,
+    )
+    same(augment.horizontal_flip(KEYS[0], image, probability=0.0), image, tolerance=0)
     keys = jax.random.split(jax.random.key(1), 4000)
-    flips = jax.vmap(lambda k: augment.flip(k, image, probability=0.3)[0, 0, 0] != image[0, 0, 0])
+    flips = jax.vmap(
+        lambda k: augment.horizontal_flip(k, image, probability=0.3)[0, 0, 0] != image[0, 0, 0]
+    )
     # Six standard deviations of a share of 4000.
     assert abs(np.mean(np.asarray(flips(keys))) - 0.3) < 6 * np.sqrt(0.21 / 4000)
 
@@ -183,9 +224,7 @@ def test_resized_crop_is_a_resized_box():
     share, aspect = 0.4, 1.2
     h = round(np.sqrt(share * HEIGHT * WIDTH / aspect))
     w = round(np.sqrt(share * HEIGHT * WIDTH * aspect))
-    crop = functools.partial(
-        augment.random_resized_crop, area=(share, share), aspect=(aspect, aspect)
-    )
+    crop = functools.partial(augment.resized_crop, area=(share, share), aspect=(aspect, aspect))
     boxes = {
         (top, left): bilinear(IMAGE[top : top + h, left : left + w])
         for top in range(HEIGHT - h + 1)
@@ -208,7 +247,7 @@ def test_resized_crop_keeps_to_its_ranges():
     ramp = np.broadcast_to(np.arange(n) / n, (n, n))
     image = jnp.asarray(np.stack([ramp.T, ramp], axis=-1))
     keys = jax.random.split(jax.random.key(4), 500)
-    crop = jax.vmap(lambda k: augment.random_resized_crop(k, image, area=(0.3, 0.8)))
+    crop = jax.vmap(lambda k: augment.resized_crop(k, image, area=(0.3, 0.8)))
     found = np.asarray(crop(keys)) * n
     h, w = (np.ptp(found[..., c], axis=(1, 2)) + 1 for c in (0, 1))
     share, aspect = h * w / n**2, w / h
@@ -220,20 +259,20 @@ def test_resized_crop_keeps_to_its_ranges():
 
 def test_resized_crop_takes_the_centre_where_no_box_fits():
     image = jnp.asarray(IMAGE)
-    found = augment.random_resized_crop(KEYS[0], image, area=(1.0, 1.0), aspect=(3.0, 3.0))
+    found = augment.resized_crop(KEYS[0], image, area=(1.0, 1.0), aspect=(3.0, 3.0))
     h = round(WIDTH / 3)
     top = (HEIGHT - h) // 2
     same(found, bilinear(IMAGE[top : top + h]))
 
 
-# Colours ---------------------------------------------------------------------------------------
+# Colors ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("turn", [-0.37, 0.0, 0.1, 0.5])
 def test_hue_is_that_of_colorsys_and_of_dm_pix(turn):
     pix = pytest.importorskip("dm_pix")
     image = np.concatenate([IMAGE, np.round(IMAGE), np.repeat(IMAGE[..., :1], 3, -1)])
-    found = augment.colour_jitter(KEYS[0], jnp.asarray(image), **{**NEUTRAL, "hue": (turn, turn)})
+    found = augment.color_jitter(KEYS[0], jnp.asarray(image), **{**NEUTRAL, "hue": (turn, turn)})
     expected = np.empty_like(image)
     for place in np.ndindex(image.shape[:2]):
         h, s, v = colorsys.rgb_to_hsv(*image[place])
@@ -253,25 +292,25 @@ def test_brightness_contrast_and_saturation(factor):
     }
     for name, d in centres.items():
         settings = {**NEUTRAL, name: (factor, factor)}
-        found = augment.colour_jitter(KEYS[0], jnp.asarray(IMAGE), **settings)
+        found = augment.color_jitter(KEYS[0], jnp.asarray(IMAGE), **settings)
         same(found, np.clip(d + factor * (IMAGE - d), 0, 1))
 
 
 def test_jitter_does_nothing_at_probability_0_and_all_at_1():
-    same(augment.colour_jitter(KEYS[0], jnp.asarray(IMAGE), probability=0.0), IMAGE)
-    changed = augment.colour_jitter(KEYS[0], jnp.asarray(IMAGE))
+    same(augment.color_jitter(KEYS[0], jnp.asarray(IMAGE), probability=0.0), IMAGE)
+    changed = augment.color_jitter(KEYS[0], jnp.asarray(IMAGE))
     assert np.abs(changed - IMAGE).max() > 0.05
-    one = augment.colour_jitter(KEYS[0], jnp.asarray(IMAGE[..., :1]))
+    one = augment.color_jitter(KEYS[0], jnp.asarray(IMAGE[..., :1]))
     assert one.shape == (HEIGHT, WIDTH, 1) and np.abs(one - IMAGE[..., :1]).max() > 0.01
 
 
-def test_greyscale_is_that_of_dm_pix():
+def test_grayscale_is_that_of_dm_pix():
     pix = pytest.importorskip("dm_pix")
     image = jnp.asarray(IMAGE)
     expected = pix.rgb_to_grayscale(image, keep_dims=True)
-    same(augment.greyscale(KEYS[0], image, probability=1.0), expected, tolerance=2e-4)
-    same(grey(image), (IMAGE @ [0.2989, 0.587, 0.114])[..., None])
-    same(augment.greyscale(KEYS[0], image, probability=0.0), image, tolerance=0)
+    same(augment.grayscale(KEYS[0], image, probability=1.0), expected, tolerance=2e-4)
+    same(gray(image), (IMAGE @ [0.2989, 0.587, 0.114])[..., None])
+    same(augment.grayscale(KEYS[0], image, probability=0.0), image, tolerance=0)
 
 
 @pytest.mark.parametrize(("sigma", "radius"), [(0.4, 1), (1.3, 3)])
@@ -456,7 +495,7 @@ def test_operations_that_torchvision_has():
         "translate_y": affine(translate=[0, down]),
         "rotate": functional.rotate(x, 30 * share * sign),
         "brightness": functional.adjust_brightness(x, factor),
-        "colour": functional.adjust_saturation(x, factor),
+        "color": functional.adjust_saturation(x, factor),
         "contrast": functional.adjust_contrast(x, factor),
         "sharpness": functional.adjust_sharpness(x, factor),
         "solarize": functional.solarize(x, 1 - share),
@@ -504,13 +543,13 @@ def test_compose_gives_each_its_own_key_in_order():
     same(augment.compose()(KEYS[0], image), image, tolerance=0)
 
 
-def test_simclr_without_colour_is_crop_and_flip():
+def test_simclr_without_color_is_crop_and_flip():
     image = jnp.asarray(np.repeat(IMAGE[..., :1], 3, axis=-1))
-    found = augment.simclr(KEYS[3], image, strength=0.0)
+    found = augment.simclr_view(KEYS[3], image, strength=0.0)
     expected = augment.compose(
-        functools.partial(augment.random_resized_crop, area=(0.08, 1.0)), augment.flip
+        functools.partial(augment.resized_crop, area=(0.08, 1.0)), augment.horizontal_flip
     )(KEYS[3], image)
-    # Grey stays grey: 0.9999 is the sum of the weights of luma.
+    # Gray stays gray: 0.9999 is the sum of the weights of luma.
     same(found, expected, tolerance=2e-4)
 
 

@@ -86,11 +86,11 @@ def test_trees_and_an_inner_problem_that_is_not_quadratic():
 @pytest.mark.parametrize("settings", [dict(tolerance=0.0), dict(max_steps=0)])
 def test_bad_settings_are_named(settings):
     (name,) = settings
-    with pytest.raises(ValueError, match=f"{name}=0"):
+    with pytest.raises(ValueError, match=f"{name}=0.*: accepted is a"):
         implicit_gradient(quadratic, descend, **settings)
 
 
 def test_an_objective_that_is_no_scalar_is_named():
     solution = implicit_gradient(lambda y, x: y * x, lambda x: x)
-    with pytest.raises(ValueError, match=r"inner: returns shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"inner\(y, x\)=float64\[3\]: accepted is a scalar"):
         jax.grad(lambda x: jnp.sum(solution(x)))(X)

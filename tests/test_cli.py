@@ -1,13 +1,24 @@
+import argparse
+import inspect
 import json
 import re
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 import soundfile
 
-from jaxml.cli import main
+from jaxml import llm
+from jaxml.backdoor import IdentifyConfig
+from jaxml.cli import _parser, main
+from jaxml.commands.coreset_files import choose_files
+from jaxml.commands.evaluate_files import evaluate_files
+from jaxml.commands.register_files import register_files
+from jaxml.commands.unlearn_files import unlearn_files
+from jaxml.reproduce import reproduce
+from jaxml.unlearning import UnlearnConfig
 
 
 def _noise(samples=2048, seed=0):
@@ -69,17 +80,23 @@ def _write_bad(tmp_path):
         (["empty.csv"], "empty.csv: empty"),
         (["nan.npy"], "nan.npy: 500 NaN or inf"),
         (["square.npy"], r"square.npy: shape \(30, 30\)"),
-        (["short.npy"], "short.npy: n: 20 samples leave fewer than two scales"),
+        (["short.npy"], "short.npy: n=20: accepted is samples enough for two scales"),
         (["missing.wav"], "missing.wav: no such file"),
         (["x.txt"], "x.txt: unknown suffix '.txt'"),
         (["good.npy", "nan.npy"], "nan.npy"),
-        (["good.npy", "good.npy"], "given twice"),
-        (["good.npy", "--order", "7"], "order: 7; give one of 0, 1, 2, 3"),
-        (["good.npy", "--scales", "2", "64"], r"scales: 2\.\.64; give 3"),
+        (["good.npy", "good.npy"], "files='good.npy': accepted is each name once"),
+        (["good.npy", "--order", "7"], "order=7: accepted is one of 0, 1, 2, 3"),
+        (
+            ["good.npy", "--scales", "2", "64"],
+            r"scales=\[2, 64\] with values from 2 to 64: accepted is 3, ",
+        ),
         (["good.npy", "--scales", "16", "4096"], "to 2048"),
-        (["good.npy", "--q", "nan"], "q: "),
-        (["good.npy", "--q", "1e300"], r"good.npy: q: \[1e\+300\]; give moment orders nearer to 0"),
-        (["large.npy"], r"large.npy: values up to 3\..e\+300; give ones below 1e38"),
+        (["good.npy", "--q", "nan"], r"q=\[nan\]: accepted is"),
+        (
+            ["good.npy", "--q", "1e300"],
+            r"good.npy: q=\[1e\+300\]: accepted is moment orders nearer to 0",
+        ),
+        (["large.npy"], r"large.npy: values up to 3\..e\+300; accepted are ones below 1e38"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -98,8 +115,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["speach"], "unknown method 'speach'; choose from registration, speech, backdoor"),
-        (["--scale", "huge"], "unknown scale 'huge'; choose from quick, standard, paper"),
+        (["speach"], "method='speach': accepted is one of 'registration', 'speech', 'backdoor'"),
+        (["--scale", "huge"], "scale='huge': accepted is one of 'quick', 'standard', 'paper'"),
         (["speech", "--data", "nowhere"], "nowhere: no such folder"),
         (["speech", "--seed", "-1"], "seed=-1: accepted is 0 to 2147483647"),
     ],
@@ -125,7 +142,67 @@ def test_numbers_that_no_integer_of_jax_holds_are_named(arguments, number, capsy
     with pytest.raises(SystemExit, match="2"):
         main([*arguments, number])
     told = capsys.readouterr().err.splitlines()[-1]
-    assert f"argument {arguments[-1]}: '{number[:40]}'; accepted are whole numbers" in told
+    assert f"argument {arguments[-1]}: '{number[:40]}': accepted is a whole number" in told
+
+
+def parser_of(command):
+    """Return the parser of a sub-command."""
+    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return commands.choices[command]
+
+
+def words_of(command, option):
+    """Return the words of an option's help."""
+    (action,) = (a for a in parser_of(command)._actions if option in a.option_strings)
+    return set(re.findall(r"[\w-]+", action.help))
+
+
+def test_names_in_the_help_are_those_of_the_library():
+    from jaxml.commands.register_files import PROJECTIONS
+    from jaxml.commands.unlearn_files import METHODS, RETAIN_TERMS
+    from jaxml.llm._score import SCORES
+    from jaxml.unlearning.coreset._select import Keep
+
+    filler = {"default", "or"}
+    assert words_of("unlearn", "--method") - filler == set(METHODS)
+    assert words_of("unlearn", "--retain-term") - filler == set(RETAIN_TERMS)
+    assert words_of("register", "--projection") - filler == set(PROJECTIONS)
+    assert words_of("coreset", "--keep") - filler - {"scores"} == set(get_args(Keep))
+    note = {"of", "the", "down", "matrices", "only"}
+    assert words_of("coreset", "--score") - filler - note == set(SCORES)
+
+
+@pytest.mark.parametrize(
+    ("command", "defaults"),
+    [
+        ("unlearn", lambda: vars(UnlearnConfig()) | {"retain_term": UnlearnConfig().retain}),
+        ("unlearn", lambda: defaults_of(llm.unlearn)),
+        ("unlearn", lambda: defaults_of(unlearn_files)),
+        ("evaluate-unlearning", lambda: defaults_of(llm.evaluate)),
+        ("evaluate-unlearning", lambda: defaults_of(evaluate_files)),
+        ("coreset", lambda: defaults_of(choose_files)),
+        ("coreset", lambda: defaults_of(llm.score)),
+        ("identify", lambda: vars(IdentifyConfig())),
+        ("register", lambda: defaults_of(register_files)),
+        ("reproduce", lambda: defaults_of(reproduce)),
+    ],
+)
+def test_defaults_are_those_of_the_library(command, defaults):
+    parser = parser_of(command)
+    own = {action.dest: action for action in parser._actions if action.default is not None}
+    library = {name: value for name, value in defaults().items() if value is not None}
+    # A file is no setting, and what is asked for is asked for by files.
+    shared = (own.keys() & library.keys()) - {"retain", "choices", "text"}
+    assert shared
+    for name in shared:
+        assert own[name].default == library[name], name
+        stated = re.search(r"\(default: (.*?)\)", own[name].help or "")
+        assert stated is None or stated[1] == str(library[name]), name
+
+
+def defaults_of(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def test_help_imports_nothing_heavy():

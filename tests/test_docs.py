@@ -51,7 +51,8 @@ def is_told(target):
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
             return bool(ast.get_docstring(node))
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if targets[0] is not None and ast.unparse(targets[0]) == name:
             text = after.value if isinstance(after, ast.Expr) else None
             return isinstance(text, ast.Constant) and isinstance(text.value, str)
     return False

@@ -188,7 +188,7 @@ def test_a_full_disk_is_told_and_the_rest_is_kept(jobs, tmp_path, most_bytes, fi
 def test_a_disk_that_is_full_at_a_checkpoint_or_at_the_weights_is_told(jobs, tmp_path):
     expected = jobs.unbroken("unlearn")
     broken = jobs.run("unlearn", tmp_path, most_bytes=30_000)
-    assert_told(broken, f"unlearn: folder: {tmp_path}/.* cannot be written: File too large.*")
+    assert_told(broken, f"unlearn: {tmp_path}/.*: cannot be written: File too large.*")
     assert newest_checkpoints(tmp_path) == {}
     jobs.finish("unlearn", tmp_path)
     assert_equal(results(tmp_path), expected)

@@ -5,7 +5,7 @@ import pytest
 
 from jaxml.multifractal import mfdfa
 from jaxml.registration._sampling import sample
-from jaxml.sharding import data_mesh, map_rows, pmap
+from jaxml.sharding import data_mesh, map_batches, map_rows, pmap
 
 devices = pytest.mark.parametrize("count", [1, 2, 8])
 
@@ -35,7 +35,9 @@ def test_mesh_has_that_many_devices(count):
 
 @pytest.mark.parametrize("count", [0, -1, 9])
 def test_mesh_of_too_many_or_no_devices_is_named(count, unchecked):
-    with pytest.raises(ValueError, match=f"devices={count}: this process sees 8 devices"):
+    with pytest.raises(
+        ValueError, match=f"devices={count}: accepted is 1 to 8, the devices that this process"
+    ):
         data_mesh(devices=count)
 
 
@@ -90,14 +92,37 @@ def test_map_rows_takes_branches_that_read_no_row():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (np.zeros((0, 5)), r"rows: leading axes \[0\]"),
-        ((np.zeros((4, 5)), np.zeros(3)), r"rows: leading axes \[3, 4\]"),
-        ((), r"rows: leading axes \[\]"),
+        (np.zeros((0, 5)), r"rows=\[0\]: accepted is arrays of one number of rows above 0"),
+        ((np.zeros((4, 5)), np.zeros(3)), r"rows=\[3, 4\]: accepted is"),
+        ((), r"rows=\[\]: accepted is"),
     ],
 )
 def test_map_rows_names_bad_rows(rows, message, unchecked):
     with pytest.raises(ValueError, match=message):
         map_rows(lambda row: row)(rows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 17, 100])
+def test_map_batches_gives_what_one_call_gives_and_bounds_the_batch(batch_size):
+    sizes = []
+
+    def double(rows):
+        sizes.append(len(rows["x"]))
+        return rows["x"] * rows["y"][:, None], rows["y"]
+
+    rows = {"x": jnp.asarray(table(17)), "y": jnp.arange(17.0)}
+    found = map_batches(double, rows, batch_size=batch_size)
+    jax.tree.map(np.testing.assert_array_equal, found, double(rows))
+    assert max(sizes[:-1]) == min(batch_size, 17)
+
+
+def test_map_batches_works_on_rows_where_they_are():
+    place = jax.sharding.NamedSharding(data_mesh(), jax.sharding.PartitionSpec("data"))
+    rows = jax.device_put(jnp.asarray(table(48)), place)
+    run = jax.jit(lambda rows: map_batches(lambda batch: jnp.sin(batch), rows, batch_size=16))
+    np.testing.assert_allclose(run(rows), np.sin(table(48)))
+    assert len(run(rows).sharding.device_set) == 8
+    assert "all-gather" not in run.lower(rows).compile().as_text()
 
 
 @devices
@@ -148,13 +173,15 @@ def test_gradient_through_map_rows():
 
 
 def test_pmap_names_rows_that_do_not_divide(unchecked):
-    with pytest.raises(ValueError, match="17 rows do not divide over 8 devices; use map_rows"):
+    with pytest.raises(ValueError, match="rows=17: accepted is a multiple of 8 devices; map_rows"):
         pmap(jnp.sum, data_mesh())(table(17))
 
 
 @pytest.mark.parametrize("in_axes", [1, (0, 1), (0,)])
 def test_pmap_names_bad_axes(in_axes, unchecked):
-    with pytest.raises(ValueError, match="in_axes=.*: give 0 or None for each of 2 arguments"):
+    with pytest.raises(
+        ValueError, match="in_axes=.*: accepted is 0 or None for each of 2 arguments"
+    ):
         pmap(jnp.add, data_mesh(), in_axes=in_axes)(table(8), table(8))
 
 

@@ -8,13 +8,13 @@ that augmentations chain in any order. The key is consumed. A batch is
 uniformly; equal ends fix the value.
 """
 
-from jaxml.augment._colour import colour_jitter as colour_jitter
-from jaxml.augment._colour import gaussian_blur as gaussian_blur
-from jaxml.augment._colour import greyscale as greyscale
+from jaxml.augment._color import color_jitter as color_jitter
+from jaxml.augment._color import gaussian_blur as gaussian_blur
+from jaxml.augment._color import grayscale as grayscale
 from jaxml.augment._geometry import affine as affine
-from jaxml.augment._geometry import flip as flip
+from jaxml.augment._geometry import horizontal_flip as horizontal_flip
 from jaxml.augment._geometry import padded_crop as padded_crop
-from jaxml.augment._geometry import random_resized_crop as random_resized_crop
+from jaxml.augment._geometry import resized_crop as resized_crop
 from jaxml.augment._geometry import rotate as rotate
 from jaxml.augment._mixing import cutmix as cutmix
 from jaxml.augment._mixing import cutout as cutout
@@ -23,6 +23,6 @@ from jaxml.augment._policies import Augment as Augment
 from jaxml.augment._policies import compose as compose
 from jaxml.augment._policies import flip_crop as flip_crop
 from jaxml.augment._policies import identity as identity
-from jaxml.augment._policies import simclr as simclr
+from jaxml.augment._policies import simclr_view as simclr_view
 from jaxml.augment._policies import sometimes as sometimes
 from jaxml.augment._rand_augment import rand_augment as rand_augment

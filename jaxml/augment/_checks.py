@@ -3,37 +3,29 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxml import checks
+
 Range = tuple[float, float]
 
 
 def check_image(image: Array, *, channels: tuple[int, ...] = ()) -> None:
-    """Raise ValueError unless this is one floating-point image, with such a number of channels."""
+    """Accept one floating-point image, with one of these numbers of channels if there are any."""
+    # A batch and bytes are what most often comes instead.
     if image.ndim != 3 or 0 in image.shape:
-        raise ValueError(
-            f"image: shape {image.shape}; accepted is one image [height, width, channel], none 0 "
-            "(vmap over a batch)"
-        )
+        one = "[height, width, channel], none of length 0; `jax.vmap` maps over a batch"
+        raise checks.refused("image", image, one)
     if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise ValueError(
-            f"image: dtype {image.dtype}; accepted are floating-point values in [0, 1] "
-            "(divide bytes by 255)"
-        )
+        numbers = "floating-point numbers in [0, 1], such as bytes divided by 255"
+        raise checks.refused("image", image, numbers)
     if channels and image.shape[-1] not in channels:
-        raise ValueError(f"image: {image.shape[-1]} channels; accepted are {channels}")
-
-
-def check_number(name: str, value: float, *, highest: float = 1) -> None:
-    """Raise ValueError unless 0 <= value <= highest."""
-    if not 0 <= value <= highest:
-        raise ValueError(f"{name}={value}: accepted is 0 to {highest}")
+        raise checks.refused("image", image, f"{' or '.join(map(str, channels))} channels")
 
 
 def check_range(
     name: str, limits: Range, *, lowest: float = -jnp.inf, highest: float = jnp.inf
 ) -> None:
-    """Raise ValueError unless lowest <= low <= high <= highest and both ends are finite."""
+    """Accept two finite numbers with lowest <= low <= high <= highest."""
     low, high = limits
     if not (lowest <= low <= high <= highest and -jnp.inf < low and high < jnp.inf):
-        raise ValueError(
-            f"{name}={limits}: accepted is (low, high) with {lowest} <= low <= high <= {highest}"
-        )
+        ends = f"(low, high) with {lowest} <= low <= high <= {highest}"
+        raise checks.refused(name, limits, ends)

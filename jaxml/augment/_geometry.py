@@ -5,14 +5,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from jaxml.augment._checks import Range, check_image, check_number, check_range
+from jaxml import checks
+from jaxml.augment._checks import Range, check_image, check_range
 
-# Draws of a box before the centre is taken instead, as in torchvision.
+# Draws of a box before the center is taken instead, as in torchvision.
 _ATTEMPTS = 10
 _POSITIVE = 1e-6
 
 
-def flip(
+def horizontal_flip(
     key: Key[Array, ""], image: Float[Array, "height width channel"], *, probability: float = 0.5
 ) -> Float[Array, "height width channel"]:
     """Return the image or, with this probability, its mirror image, left and right swapped.
@@ -22,11 +23,14 @@ def flip(
       image: `[height, width, channel]`, 0 to 1.
       probability: of the mirror image.
 
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
+
     Raises:
       ValueError: `image` is not one floating-point image, or `probability` not in 0 to 1.
     """
     check_image(image)
-    check_number("probability", probability)
+    checks.within(0, 1, probability=probability)
     columns = jnp.arange(image.shape[1])
     columns = jnp.where(jax.random.uniform(key) < probability, columns[::-1], columns)
     # One read of each pixel. A choice between two images computes what makes the image twice.
@@ -43,18 +47,20 @@ def padded_crop(
       image: `[height, width, channel]`, 0 to 1.
       padding: width of the border in pixels; 0 returns the image.
 
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
+
     Raises:
       ValueError: `image` is not one floating-point image, or `padding` is negative.
     """
     check_image(image)
-    if padding < 0:
-        raise ValueError(f"padding={padding}: accepted is 0 or more")
+    checks.counts(least=0, padding=padding)
     start = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
     return lax.dynamic_slice(padded, (start[0], start[1], 0), image.shape)
 
 
-def random_resized_crop(
+def resized_crop(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
     *,
@@ -65,13 +71,16 @@ def random_resized_crop(
 
     The box has whole pixels, round(sqrt(a r)) by round(sqrt(a / r)) for an area a and an aspect
     r. Of ten draws the first that fits is taken; where none does, the largest box about the
-    centre with an aspect in range.
+    center with an aspect in range.
 
     Args:
       key: consumed.
       image: `[height, width, channel]`, 0 to 1.
       area: range of the box's share of the image; above 0, up to 1.
       aspect: range of width / height, whose logarithm is uniform; above 0.
+
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
 
     Raises:
       ValueError: `image` is not one floating-point image, or a range is out of bounds.
@@ -92,11 +101,13 @@ def random_resized_crop(
     fits = (h >= 1) & (h <= height) & (w >= 1) & (w <= width)
     first = jnp.argmax(fits)
     whole_h, whole_w = _largest_box(height, width, aspect)
-    centre = (whole_h, whole_w, (height - whole_h) // 2, (width - whole_w) // 2)
+    center = (whole_h, whole_w, (height - whole_h) // 2, (width - whole_w) // 2)
     drawn = (h, w, jnp.floor(draw[2] * (height - h + 1)), jnp.floor(draw[3] * (width - w + 1)))
-    pick = lambda found, other: jnp.where(jnp.any(fits), found[first], other)
-    h, w, top, left = (pick(d, c) for d, c in zip(drawn, centre, strict=True))
-    return resize(image, top + _pixel_centres(h, height), left + _pixel_centres(w, width))
+    h, w, top, left = (
+        jnp.where(jnp.any(fits), draws[first], whole)
+        for draws, whole in zip(drawn, center, strict=True)
+    )
+    return resize(image, top + _pixel_centers(h, height), left + _pixel_centers(w, width))
 
 
 def rotate(
@@ -105,12 +116,15 @@ def rotate(
     *,
     degrees: Range = (-30.0, 30.0),
 ) -> Float[Array, "height width channel"]:
-    """Return the image rotated about its centre, bilinearly, black where nothing comes in.
+    """Return the image rotated about its center, bilinearly, black where nothing comes in.
 
     Args:
       key: consumed.
       image: `[height, width, channel]`, 0 to 1.
       degrees: range of the angle, counter-clockwise.
+
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
 
     Raises:
       ValueError: `image` is not one floating-point image, or `degrees` is no range.
@@ -132,7 +146,7 @@ def affine(
 ) -> Float[Array, "height width channel"]:
     """Return the image under a random affine map, bilinearly, black where nothing comes in.
 
-    About the centre: sheared along its rows, enlarged, rotated, then moved.
+    About the center: sheared along its rows, enlarged, rotated, then moved.
 
     Args:
       key: consumed.
@@ -142,6 +156,9 @@ def affine(
       scale: range of the enlargement; above 0.
       shear: range of the angle in degrees by which columns lean to the right at the top;
         between -90 and 90.
+
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
 
     Raises:
       ValueError: `image` is not one floating-point image, or a range is out of bounds.
@@ -173,13 +190,16 @@ def affine_map(
     *,
     nearest: bool = False,
 ) -> Float[Array, "height width channel"]:
-    """Return the image sampled at M p + offset, p a pixel's row and column from the centre.
+    """Return the image sampled at M p + offset, p a pixel's row and column from the center.
 
     Args:
       image: `[height, width, channel]`.
       matrix: M, `[2, 2]`.
-      offset: `[2]`, in pixels.
+      offset: of rows and columns, `[2]`, in pixels.
       nearest: take the nearest pixel and do not interpolate.
+
+    Returns:
+      An image of the shape and dtype of `image`, 0 where a place is outside of it.
     """
     height, width, _ = image.shape
     middle = (height - 1) / 2, (width - 1) / 2
@@ -206,8 +226,11 @@ def resize(
 
     Args:
       image: `[height, width, channel]`.
-      rows: `[height]`, 0 to height - 1, pixel centres being whole numbers.
+      rows: `[height]`, 0 to height - 1, pixel centers being whole numbers.
       columns: `[width]`, 0 to width - 1.
+
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
     """
     height, width, channels = image.shape
     # Tent weights: a row of this matrix has at most two entries, which sum to 1.
@@ -233,9 +256,12 @@ def resample(
 
     Args:
       image: `[height, width, channel]`.
-      rows: of the places, pixel centres being whole numbers.
-      columns: of the places.
+      rows: of the places, pixel centers being whole numbers.
+      columns: of the places, likewise.
       nearest: take the nearest pixel and do not interpolate.
+
+    Returns:
+      The values at the places, `[height, width, channel]`.
     """
     height, width, channels = image.shape
     # A rim of zeros makes every tap one inside, which spares a test of each.
@@ -263,8 +289,8 @@ def _product(a: Array, b: Array) -> Array:
     return jnp.sum(a[:, :, None] * b[None], axis=1)
 
 
-def _pixel_centres(size: Array, count: int) -> Array:
-    """Return `count` places spread over `size` pixels, clamped to their centres."""
+def _pixel_centers(size: Array, count: int) -> Array:
+    """Return `count` places spread over `size` pixels, clamped to their centers."""
     place = (jnp.arange(count, dtype=size.dtype) + 0.5) * size / count - 0.5
     return jnp.clip(place, 0, size - 1)
 

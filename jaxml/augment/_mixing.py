@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxml.augment._checks import check_image, check_number
+from jaxml import checks
+from jaxml.augment._checks import check_image
 
 Images = Float[Array, "row height width channel"]
 Targets = Float[Array, "row class"]
@@ -25,6 +26,9 @@ def cutout(
       side: of the square in pixels; half of the shorter side of the image by default.
       fill: value of the square, 0 to 1.
 
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
+
     Raises:
       ValueError: `image` is not one floating-point image, `side` is below 1, or `fill` not in
         0 to 1.
@@ -35,11 +39,10 @@ def cutout(
     check_image(image)
     height, width, _ = image.shape
     side = max(1, min(height, width) // 2) if side is None else side
-    if side < 1:
-        raise ValueError(f"side={side}: accepted is 1 or more")
-    check_number("fill", fill)
-    centre = jax.random.randint(key, (2,), 0, jnp.asarray([height, width]))
-    return jnp.where(_box(centre, (side, side), (height, width)), fill, image)
+    checks.counts(side=side)
+    checks.within(0, 1, fill=fill)
+    center = jax.random.randint(key, (2,), 0, jnp.asarray([height, width]))
+    return jnp.where(_box(center, (side, side), (height, width)), fill, image)
 
 
 def mixup(
@@ -67,7 +70,10 @@ def mixup(
     key_share, key_order = jax.random.split(key)
     share = jax.random.beta(key_share, alpha, alpha, dtype=images.dtype)
     order = jax.random.permutation(key_order, len(images))
-    mix = lambda x: share.astype(x.dtype) * x + (1 - share).astype(x.dtype) * x[order]
+
+    def mix(x):
+        return share.astype(x.dtype) * x + (1 - share).astype(x.dtype) * x[order]
+
     return jnp.clip(mix(images), 0, 1), mix(targets)
 
 
@@ -77,7 +83,7 @@ def cutmix(
     """Return images with a box from another row, and targets mixed by the share of its pixels.
 
     One box for the batch, of the share 1 - l of the image, l ~ Beta(alpha, alpha), about a
-    uniform centre and cut at the border.
+    uniform center and cut at the border.
 
     Args:
       key: consumed.
@@ -99,33 +105,27 @@ def cutmix(
     share = jax.random.beta(key_share, alpha, alpha, dtype=images.dtype)
     order = jax.random.permutation(key_order, len(images))
     shape = images.shape[1:3]
-    centre = jax.random.randint(key_box, (2,), 0, jnp.asarray(shape))
-    sides = [jnp.floor(n * jnp.sqrt(1 - share)).astype(centre.dtype) for n in shape]
-    box = _box(centre, sides, shape)
+    center = jax.random.randint(key_box, (2,), 0, jnp.asarray(shape))
+    sides = [jnp.floor(n * jnp.sqrt(1 - share)).astype(center.dtype) for n in shape]
+    box = _box(center, sides, shape)
     other = jnp.mean(box.astype(targets.dtype))
     mixed = jnp.where(box, images[order], images)
     return mixed, (1 - other) * targets + other * targets[order]
 
 
-def _box(centre: Array, sides, shape) -> Array:
+def _box(center: Array, sides, shape) -> Array:
     """Return whether a pixel is in the box, `[height, width, 1]`."""
     inside = []
-    for place, side, size in zip(centre, sides, shape, strict=True):
+    for place, side, size in zip(center, sides, shape, strict=True):
         low = place - side // 2
-        pixel = jnp.arange(size, dtype=centre.dtype)
+        pixel = jnp.arange(size, dtype=center.dtype)
         inside.append((pixel >= low) & (pixel < low + side))
     return inside[0][:, None, None] & inside[1][None, :, None]
 
 
 def _check_batch(images: Array, targets: Array, alpha: float) -> None:
-    if images.ndim != 4 or 0 in images.shape:
-        raise ValueError(
-            f"images: shape {images.shape}; accepted is [row, height, width, channel], none 0"
-        )
-    check_image(images[0])
+    checks.images(images=images)
     if targets.ndim != 2 or len(targets) != len(images):
-        raise ValueError(f"targets: shape {targets.shape}; accepted is [{len(images)}, class]")
-    if not jnp.issubdtype(targets.dtype, jnp.floating):
-        raise ValueError(f"targets: dtype {targets.dtype}; accepted are floating-point numbers")
-    if not alpha > 0:
-        raise ValueError(f"alpha={alpha}: accepted are numbers above 0")
+        raise checks.refused("targets", targets, f"[{len(images)}, class], a row an image")
+    checks.floating(targets=targets)
+    checks.positive(alpha=alpha)

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxml.augment._checks import check_image, check_number
-from jaxml.augment._colour import colour_jitter, gaussian_blur, greyscale
-from jaxml.augment._geometry import flip, padded_crop, random_resized_crop
+from jaxml import checks
+from jaxml.augment._checks import check_image
+from jaxml.augment._color import color_jitter, gaussian_blur, grayscale
+from jaxml.augment._geometry import horizontal_flip, padded_crop, resized_crop
 
 Augment = Callable[[Array, Array], Array]
 """Function of a key and an image `[height, width, channel]` to another of its shape."""
@@ -23,6 +24,9 @@ def identity(
     Args:
       key: not used.
       image: `[height, width, channel]`.
+
+    Returns:
+      `image`.
     """
     return image
 
@@ -33,6 +37,9 @@ def compose(*augments: Augment) -> Augment:
     Args:
       augments: functions of a key and an image `[height, width, channel]`, the first of them
         applied first.
+
+    Returns:
+      A function of a key and an image to an image of the same shape.
     """
 
     def composed(key: Array, image: Array) -> Array:
@@ -52,10 +59,13 @@ def sometimes(augment: Augment, probability: float) -> Augment:
       augment: function of a key and an image `[height, width, channel]`.
       probability: 0 to 1.
 
+    Returns:
+      A function of a key and an image to an image of the same shape.
+
     Raises:
       ValueError: `probability` is not in 0 to 1.
     """
-    check_number("probability", probability)
+    checks.within(0, 1, probability=probability)
 
     def perhaps(key: Array, image: Array) -> Array:
         key_choice, key_augment = jax.random.split(key)
@@ -70,20 +80,23 @@ def flip_crop(
 ) -> Float[Array, "height width channel"]:
     """Return a random window of the padded image or of its mirror image.
 
-    The usual augmentation of CIFAR: `padded_crop`, then `flip`.
+    The usual augmentation of CIFAR: `padded_crop`, then `horizontal_flip`.
 
     Args:
       key: consumed.
       image: `[height, width, channel]`, 0 to 1.
       padding: width of the black border in pixels.
 
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
+
     Raises:
       ValueError: `image` is not one floating-point image, or `padding` is negative.
     """
-    return compose(functools.partial(padded_crop, padding=padding), flip)(key, image)
+    return compose(functools.partial(padded_crop, padding=padding), horizontal_flip)(key, image)
 
 
-def simclr(
+def simclr_view(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
     *,
@@ -92,15 +105,18 @@ def simclr(
 ) -> Float[Array, "height width channel"]:
     """Return a view of the image as SimCLR takes it.
 
-    A resized crop of 0.08 to 1 of the image, a mirror image at 1/2, colour jitter of 0.8 s (of
-    the hue 0.2 s) at 0.8, grey at 0.2, and a blur with its own probability. The defaults are
+    A resized crop of 0.08 to 1 of the image, a mirror image at 1/2, color jitter of 0.8 s (of
+    the hue 0.2 s) at 0.8, gray at 0.2, and a blur with its own probability. The defaults are
     those of the paper for CIFAR-10; for ImageNet s = 1 and the blur comes at 0.5.
 
     Args:
       key: consumed.
       image: `[height, width, channel]`, 0 to 1, 1 or 3 channels.
-      strength: s of the colour jitter, 0 to 2.5.
+      strength: s of the color jitter, 0 to 2.5.
       blur: probability of the Gaussian blur.
+
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
 
     Raises:
       ValueError: `image` is not one floating-point image of 1 or 3 channels, or a setting is
@@ -110,11 +126,11 @@ def simclr(
     representations" (ICML 2020), appendices A and B.9.
     """
     check_image(image, channels=(1, 3))
-    check_number("strength", strength, highest=2.5)
-    check_number("blur", blur)
+    checks.within(0, 2.5, strength=strength)
+    checks.within(0, 1, blur=blur)
     around = (max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength)
     jitter = functools.partial(
-        colour_jitter,
+        color_jitter,
         brightness=around,
         contrast=around,
         saturation=around,
@@ -122,10 +138,10 @@ def simclr(
         probability=0.8,
     )
     steps = [
-        functools.partial(random_resized_crop, area=(0.08, 1.0)),
-        flip,
+        functools.partial(resized_crop, area=(0.08, 1.0)),
+        horizontal_flip,
         jitter,
-        greyscale,
+        grayscale,
     ]
     if blur:
         steps.append(sometimes(gaussian_blur, blur))

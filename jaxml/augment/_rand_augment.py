@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxml import checks
 from jaxml.augment._checks import check_image
-from jaxml.augment._colour import blend, grey, mean_grey
+from jaxml.augment._color import blend, gray, mean_gray
 from jaxml.augment._geometry import affine_map, rotation
 
 OPERATIONS = (
@@ -16,7 +17,7 @@ OPERATIONS = (
     "translate_y",
     "rotate",
     "brightness",
-    "colour",
+    "color",
     "contrast",
     "sharpness",
     "posterize",
@@ -37,7 +38,7 @@ def rand_augment(
 
     The list is `OPERATIONS`: that of the paper without equalize, whose histogram costs more
     than all others together. Shears, shifts and rotations take the nearest pixel and are black
-    where nothing comes in; they, brightness, colour, contrast and sharpness have a random sign.
+    where nothing comes in; they, brightness, color, contrast and sharpness have a random sign.
     An operation costs the same whichever is drawn.
 
     Args:
@@ -47,6 +48,9 @@ def rand_augment(
       magnitude: 0, nothing but posterize, solarize and autocontrast, which leaves most images
         nearly as they are, to 30.
 
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
+
     Raises:
       ValueError: `image` is not one floating-point image of 1 or 3 channels, or a setting is
         out of range.
@@ -55,10 +59,8 @@ def rand_augment(
     search space" (NeurIPS 2020); magnitudes as in torchvision.
     """
     check_image(image, channels=(1, 3))
-    if count < 0:
-        raise ValueError(f"count={count}: accepted is 0 or more")
-    if not 0 <= magnitude <= _STRONGEST:
-        raise ValueError(f"magnitude={magnitude}: accepted is 0 to {_STRONGEST}")
+    checks.counts(least=0, count=count)
+    checks.within(0, _STRONGEST, magnitude=magnitude)
     for step in range(count):
         key_operation, key_sign = jax.random.split(jax.random.fold_in(key, step))
         number = jax.random.randint(key_operation, (), 0, len(OPERATIONS))
@@ -75,6 +77,9 @@ def operate(image: Array, number: Array, sign: Array, share: float) -> Array:
       number: place in `OPERATIONS`; may be traced.
       sign: 1 or -1, of the operations that have one.
       share: of the largest magnitude, 0 to 1.
+
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
     """
     height, width, _ = image.shape
     is_drawn = lambda name: number == OPERATIONS.index(name)
@@ -93,8 +98,8 @@ def operate(image: Array, number: Array, sign: Array, share: float) -> Array:
     factor = 1 + 0.9 * share * sign
     cases = {
         "brightness": lambda: blend(image, jnp.zeros((), image.dtype), factor),
-        "colour": lambda: blend(image, grey(image), factor),
-        "contrast": lambda: blend(image, mean_grey(image), factor),
+        "color": lambda: blend(image, gray(image), factor),
+        "contrast": lambda: blend(image, mean_gray(image), factor),
         "sharpness": lambda: blend(image, _smooth(image), factor),
         "posterize": lambda: _posterize(image, 8 - round(4 * share)),
         "solarize": lambda: jnp.where(image < 1 - share, image, 1 - image),
@@ -114,8 +119,9 @@ def _smooth(image: Array) -> Array:
     square = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
     mixed = (square + 4 * image) / 13
     row, column = jnp.arange(height), jnp.arange(width)
-    inner = lambda place, size: (place > 0) & (place < size - 1)
-    inside = inner(row, height)[:, None, None] & inner(column, width)[None, :, None]
+    inner_row = (row > 0) & (row < height - 1)
+    inner_column = (column > 0) & (column < width - 1)
+    inside = inner_row[:, None, None] & inner_column[None, :, None]
     return jnp.where(inside, mixed, image)
 
 

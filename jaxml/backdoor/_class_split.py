@@ -7,16 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxml.backdoor.baselines._rows import (
-    centred,
-    check_at_least_one,
-    check_features,
-    check_floating,
-    check_labels,
+from jaxml import checks
+from jaxml.backdoor.baselines._classes import (
+    centered,
+    check_features_of_classes,
     for_each_class,
     principal_axes,
 )
-from jaxml.tracing import known
 
 # Below this share of a class a cloud is taken for the poisoned one whatever the hint says:
 # up to this ratio, poison spread over all classes is the smaller cloud of each.
@@ -66,38 +63,42 @@ def class_split(
     Source: ours; like SCAn (Tang et al. 2021, USENIX Security) a likelihood ratio of two means
     against one, but without clean data and with a side chosen.
     """
-    check_features(features, "features")
-    check_at_least_one(classes=classes, components=components, iterations=iterations)
-    check_labels(labels, features.shape[0], classes)
-    check_floating(hint, "hint")
-    if hint.shape != labels.shape:
-        raise ValueError(f"hint: shape {hint.shape}; give {labels.shape}, one a row")
-    if not known(hint, lambda hint: jnp.all(jnp.isfinite(hint))):
-        raise ValueError("hint: holds NaN or infinity; give finite numbers")
-    return _split(features, labels, hint, classes, components, iterations, tied)
+    check_features_of_classes(features, labels, classes)
+    checks.counts(components=components, iterations=iterations)
+    checks.same_shape(labels=labels, hint=hint)
+    checks.floating(hint=hint)
+    checks.finite(hint=hint)
+    return _split(
+        features,
+        labels,
+        hint,
+        classes=classes,
+        components=components,
+        iterations=iterations,
+        tied=tied,
+    )
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _split(features, labels, hint, classes, components, iterations, tied):
+@functools.partial(jax.jit, static_argnames=("classes", "components", "iterations", "tied"))
+def _split(features, labels, hint, *, classes, components, iterations, tied):
     kept = min(components, features.shape[1])
 
     def score(member):
-        rows = centred(features, member)
+        rows = centered(features, member)
         rows = rows @ principal_axes(rows)[:, :kept]
         count = jnp.maximum(jnp.sum(member), 1).astype(rows.dtype)
         variance = jnp.sum(rows**2, axis=0) / count
         rows = rows / jnp.sqrt(jnp.where(variance > 0, variance, 1))
         weight = member.astype(rows.dtype)
-        odds, gain = jax.vmap(lambda axis: _two_clouds(rows, weight, axis, iterations, tied))(
-            jnp.arange(kept)
-        )
+        from_axis = functools.partial(_two_clouds, rows, weight, iterations=iterations, tied=tied)
+        odds, gain = jax.vmap(from_axis)(jnp.arange(kept))
         best = jnp.argmax(gain)
         return gain[best] * jnp.tanh(_towards_poison(odds[best], weight, hint) / 2)
 
     return for_each_class(score, labels, classes)
 
 
-def _two_clouds(rows, weight, axis, iterations, tied):
+def _two_clouds(rows, weight, axis, *, iterations, tied):
     """Return log-odds of the second cloud `[row]` and the gain a row, by EM from an axis.
 
     Args:
@@ -110,15 +111,16 @@ def _two_clouds(rows, weight, axis, iterations, tied):
     total = jnp.maximum(jnp.sum(weight), 1)
     scatter = (weight * rows.T) @ rows
 
+    def covariance_of(part, n, m):
+        return (part * rows.T) @ rows / n - jnp.outer(m, m)
+
     def log_densities(second):
         """ln p_k N(x; m_k, C_k) of both clouds, `[cloud, row]`."""
         second = second * weight
         parts = jnp.stack([weight - second, second])
         n = jnp.maximum(jnp.sum(parts, axis=1), 1)
         m = parts @ rows / n[:, None]
-        covariance = jax.vmap(lambda part, n, m: (part * rows.T) @ rows / n - jnp.outer(m, m))(
-            parts, n, m
-        )
+        covariance = jax.vmap(covariance_of)(parts, n, m)
         if tied:
             both = jnp.tensordot(n / jnp.sum(n), covariance, 1)
             covariance = jnp.broadcast_to(both, covariance.shape)

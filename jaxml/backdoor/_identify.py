@@ -9,7 +9,6 @@ The two are solved in turns, the upper one in closed form, the lower one by grad
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import jax
@@ -17,18 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxml.backdoor._fit_mask import IdentifyConfig, check_config, fit_mask, mask_optimizer
-from jaxml.backdoor._mspc import LogitsFn, amplified_rows, check_finite, check_images, row_logits
+from jaxml import checks
+from jaxml.backdoor._amplify import LogitsFn, amplified_rows, check_images, row_logits
+from jaxml.backdoor._fit_mask import fit_mask, mask_optimizer
+from jaxml.backdoor._identify_config import IdentifyConfig, check_config
 from jaxml.tracing import as_partial
 
 Progress = Callable[[int, int, float], None]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["score", "is_backdoor", "mask", "history"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Identification:
     """Result of `identify`.
@@ -47,14 +44,10 @@ class Identification:
     history: dict[str, Array]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["round", "score", "mask", "opt_state", "logits", "history"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IdentifyState:
-    """What `identify_round` goes on from: a pytree of arrays whose shapes stay.
+    """What `identify_step` goes on from: a pytree of arrays whose shapes stay.
 
     Attributes:
       round: rounds done.
@@ -82,8 +75,8 @@ def identify(
 ) -> Identification:
     """Return which rows of a training set carry a backdoor of the classifier trained on it.
 
-    Needs neither clean data nor a threshold. The same as `identify_start`, `config.rounds`
-    calls of `identify_round` and `identification`, which a caller that saves the state between
+    Needs neither clean data nor a threshold. The same as `identify_init`, `config.rounds`
+    calls of `identify_step` and `identify_result`, which a caller that saves the state between
     rounds uses instead. All rows may be flagged. Where none is, there is nothing to fit a mask
     to: mask and scores stay as they are.
 
@@ -96,22 +89,25 @@ def identify(
       config: settings; `IdentifyConfig.reference()` is the published solver.
       progress: called after every round with the rounds done, the rows flagged and |m|_1.
 
+    Returns:
+      Score and flag of each row, the mask, and how the rounds went.
+
     Raises:
       ValueError: as for `mspc`, `logits_fn` has no gradient, or a setting is out of its range.
 
     Source: Pal et al., "Backdoor secrets unveiled: identifying backdoor data with optimized
     scaled prediction consistency" (ICLR 2024).
     """
-    state = identify_start(logits_fn, images, config=config)
+    state = identify_init(logits_fn, images, config=config)
     for done in range(1, config.rounds + 1):
-        state = identify_round(logits_fn, images, state, config=config)
+        state = identify_step(logits_fn, images, state, config=config)
         if progress is not None:
             flagged, size = (state.history[name][done] for name in ("flagged", "mask_l1"))
             progress(done, int(flagged), float(size))
-    return identification(state)
+    return identify_result(state)
 
 
-def identify_start(
+def identify_init(
     logits_fn: LogitsFn,
     images: Float[Array, "row height width channel"],
     *,
@@ -120,12 +116,15 @@ def identify_start(
     """Return the state before the first round: scores with the shift under a mask of ones.
 
     Arguments and errors as for `identify`.
+
+    Returns:
+      State for `identify_step`.
     """
     check_config(config)
     check_images(logits_fn, images)
     _check_gradient(logits_fn, images)
-    logits = row_logits(as_partial(logits_fn), images, batch_size=config.score_batch_size)
-    check_finite(jnp.all(jnp.isfinite(logits), axis=-1), "")
+    network = as_partial(logits_fn)
+    logits = row_logits(network, images, batch_size=config.score_batch_size)
     mask = jnp.ones(images.shape[1:3], images.dtype)
     entries = config.rounds + 1
     state = IdentifyState(
@@ -140,10 +139,10 @@ def identify_start(
             "mask_l1": jnp.zeros(entries, images.dtype),
         },
     )
-    return _split(logits_fn, images, state, config)
+    return _split(network, images, state, config)
 
 
-def identify_round(
+def identify_step(
     logits_fn: LogitsFn,
     images: Float[Array, "row height width channel"],
     state: IdentifyState,
@@ -153,30 +152,25 @@ def identify_round(
     """Return the state after one more round: the mask fitted to the rows flagged, then a split.
 
     Args:
-      logits_fn: as for `identify_start`.
-      images: `[row, height, width, channel]`, those of `identify_start`.
-      state: of `identify_start` or of the round before; it may have been saved and restored.
-      config: as for `identify_start`.
+      logits_fn: as for `identify_init`.
+      images: `[row, height, width, channel]`, those of `identify_init`.
+      state: of `identify_init` or of the round before; it may have been saved and restored.
+      config: as for `identify_init`.
+
+    Returns:
+      State with one more round done.
 
     Raises:
       ValueError: the state is of other images or has done all rounds, logits are not finite
         under amplification, or a setting is out of its range.
     """
     check_config(config)
-    done = int(state.round)
-    if state.score.shape != images.shape[:1] or state.mask.shape != images.shape[1:3]:
-        raise ValueError(
-            f"state: of {state.score.size} images of {state.mask.shape}; images: {images.shape}"
-        )
-    if not done < config.rounds == state.history["flagged"].size - 1:
-        raise ValueError(
-            f"state: {done} of {state.history['flagged'].size - 1} rounds are done; "
-            f"config asks for {config.rounds}"
-        )
+    _check_state(state, images, config)
+    network, done = as_partial(logits_fn), int(state.round)
     flagged = np.asarray(state.score > 0)
     if flagged.any():
         mask, opt_state = fit_mask(
-            logits_fn,
+            network,
             images,
             state.logits,
             flagged,
@@ -186,36 +180,38 @@ def identify_round(
             first_step=done * config.steps,
         )
         state = dataclasses.replace(state, mask=mask, opt_state=opt_state)
-    return _split(logits_fn, images, state, config)
+    return _split(network, images, state, config)
 
 
-def identification(state: IdentifyState) -> Identification:
+def identify_result(state: IdentifyState) -> Identification:
     """Return the result that a state stands for; it may be read after any round.
 
     Args:
-      state: of `identify_start` or `identify_round`.
+      state: of `identify_init` or `identify_step`.
+
+    Returns:
+      As of `identify`.
     """
     return Identification(state.score, state.score > 0, state.mask, state.history)
 
 
-def _split(logits_fn, images, state, config):
+def _split(network, images, state, config):
     """Return the state with the rows scored anew: w_i = 1[MSPC_i > 0] solves the upper level."""
-    number = functools.partial(jnp.asarray, dtype=images.dtype)
-    found = amplified_rows(
-        as_partial(logits_fn),
+    rows = amplified_rows(
+        network,
         images,
         state.logits,
         state.mask,
-        number(config.shift),
-        number(config.scales),
+        shift=config.shift,
+        scales=config.scales,
         batch_size=config.score_batch_size,
     )
-    check_finite(found.finite, " when amplified")
-    done, score = state.round + 1, 2 * found.agreement - 1
+    done, score = state.round + 1, 2 * rows.agreement - 1
     size = jnp.sum(jnp.abs(state.mask))
-    fitted = (state.score > 0).astype(found.divergence.dtype)
+    # The split that the mask was fitted to.
+    fitted = (state.score > 0).astype(rows.divergence.dtype)
     entry = {
-        "objective": jnp.mean(fitted * found.divergence) + config.sparsity * size,
+        "objective": jnp.mean(fitted * rows.divergence) + config.sparsity * size,
         "flagged": jnp.sum(score > 0, dtype=jnp.int32),
         "mask_l1": size,
     }
@@ -227,10 +223,27 @@ def _split(logits_fn, images, state, config):
 
 
 def _check_gradient(logits_fn, images):
+    """Accept a network that JAX can differentiate in the images, by which the mask is learned."""
     try:
         jax.eval_shape(jax.grad(lambda x: jnp.sum(logits_fn(x))), images[:2])
     except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(
-            "logits_fn: has no gradient in the images, by which the mask is learned (a host "
-            "callback?); spc and mspc need none"
-        ) from error
+        accepted = (
+            "a function with a gradient in the images, by which the mask is learned; a host "
+            "callback has none, and does for spc and mspc"
+        )
+        raise checks.refused("logits_fn", logits_fn, accepted) from error
+
+
+def _check_state(state, images, config):
+    """Accept a state of these images, and of so many rounds, not all of which are done."""
+    for name, values, shape in (
+        ("state.score", state.score, images.shape[:1]),
+        ("state.mask", state.mask, images.shape[1:3]),
+    ):
+        if values.shape != shape:
+            raise checks.refused(name, values, f"{list(shape)}, as of images")
+    rounds = state.history["flagged"].size - 1
+    if config.rounds != rounds:
+        raise checks.refused("rounds", config.rounds, f"{rounds}, those of the state")
+    if not state.round < rounds:
+        raise checks.refused("state.round", state.round, f"below rounds={rounds}")

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxml.backdoor._mspc import SCALES, LogitsFn, agreement, check_images, check_settings
+from jaxml.backdoor._amplify import (
+    SCALES,
+    LogitsFn,
+    agreement,
+    check_amplification,
+    check_images,
+)
 
 
 def spc(
@@ -40,6 +46,6 @@ def spc(
     2024).
     """
     check_images(logits_fn, images)
-    check_settings(0, scales, batch_size)
-    mask = jnp.ones(images.shape[1:3], images.dtype)
-    return agreement(logits_fn, images, mask, 0, scales, batch_size)
+    check_amplification(0, scales, batch_size)
+    whole = jnp.ones(images.shape[1:3], images.dtype)
+    return agreement(logits_fn, images, whole, shift=0, scales=scales, batch_size=batch_size)

@@ -8,7 +8,7 @@ from jaxml.commands.terminal import integer, say
 def add_parser(commands) -> None:
     """Add the sub-command."""
     parser = commands.add_parser("coreset", help="choose a part of texts to forget, by a score")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF|NAME")
     parser.add_argument(
         "--forget", type=Path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
     )
@@ -20,13 +20,15 @@ def add_parser(commands) -> None:
         default="random",
         metavar="NAME",
         help="random (default), el2n, grand (of the down matrices only), loss, perplexity, min_k, "
-        "moderate, k_centre or keyword_density",
+        "moderate, k_center or keyword_density",
     )
     parser.add_argument(
         "--fraction", type=float, default=0.05, help="of the chunks (default: 0.05)"
     )
     parser.add_argument("--keep", default="top", help="top (default), bottom or middle scores")
-    parser.add_argument("--length", type=integer, default=512, help="tokens of a chunk")
+    parser.add_argument(
+        "--length", type=integer, default=512, help="tokens of a chunk (default: 512)"
+    )
     parser.add_argument(
         "--count", type=integer, default=100, help="keywords of keyword_density (default: 100)"
     )

@@ -6,20 +6,20 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import numpy as np
 
-from jaxml.commands.unlearn_files import tokenised
+from jaxml import checks, llm
+from jaxml.commands.text_files import tokenized_file
 from jaxml.data.text import load_texts
+from jaxml.files.errors import DataError
 from jaxml.files.write import write_whole
-from jaxml.llm._score import Score, chunk_scores, chunk_texts, keyword_hits
-from jaxml.models import llama
+from jaxml.llm._score import SCORES, Score, chunk_texts
 from jaxml.output.plots import curves
 from jaxml.output.report import Figure, Report, Table, write_report
 from jaxml.unlearning import coreset, keywords
-from jaxml.unlearning._validate import check_choice, check_counts
 from jaxml.unlearning.coreset._select import Keep, check_selection
 
 _FIRST_CHARACTERS = 60
@@ -43,15 +43,15 @@ def choose_files(
     Written: `coreset.jsonl`, the chosen chunks, the first picked first, with columns "text",
     "chunk" and "score", which `jaxml unlearn --forget` takes; `scores.csv`, every chunk with its
     number, its score, whether it is chosen and how it starts; and a report. A chunk is a row of
-    `tokenised`. Its text is its tokens decoded: the parts of a word that the edge of a chunk cuts
-    may be other tokens when they are read again.
+    `jaxml.llm.tokenize`. Its text is its tokens decoded: the parts of a word that the edge of a
+    chunk cuts may be other tokens when they are read again.
 
     Args:
-      model: folder of Hugging Face, or GGUF.
+      model: folder of Hugging Face, GGUF, or name of a model in the cache of the hub.
       forget: texts to choose from: txt, or json, jsonl, csv, parquet with a column "text".
       out: folder.
       retain: texts to keep, as `forget`; for "keyword_density", and read only there.
-      score: see `chunk_scores`; "grand" is of the `down` matrices only.
+      score: see `jaxml.llm.score`; "grand" is of the `down` matrices only.
       fraction: of the chunks to choose, above 0, 1 at most.
       keep: "top": the highest scores; "bottom": the lowest; "middle": around the median.
       length: tokens of a chunk; longer texts are cut into so many.
@@ -62,37 +62,31 @@ def choose_files(
       How many chunks are chosen, and where they are.
 
     Raises:
-      ValueError: a file that cannot be used, by its name, texts that are one chunk, or a bad
-        setting; nothing is written.
+      ValueError: a bad setting, before anything is loaded; nothing is written.
+      DataError: a file that cannot be used, by its name, or texts that are one chunk.
       OSError: a file is missing, or `out` cannot be written.
     """
     start = time.perf_counter()
-    check_choice(score, get_args(Score), "score")
+    checks.choice(SCORES, score=score)
     check_selection(fraction, keep)
-    check_counts(count=count)
+    checks.counts(count=count)
+    checks.counts(least=2, length=length)
     if score == "keyword_density" and retain is None:
-        raise ValueError(
-            "score='keyword_density' needs --retain: keywords are the words that tell the texts "
-            "to forget from those to keep"
-        )
-    loaded = llama.load(model)
-    params, decoder = loaded.params, loaded.config
-    tokenizer = llama.load_tokenizer(model, decoder)
-    texts = tokenised(load_texts(forget), tokenizer, length, forget)
+        kept = "a file of texts to keep with score='keyword_density', whose words are no keywords"
+        raise checks.refused("retain", retain, kept)
+    scorer = llm.load(model)
+    texts = tokenized_file(scorer, forget, length)
     chunks, size = texts.tokens.shape
     if chunks == 1:
-        raise ValueError(
+        raise DataError(
             f"{forget}: {size} tokens, one chunk of length={length}; accepted are two chunks or "
             "more: give a longer text or a smaller length"
         )
-    written = chunk_texts(tokenizer, texts)
+    written = chunk_texts(scorer.tokenizer, texts)
     words: tuple[str, ...] = ()
-    hits = None
-    if score == "keyword_density":
-        assert retain is not None
+    if retain is not None and score == "keyword_density":
         words = keywords.extract(written, load_texts(retain), count=count)
-        hits = keyword_hits(tokenizer, texts, words)
-    scores = chunk_scores(jax.random.key(seed), score, params, decoder, texts, hits=hits)
+    scores = llm.score(jax.random.key(seed), score, scorer, texts, words=words)
     chosen = np.asarray(coreset.select(scores, fraction, keep=keep))
     values = np.asarray(scores, np.float64)
     settings = {"score": score, "fraction": fraction, "keep": keep, "length": length}
@@ -139,6 +133,10 @@ def _summary(values: np.ndarray) -> dict[str, float]:
     return {"least": low, "median": median, "greatest": high}
 
 
+def _spread_row(chunks: str, count: int, summary: dict[str, float]) -> tuple[str, ...]:
+    return chunks, str(count), *(f"{value:.4g}" for value in summary.values())
+
+
 def _report(files: str, written, values: np.ndarray, results: dict[str, Any]) -> Report:
     name, chosen = results["settings"]["score"], np.array(results["chosen"])
     order = np.argsort(-values, kind="stable")
@@ -148,13 +146,13 @@ def _report(files: str, written, values: np.ndarray, results: dict[str, Any]) ->
         "chosen": (rank, values[order][rank]),
     }
     panel = {"title": name, "x": "rank of the chunk", "y": "score", "lines": lines}
-    row = lambda who, count, of: (who, str(count), *(f"{x:.4g}" for x in of.values()))
     spread = (
-        row("all", len(values), results["scores"]),
-        row("chosen", len(chosen), results["scores of the chosen"]),
+        _spread_row("all", len(values), results["scores"]),
+        _spread_row("chosen", len(chosen), results["scores of the chosen"]),
     )
-    escaped = lambda text: text.replace("|", "\\|")
-    first = tuple((str(i), f"{values[i]:.4g}", escaped(_start(written[i]))) for i in chosen[:20])
+    first = tuple(
+        (str(i), f"{values[i]:.4g}", _start(written[i]).replace("|", "\\|")) for i in chosen[:20]
+    )
     parts: list[str | Table | Figure] = [
         f"{files} The chosen chunks are in coreset.jsonl, all scores in scores.csv.",
         Table("Scores", ("chunks", "number", "least", "median", "greatest"), spread),

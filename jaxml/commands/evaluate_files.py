@@ -5,16 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
+from jaxml import checks, llm
+from jaxml.commands.text_files import tokenized_file
 from jaxml.data.questions import load_choice_questions, load_passages, load_questions
-from jaxml.data.text import load_texts
-from jaxml.llm._evaluate import choices as choice_accuracy
-from jaxml.llm._evaluate import knowledge as answered
-from jaxml.llm._evaluate import membership, token_mean
-from jaxml.llm._evaluate import verbatim as recited
-from jaxml.llm._tokens import tokenised
-from jaxml.models import llama
+from jaxml.files.errors import DataError
+from jaxml.llm._measures import membership
 from jaxml.output.report import Report, Table, write_report
 from jaxml.unlearning import metrics
 
@@ -34,7 +30,7 @@ def evaluate_files(
     """Measure what a model knows of passages, questions and texts, and write a report to `out`.
 
     Args:
-      model: folder of Hugging Face, or GGUF.
+      model: folder of Hugging Face, GGUF, or name of a model in the cache of the hub.
       out: folder.
       verbatim: passages as of MUSE's `verbmem`.
       knowledge: questions as of MUSE's `knowmem` or TOFU.
@@ -42,55 +38,49 @@ def evaluate_files(
       texts: files whose perplexity and Min-K% are wanted.
       privacy: for PrivLeak: a file of the texts unlearned, one of texts never seen, and a model
         trained without the former.
-      length: tokens of a sequence of `texts` and `privacy`.
+      length: most tokens of a sequence of `texts` and `privacy`.
       progress: called with a line after each measure.
 
     Returns:
       One line a measure.
 
     Raises:
-      ValueError: nothing to measure, or a file that cannot be used, by its name.
+      ValueError: nothing to measure, or `length` is below 2.
+      DataError: a file that cannot be used, by its name.
       OSError: a file is missing, or `out` cannot be written.
     """
     if not (verbatim or knowledge or choices or texts or privacy):
-        raise ValueError(
-            "nothing to measure; give --verbatim, --knowledge, --choices, --text or --privacy"
+        raise checks.refused(
+            "measures", None, "--verbatim, --knowledge, --choices, --text or --privacy"
         )
-    loaded = llama.load(model)
-    params, decoder = loaded.params, loaded.config
-    tokenizer = llama.load_tokenizer(model, decoder)
-    given = params, decoder, tokenizer
+    checks.counts(least=2, length=length)
+    subject = llm.load(model)
     rows: list[tuple[str, str, str]] = []
     results: dict[str, Any] = {}
 
-    def tell(measure: str, path: Path, text: str, value: Any) -> None:
+    def add(measure: str, path: Path, text: str, value: Any) -> None:
         rows.append((measure, path.name, text))
         results[f"{measure}: {path.name}"] = value
         if progress is not None:
             progress(f"{measure}, {path.name}: {text}")
 
     if verbatim is not None:
-        value = recited(*given, load_passages(verbatim))
-        tell("VerbMem", verbatim, f"{value:.1f}", value)
+        value = llm.evaluate(subject, verbatim=load_passages(verbatim)).verbatim
+        add("VerbMem", verbatim, f"{value:.1f}", value)
     if knowledge is not None:
-        value = answered(*given, load_questions(knowledge))
-        tell("KnowMem", knowledge, f"{value:.1f}", value)
+        value = llm.evaluate(subject, knowledge=load_questions(knowledge)).knowledge
+        add("KnowMem", knowledge, f"{value:.1f}", value)
     for path in choices:
-        questions = load_choice_questions(path)
-        subject = path.stem.removesuffix("_test")
-        found = choice_accuracy(*given, questions, subject=subject)
-        share, low, high = (float(x) for x in (found.accuracy, found.low, found.high))
-        text = f"{share:.3f} ({low:.3f} to {high:.3f})"
-        tell("accuracy", path, text, {"accuracy": share, "low": low, "high": high})
+        add("accuracy", path, *_accuracy(subject, path))
     for path in texts:
-        rows_of = tokenised(load_texts(path), tokenizer, length, path)
-        value = float(np.exp(-token_mean(params, rows_of, decoder)))
-        tell("perplexity", path, f"{value:.2f}", value)
-        score = float(jnp.mean(membership(params, decoder, rows_of)))
-        tell("Min-40%", path, f"{score:.3f}", score)
+        measured = llm.evaluate(subject, texts=tokenized_file(subject, path, length))
+        assert measured.min_k is not None
+        add("perplexity", path, f"{measured.perplexity:.2f}", measured.perplexity)
+        score = float(jnp.mean(measured.min_k))
+        add("Min-40%", path, f"{score:.3f}", score)
     if privacy:
-        value = _privacy(*given, privacy, length)
-        tell("PrivLeak", privacy[0], f"{value:.1f}", value)
+        value = _privacy(subject, privacy, length)
+        add("PrivLeak", privacy[0], f"{value:.1f}", value)
     report = Report(
         method="evaluation",
         title=f"What {model.name} knows",
@@ -101,15 +91,24 @@ def evaluate_files(
     return "\n".join(f"{measure}, {name}: {text}" for measure, name, text in rows)
 
 
-def _privacy(params, decoder, tokenizer, files: Sequence[Path], length: int) -> float:
+def _accuracy(model: llm.Model, path: Path) -> tuple[str, dict[str, float]]:
+    """Return the accuracy on the questions of a file as a text and as numbers."""
+    questions, about = load_choice_questions(path), path.stem.removesuffix("_test")
+    right = llm.evaluate(model, choices=questions, subject=about).choices
+    values = {name: float(getattr(right, name)) for name in ("accuracy", "low", "high")}
+    return "{accuracy:.3f} ({low:.3f} to {high:.3f})".format(**values), values
+
+
+def _privacy(model: llm.Model, files: Sequence[Path], length: int) -> float:
     forget, holdout, retrained = files
-    other = llama.load(retrained)
-    if other.config.vocabulary != decoder.vocabulary:
-        raise ValueError(
-            f"{retrained}: a vocabulary of {other.config.vocabulary}; the model has "
-            f"{decoder.vocabulary}"
+    other = llm.load(retrained)
+    if other.config.vocab_size != model.config.vocab_size:
+        raise DataError(
+            f"{retrained}: a vocabulary of {other.config.vocab_size}; the model has "
+            f"{model.config.vocab_size}"
         )
-    models = ((params, decoder), (other.params, other.config))
-    sets = [tokenised(load_texts(path), tokenizer, length, path) for path in (forget, holdout)]
-    scores = [membership(*model, texts) for model in models for texts in sets]
+    sets = [tokenized_file(model, path, length) for path in (forget, holdout)]
+    scores = [
+        membership(each.params, each.config, texts) for each in (model, other) for texts in sets
+    ]
     return float(metrics.privacy_leakage(*scores))

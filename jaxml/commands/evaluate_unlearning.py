@@ -11,7 +11,7 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "evaluate-unlearning", help="measure what a language model knows of texts and questions"
     )
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF|NAME")
     parser.add_argument("--verbatim", type=Path, metavar="FILE", help="passages: prompt, gt")
     parser.add_argument("--knowledge", type=Path, metavar="FILE", help="question, answer")
     parser.add_argument(
@@ -25,7 +25,9 @@ def add_parser(commands) -> None:
         metavar=("FORGET", "HOLDOUT", "MODEL"),
         help="PrivLeak: texts unlearned, texts never seen, a model trained without the former",
     )
-    parser.add_argument("--length", type=integer, default=512, help="tokens of a sequence")
+    parser.add_argument(
+        "--length", type=integer, default=512, help="tokens of a sequence (default: 512)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"), metavar="DIR")
     parser.set_defaults(run=run)
 

@@ -5,6 +5,14 @@ from pathlib import Path
 
 from jaxml.commands.terminal import integer, say
 
+# Of `backdoor.IdentifyConfig`, which the help cannot read without importing JAX; a test compares.
+SETTINGS = {
+    "rounds": (integer, 4, "fits of the mask and splits"),
+    "steps": (integer, 200, "steps of the mask in a round"),
+    "shift": (float, 0.2, "subtracted from the images"),
+    "sparsity": (float, 0.01, "weight of |mask|_1"),
+}
+
 
 def add_parser(commands) -> None:
     """Add the sub-command."""
@@ -25,18 +33,24 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave such images out and list them"
     )
-    parser.add_argument("--rounds", type=integer, default=4, help="fits of the mask and splits")
-    parser.add_argument("--steps", type=integer, default=200, help="steps of the mask in a round")
-    parser.add_argument("--shift", type=float, default=0.2, help="subtracted from the images")
-    parser.add_argument("--sparsity", type=float, default=0.01, help="weight of |mask|_1")
+    for name, (kind, default, text) in SETTINGS.items():
+        parser.add_argument(
+            f"--{name}", type=kind, default=default, help=f"{text} (default: {default})"
+        )
     parser.set_defaults(run=run)
 
 
 def run(args) -> None:
     """Identify the images."""
+    from jaxml.backdoor import IdentifyConfig
     from jaxml.commands.identify_files import identify_files
 
-    names = ("skip_unreadable", "rounds", "steps", "shift", "sparsity")
-    settings = {name: getattr(args, name) for name in names}
-    progress = lambda line: say(line, sys.stderr)
-    say(identify_files(args.images, args.model, args.out, progress=progress, **settings))
+    message = identify_files(
+        args.images,
+        args.model,
+        args.out,
+        skip_unreadable=args.skip_unreadable,
+        config=IdentifyConfig(**{name: getattr(args, name) for name in SETTINGS}),
+        progress=lambda line: say(line, sys.stderr),
+    )
+    say(message)

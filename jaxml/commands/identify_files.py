@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxml import backdoor
+from jaxml.backdoor._amplify import check_images
 from jaxml.backdoor._fit_mask import mask_optimizer
-from jaxml.backdoor._mspc import check_images
-from jaxml.data.images import ImageRows, load_rows
+from jaxml.data.image_rows import ImageRows, load_rows
+from jaxml.files.errors import DataError
 from jaxml.files.write import write_whole
 from jaxml.output.plots import new_figure, png
 from jaxml.output.report import Figure, Report, Table, write_report
@@ -41,10 +42,7 @@ def identify_files(
     out: Path,
     *,
     skip_unreadable: bool = False,
-    rounds: int = 4,
-    steps: int = 200,
-    shift: float = 0.2,
-    sparsity: float = 0.01,
+    config: backdoor.IdentifyConfig = backdoor.IdentifyConfig(),  # noqa: B008
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Find the backdoor images of a training set and write them down in `out`.
@@ -55,32 +53,31 @@ def identify_files(
     in `out`, so that a run that was ended goes on from there to the same result.
 
     Args:
-      images: folder of png or jpg, or npz; see `data.images.ROWS_LAYOUT`.
+      images: folder of png or jpg, or npz; see `data.image_rows.LAYOUT`.
       model: "FILE.py" or "FILE.py:NAME": a JAX function of images `[row, height, width,
         channel]` from 0 to 1 to logits `[row, class]`; `logits_fn` by default. The file is run.
       out: folder.
       skip_unreadable: leave out images that cannot be read, and list them.
-      rounds, steps, shift, sparsity: as in `backdoor.IdentifyConfig`.
+      config: of the identification.
       progress: called with a line after each round.
 
     Returns:
       How many are flagged, and where the report is.
 
     Raises:
-      ValueError: images or a model that cannot be used, by their name, or a bad setting.
+      DataError: images or a model that cannot be used, by their name, or a bad setting.
       OSError: `out` cannot be written.
     """
-    config = backdoor.IdentifyConfig(rounds=rounds, steps=steps, shift=shift, sparsity=sparsity)
     logits_fn = load_model(model)
     rows = load_rows(images, skip_unreadable=skip_unreadable)
     start = time.perf_counter()
     try:
-        found = _identify(logits_fn, rows.images, config, out / "identify", progress)
+        result = _identify(logits_fn, rows.images, config, out / "identify", progress)
     except ValueError as error:
-        raise ValueError(f"{images}, {model}: {_line(error)}") from error
+        raise DataError(f"{images}, {model}: {_line(error)}") from error
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"{model}: failed while running: {_line(error)}") from error
-    flagged = np.asarray(found.is_backdoor)
+        raise DataError(f"{model}: failed while running: {_line(error)}") from error
+    flagged = np.asarray(result.is_backdoor)
     results = {
         "images": str(images),
         "model": model,
@@ -88,12 +85,12 @@ def identify_files(
         "flagged": int(flagged.sum()),
         "skipped": list(rows.skipped),
         "config": dataclasses.asdict(config),
-        "history": found.history,
+        "history": result.history,
     }
-    report = _report(rows, found, results)
-    write_whole(out / "scores.csv", _scores(rows, found))
+    report = _report(rows, result, results)
+    write_whole(out / "scores.csv", _scores(rows, result))
     write_whole(out / "clean.txt", _lines(_names(rows)[~flagged]))
-    write_whole(out / "mask.png", _grey(np.asarray(found.mask)))
+    write_whole(out / "mask.png", _gray_png(np.asarray(result.mask)))
     seconds = time.perf_counter() - start
     write_report([report.finished(seconds)], out, scale="one set of images", seed=0)
     skipped = f", {len(rows.skipped)} files skipped" if rows.skipped else ""
@@ -106,24 +103,29 @@ def identify_files(
 def load_model(model: str) -> Callable[[Array], Array]:
     """Return the function that "FILE.py" or "FILE.py:NAME" names; the file is run.
 
+    Args:
+      model: file and name; `logits_fn` by default.
+
+    Returns:
+      Function of images to logits. What it raises while it is traced is a DataError of one line.
+
     Raises:
-      ValueError: there is no such file or function, or the file fails. What the function
-        raises later, while it is traced, is also a ValueError of one line.
+      DataError: there is no such file or function, or the file fails.
     """
     path, name = (model, FUNCTION) if model.endswith(".py") else model.rpartition(":")[::2]
     file = Path(path).expanduser()
     if not file.is_file() or file.suffix != ".py":
-        raise ValueError(f"{path or model}: no such file; give FILE.py or FILE.py:NAME")
+        raise DataError(f"{path or model}: no such file; accepted is FILE.py or FILE.py:NAME")
     function: Any = getattr(_run_file(file), name, None)
     if not callable(function):
-        raise ValueError(f"{file}: no function {name!r}; give FILE.py:NAME")
+        raise DataError(f"{file}: no function {name!r}; accepted is FILE.py:NAME")
 
     def logits_fn(x: Any) -> Any:
         try:
             return function(x)
         except (Exception, SystemExit) as error:
             kind = type(error).__name__
-            raise ValueError(f"{name} raised {kind}: {_line(error)}") from error
+            raise DataError(f"{name} raised {kind}: {_line(error)}") from error
 
     return logits_fn
 
@@ -139,7 +141,7 @@ def _run_file(file: Path) -> Any:
     try:
         specification.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{file}: {type(error).__name__}: {_line(error)}") from error
+        raise DataError(f"{file}: {type(error).__name__}: {_line(error)}") from error
     finally:
         sys.path.remove(str(file.absolute().parent))
     return module
@@ -158,16 +160,18 @@ def _identify(logits_fn, images, config, folder, progress) -> backdoor.Identific
         "config": dataclasses.asdict(config),
     }
     stages = Stages(folder / "stages")
-    start = lambda: backdoor.identify_start(logits_fn, x, config=config)
-    state = _state(stages.run("round_0", depends, lambda: _arrays(start())), config)
+
+    def stage(done: int, compute: Callable[[], backdoor.IdentifyState]) -> backdoor.IdentifyState:
+        return _state(stages.run(f"round_{done}", depends, lambda: _arrays(compute())), config)
+
+    state = stage(0, functools.partial(backdoor.identify_init, logits_fn, x, config=config))
     for done in range(1, config.rounds + 1):
-        go_on = functools.partial(backdoor.identify_round, logits_fn, x, state, config=config)
-        compute = lambda go_on=go_on: _arrays(go_on())
-        state = _state(stages.run(f"round_{done}", depends, compute), config)
+        step = functools.partial(backdoor.identify_step, logits_fn, x, state, config=config)
+        state = stage(done, step)
         if progress is not None:
             flagged, size = (state.history[name][done] for name in ("flagged", "mask_l1"))
             progress(f"round {done} of {config.rounds}: {flagged} flagged, |mask|_1 {size:.1f}")
-    return backdoor.identification(state)
+    return backdoor.identify_result(state)
 
 
 def _arrays(state: backdoor.IdentifyState) -> dict[str, np.ndarray]:
@@ -198,11 +202,11 @@ def _names(rows: ImageRows) -> np.ndarray:
     return np.arange(len(rows.images)) if rows.files is None else np.asarray(rows.files)
 
 
-def _scores(rows: ImageRows, found: backdoor.Identification) -> bytes:
+def _scores(rows: ImageRows, result: backdoor.Identification) -> bytes:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["row" if rows.files is None else "file", "score", "flagged"])
-    scores, flags = np.asarray(found.score), np.asarray(found.is_backdoor, int)
+    scores, flags = np.asarray(result.score), np.asarray(result.is_backdoor, int)
     for name, score, flag in zip(_names(rows), scores, flags, strict=True):
         table.writerow([name, f"{score:.6g}", flag])
     return text.getvalue().encode()
@@ -212,7 +216,7 @@ def _lines(names) -> bytes:
     return "".join(f"{name}\n" for name in names).encode()
 
 
-def _grey(mask: np.ndarray) -> bytes:
+def _gray_png(mask: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -220,8 +224,8 @@ def _grey(mask: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _report(rows: ImageRows, found: backdoor.Identification, results) -> Report:
-    history = {name: np.asarray(values) for name, values in found.history.items()}
+def _report(rows: ImageRows, result: backdoor.Identification, results) -> Report:
+    history = {name: np.asarray(values) for name, values in result.history.items()}
     columns = (history[name] for name in HISTORY)
     share = results["flagged"] / results["rows"]
     rounds = Table(
@@ -233,19 +237,19 @@ def _report(rows: ImageRows, found: backdoor.Identification, results) -> Report:
         ),
     )
     # Images that keep their class under every scale tie, the first of them come first.
-    first = np.argsort(-np.asarray(found.score), kind="stable")[:SHOWN]
+    first = np.argsort(-np.asarray(result.score), kind="stable")[:SHOWN]
     names = _names(rows)
     top = Table(
         "The highest scores",
         ("image", "score"),
-        tuple((str(names[i]), f"{float(found.score[i]):+.3f}") for i in first),
+        tuple((str(names[i]), f"{float(result.score[i]):+.3f}") for i in first),
     )
     parts: list[str | Table | Figure] = [
         f"{results['flagged']} of {results['rows']} images ({100 * share:.1f}%) are flagged: "
         "their score is above 0. All scores are in scores.csv, the others' names in clean.txt.",
         *_warnings(share, float(history["mask_l1"][-1])),
         rounds,
-        Figure("mask", "The mask, and the scores of all images", _mask_and_scores(found)),
+        Figure("mask", "The mask, and the scores of all images", _mask_and_scores(result)),
         Figure("images", "Images of the highest scores", _pictures(rows.images[first])),
         top,
     ]
@@ -270,12 +274,12 @@ def _warnings(share: float, mask_l1: float) -> list[str]:
     return []
 
 
-def _mask_and_scores(found: backdoor.Identification) -> bytes:
+def _mask_and_scores(result: backdoor.Identification) -> bytes:
     figure, (left, right) = new_figure(9, 3.8, columns=2)
-    shown = left.imshow(np.asarray(found.mask), cmap="gray", vmin=0, vmax=1)
+    shown = left.imshow(np.asarray(result.mask), cmap="gray", vmin=0, vmax=1)
     left.set(xticks=[], yticks=[])
     figure.colorbar(shown, ax=left)
-    right.hist(np.asarray(found.score), bins=np.linspace(-1, 1, 24))
+    right.hist(np.asarray(result.score), bins=np.linspace(-1, 1, 24))
     right.axvline(0, color="black", linestyle=":")
     right.set(xlabel="score, flagged above 0", ylabel="images", yscale="log")
     return png(figure)
@@ -288,8 +292,8 @@ def _pictures(images: np.ndarray) -> bytes:
     for axis in np.ravel(axes):
         axis.axis("off")
     for axis, image in zip(np.ravel(axes), images, strict=False):
-        grey = image.shape[-1] not in (3, 4)
-        axis.imshow(image[..., 0] if grey else image, cmap="gray", vmin=0, vmax=1)
+        is_gray = image.shape[-1] not in (3, 4)
+        axis.imshow(image[..., 0] if is_gray else image, cmap="gray", vmin=0, vmax=1)
     return png(figure)
 
 

@@ -19,7 +19,7 @@ def add_parser(commands) -> None:
 
 
 def run(args) -> None:
-    """Analyse the files."""
-    from jaxml.commands.mfdfa_files import analyse_files
+    """Analyze the files."""
+    from jaxml.commands.mfdfa_files import analyze_files
 
-    say(analyse_files(args.files, args.out, order=args.order, scales=args.scales, q=args.q))
+    say(analyze_files(args.files, args.out, order=args.order, scales=args.scales, q=args.q))

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxml import multifractal
+from jaxml import checks, multifractal
 from jaxml.data import load_series
+from jaxml.files.errors import DataError
 from jaxml.files.write import write_whole
 from jaxml.output import plots
 from jaxml.output.report import Table, markdown_table, to_json
 
 
-def analyse_files(
+def analyze_files(
     files: Sequence[Path],
     out: Path,
     *,
@@ -20,18 +21,22 @@ def analyse_files(
     scales: Sequence[int] | None = None,
     q: Sequence[float] | None = None,
 ) -> str:
-    """Analyse each file, write `out`/NAME.json and NAME.png and return a table of all.
+    """Analyze each file, write `out`/NAME.json and NAME.png and return a table of all.
 
-    Every file is read and analysed before the first is written.
+    Every file is read and analyzed before the first is written.
+
+    Returns:
+      The table, and where the plots and numbers are.
 
     Raises:
-      ValueError: a file that cannot be used, by its name; two files of one name.
+      DataError: a file that cannot be used, by its name.
+      ValueError: two files of one name.
     """
     names = [file.name for file in files]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{name}: given twice; results are written by file name")
-    results = {file: _analyse(file, order, scales, q) for file in files}
+            raise checks.refused("files", name, "each name once: results are written by it")
+    results = {file: _analyze(file, order, scales, q) for file in files}
     for file, (result, rate) in results.items():
         write_whole(out / f"{file.name}.json", to_json(_numbers(file, result, rate, order)))
         write_whole(out / f"{file.name}.png", _plot(file.name, result))
@@ -40,27 +45,27 @@ def analyse_files(
     return markdown_table(Table("", header, rows)) + f"\n\nplots and numbers: {out}"
 
 
-def _analyse(file, order, scales, q):
+def _analyze(file, order, scales, q):
     series, rate = load_series(file)
     try:
         series = series if series.dtype == np.float32 else _in_default_precision(series)
-        # What overflows is found below, as infinite or without a value.
+        # What overflows is refused below, as infinite or without a value.
         with np.errstate(over="ignore"):
             result = multifractal.mfdfa(series, order=order, scales=scales, q=q)
         if not np.isfinite(result.tau).all():
-            raise ValueError(f"q: {q}; give moment orders nearer to 0")
+            raise checks.refused("q", q, "moment orders nearer to 0")
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise DataError(f"{file}: {error}") from error
     return result, rate
 
 
 def _in_default_precision(series):
     """Return float32 relative to the mean: an offset must not cost the digits of the signal."""
     with np.errstate(over="ignore", invalid="ignore"):
-        centred = (series - series.mean()).astype(np.float32)
-    if not np.isfinite(centred).all():
-        raise ValueError(f"values up to {np.abs(series).max():.1e}; give ones below 1e38")
-    return centred
+        centered = (series - series.mean()).astype(np.float32)
+    if not np.isfinite(centered).all():
+        raise DataError(f"values up to {np.abs(series).max():.1e}; accepted are ones below 1e38")
+    return centered
 
 
 def _summary(result):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from jaxml.commands.terminal import integer, say
 
+PROJECTIONS = ("fold_free", "layer", "none")
+
 
 def add_parser(commands) -> None:
     """Add the sub-command."""
@@ -14,12 +16,17 @@ def add_parser(commands) -> None:
     parser.add_argument("moving", type=Path, metavar="MOVING", help="image to move onto FIXED")
     parser.add_argument("--out", type=Path, default=Path("runs/register"), metavar="DIR")
     parser.add_argument(
-        "--projection", default="fold_free", help="fold_free (default), layer or none"
+        "--projection",
+        default=PROJECTIONS[0],
+        metavar="NAME",
+        help=f"{', '.join(PROJECTIONS[:-1])} or {PROJECTIONS[-1]} (default: {PROJECTIONS[0]})",
     )
     parser.add_argument(
         "--steps", type=integer, help="steps a resolution (default: 100, on fine ones 10)"
     )
-    parser.add_argument("--regularity", type=float, help="weight of the field's roughness")
+    parser.add_argument(
+        "--smoothness", type=float, help="weight of the field's roughness (default: 0.5)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -27,5 +34,5 @@ def run(args) -> None:
     """Register the two files."""
     from jaxml.commands.register_files import register_files
 
-    settings = {"projection": args.projection, "steps": args.steps, "regularity": args.regularity}
+    settings = {"projection": args.projection, "steps": args.steps, "smoothness": args.smoothness}
     say(register_files(args.fixed, args.moving, args.out, **settings))

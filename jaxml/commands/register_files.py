@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxml import registration
+from jaxml import checks, registration
+from jaxml.commands.register import PROJECTIONS
 from jaxml.data.volume import NIFTI, Volume, load_volume, nifti_bytes, resample_to
+from jaxml.files.errors import DataError
 from jaxml.files.write import write_whole
 from jaxml.output import deformations
 from jaxml.output.report import Figure, Report, Table, write_report
-
-PROJECTIONS = ("fold_free", "layer", "none")
 
 
 def register_files(
@@ -23,9 +23,9 @@ def register_files(
     moving: Path,
     out: Path,
     *,
-    projection: str = "fold_free",
+    projection: str = PROJECTIONS[0],
     steps: int | None = None,
-    regularity: float | None = None,
+    smoothness: float | None = None,
 ) -> str:
     """Register one image file onto another and write the result to `out`.
 
@@ -39,31 +39,32 @@ def register_files(
         that of the fixed one by both affines first.
       out: folder.
       projection: "fold_free", "layer" or "none", as for `registration.register`.
-      steps: optimisation steps a resolution; by default those of `register`.
-      regularity: weight of the roughness; that of `registration.register` by default.
+      steps: optimization steps a resolution; by default those of `register`.
+      smoothness: weight of the roughness; by default that of `register`.
 
     Returns:
       A table of the similarity and the folds before and after.
 
     Raises:
-      ValueError: a file that cannot be used, by its name, or a bad setting.
+      DataError: a file that cannot be used, by its name.
+      ValueError: a bad setting.
       OSError: `out` cannot be written.
     """
-    if projection not in PROJECTIONS:
-        raise ValueError(f"--projection {projection!r}: accepted are {', '.join(PROJECTIONS)}")
+    checks.choice(PROJECTIONS, projection=projection)
     target, source = load_volume(fixed), load_volume(moving)
     try:
         source = resample_to(source, target)
     except ValueError as error:
-        raise ValueError(f"{fixed}, {moving}: {error}") from error
-    a, b = (_normalised(path, v) for path, v in ((fixed, target), (moving, source)))
+        raise DataError(f"{fixed}, {moving}: {error}") from error
+    a, b = (_normalized(path, v) for path, v in ((fixed, target), (moving, source)))
     start = time.perf_counter()
-    settings: dict[str, Any] = {"steps": steps} | (
-        {} if regularity is None else {"regularity": regularity}
-    )
-    result = registration.register(
-        a, b, projection=None if projection == "none" else projection, **settings
-    )
+    settings: dict[str, Any] = {
+        "steps": steps,
+        "projection": None if projection == "none" else projection,
+    }
+    if smoothness is not None:
+        settings["smoothness"] = smoothness
+    result = registration.register(a, b, **settings)
     u = jax.block_until_ready(result.displacement)
     seconds = time.perf_counter() - start
     back = jax.jit(registration.inverse)(u)
@@ -95,12 +96,12 @@ def register_files(
     )
 
 
-def _normalised(path: Path, volume: Volume) -> jax.Array:
+def _normalized(path: Path, volume: Volume) -> jax.Array:
     """Return intensities as 0 to 1 from the least to the 99.9th percentile of those above it."""
     low = volume.data.min()
     above = volume.data[volume.data > low]
     if above.size == 0:
-        raise ValueError(f"{path}: the same value everywhere; give an image with contrast")
+        raise DataError(f"{path}: the same value everywhere; accepted are images with contrast")
     high = np.percentile(above, 99.9)
     return jnp.asarray(np.clip((volume.data - low) / (high - low), 0, 1), jnp.float32)
 
@@ -164,9 +165,9 @@ def _write(out, target: Volume, fixed: Path, moved, u, back) -> None:
     write_whole(out / "fields.npz", buffer.getvalue())
     if name.endswith(NIFTI) and affine is not None and moved.ndim == 3:
         write_whole(out / "moved.nii.gz", nifti_bytes(moved, affine))
-        in_mm = lambda field: (field @ affine[:3, :3].T).astype(np.float32)
-        write_whole(out / "displacement.nii.gz", nifti_bytes(in_mm(u), affine))
-        write_whole(out / "inverse.nii.gz", nifti_bytes(in_mm(back), affine))
+        for field_name, field in (("displacement", u), ("inverse", back)):
+            in_mm = (field @ affine[:3, :3].T).astype(np.float32)
+            write_whole(out / f"{field_name}.nii.gz", nifti_bytes(in_mm, affine))
     elif name.endswith(".png"):
         write_whole(out / "moved.png", _png(moved))
     else:

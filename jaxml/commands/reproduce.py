@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from jaxml.commands.terminal import integer, say
+from jaxml.reproduce import EXPERIMENTS, SCALES
 
 
 def add_parser(commands) -> None:
@@ -15,9 +16,11 @@ def add_parser(commands) -> None:
         "methods",
         nargs="*",
         metavar="METHOD",
-        help="registration, speech, backdoor, self-training, unlearning, coreset (default: all)",
+        help=f"{', '.join(EXPERIMENTS)} (default: all)",
     )
-    parser.add_argument("--scale", default="standard", help="quick, standard (default) or paper")
+    parser.add_argument(
+        "--scale", default="standard", help=f"{', '.join(SCALES)} (default: standard)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="DIR")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of data (default: $JAXML_DATA)"
@@ -30,7 +33,7 @@ def run(args) -> None:
     """Run the experiments."""
     if args.scale == "quick":
         _compile_soon()
-    from jaxml.reproduce import reproduce
+    from jaxml.reproduce.run import reproduce
 
     reproduce(args.methods, scale=args.scale, out=args.out, data=args.data, seed=args.seed)
     say(f"report: {args.out / 'report.html'}")

@@ -9,7 +9,7 @@ def integer(text: str) -> int:
     with contextlib.suppress(ValueError):
         if abs(number := int(text)) < 2**31:
             return number
-    raise argparse.ArgumentTypeError(f"{text[:40]!r}; accepted are whole numbers below 2^31")
+    raise argparse.ArgumentTypeError(f"{text[:40]!r}: accepted is a whole number below 2^31")
 
 
 def say(text: str, file=None) -> None:

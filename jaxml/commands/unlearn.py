@@ -8,7 +8,7 @@ from jaxml.commands.terminal import integer, say
 def add_parser(commands) -> None:
     """Add the sub-command."""
     parser = commands.add_parser("unlearn", help="make a language model forget texts")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF|NAME")
     parser.add_argument(
         "--forget", type=Path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
     )
@@ -23,14 +23,25 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--retain-term", default="nll", metavar="TERM", help="nll (default), kl or none"
     )
-    parser.add_argument("--steps", type=integer, default=100)
     parser.add_argument(
-        "--batch-size", type=integer, default=4, help="sequences of a file in a step"
+        "--steps", type=integer, default=100, help="steps of the optimizer (default: 100)"
     )
-    parser.add_argument("--learning-rate", type=float, default=1e-5)
-    parser.add_argument("--beta", type=float, help="of the method")
-    parser.add_argument("--layer", type=integer, default=7, help="that RMU steers")
-    parser.add_argument("--length", type=integer, default=512, help="tokens of a sequence")
+    parser.add_argument(
+        "--batch-size",
+        type=integer,
+        default=4,
+        help="sequences of a file in a step (default: 4)",
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, default=1e-5, help="of AdamW (default: 1e-05)"
+    )
+    parser.add_argument("--beta", type=float, help="of the method (default: its own)")
+    parser.add_argument(
+        "--layer", type=integer, default=7, help="layer that RMU steers, from 0 (default: 7)"
+    )
+    parser.add_argument(
+        "--length", type=integer, default=512, help="tokens of a sequence (default: 512)"
+    )
     parser.add_argument("--seed", type=integer, default=0)
     parser.set_defaults(run=run)
 

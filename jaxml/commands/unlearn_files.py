@@ -1,24 +1,21 @@
-"""Unlearning of the user's texts in the user's model, and the measures of a model."""
+"""Unlearning of the user's texts in the user's model, and a report."""
 
 import dataclasses
-import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxml.data.text import load_texts
-from jaxml.files.write import write_whole
-from jaxml.llm._evaluate import token_mean
-from jaxml.llm._tokens import tokenised
-from jaxml.llm._unlearn import unlearn_decoder
-from jaxml.models import llama
+from jaxml import checks, llm
+from jaxml.commands.text_files import tokenized_file
+from jaxml.llm._measures import token_mean
 from jaxml.output.plots import curves
 from jaxml.output.report import Figure, Report, Table, write_report
 from jaxml.output.stages import Stages
 from jaxml.training import progress_bar
-from jaxml.unlearning import UnlearnConfig
+from jaxml.unlearning import METHODS, RETAIN_TERMS, Sequences, UnlearnConfig
 
 
 def unlearn_files(
@@ -29,9 +26,9 @@ def unlearn_files(
     *,
     config: UnlearnConfig,
     alternative: Path | None = None,
-    layer: int,
-    length: int,
-    seed: int,
+    layer: int = 7,
+    length: int = 512,
+    seed: int = 0,
 ) -> str:
     """Unlearn the texts of a file and write the model and a report to `out`.
 
@@ -40,32 +37,32 @@ def unlearn_files(
     from its checkpoints in `out`.
 
     Args:
-      model: folder of Hugging Face, or GGUF.
+      model: folder of Hugging Face, GGUF, or name of a model in the cache of the hub.
       forget: texts to forget: txt, or json, jsonl, csv, parquet with a column "text".
       retain: texts to keep, as `forget`.
       out: folder.
       config: of the loop.
       alternative: for "dpo" and "idk": a text instead of each of `forget`.
       layer: that RMU steers, from 0.
-      length: tokens of a sequence; longer texts are cut into so many, shorter ones are padded.
+      length: most tokens of a sequence; longer texts are cut.
       seed: of the batches.
 
     Returns:
       The log-probability of a token before and after, and where the model is.
 
     Raises:
-      ValueError: a file that cannot be used, by its name, or a bad setting.
+      ValueError: a bad setting, a mistyped method before anything is loaded.
+      DataError: a file that cannot be used, by its name.
       OSError: a file is missing, or `out` cannot be written.
     """
-    loaded = llama.load(model)
-    params, decoder = loaded.params, loaded.config
-    tokenizer = llama.load_tokenizer(model, decoder)
+    checks.choice(METHODS, method=config.method)
+    checks.choice(RETAIN_TERMS, retain=config.retain)
+    checks.counts(least=2, length=length)
+    before = llm.load(model)
     files = {"forget": forget, "retain": retain}
     if alternative is not None:
         files["alternative"] = alternative
-    sets = {
-        name: tokenised(load_texts(path), tokenizer, length, path) for name, path in files.items()
-    }
+    sets = {name: tokenized_file(before, path, length) for name, path in files.items()}
     # Other settings or texts are another run.
     depends = {
         "config": dataclasses.asdict(config),
@@ -74,38 +71,58 @@ def unlearn_files(
         "model": str(model.absolute()),
         **{name: np.asarray(texts.tokens) for name, texts in sets.items()},
     }
-    checkpoints = Stages(out / "checkpoints").scratch(config.method, depends)
+    checkpoints = Stages(out / "checkpoints").scratch(str(config.method), depends)
     with progress_bar("unlearn", config.steps) as progress:
-        found = unlearn_decoder(
+        unlearned = llm.unlearn(
             jax.random.key(seed),
-            params,
-            decoder,
+            before,
             sets["forget"],
             sets["retain"],
-            config=config,
             alternative=sets.get("alternative"),
+            config=config,
             layer=layer,
             folder=checkpoints,
             progress=progress,
         )
     if jax.process_index() == 0:
-        llama.save(out / "model", found.params, decoder)
-        _save_tokenizer(tokenizer, out / "model")
-    rows = []
-    for name, texts in sets.items():
-        each = [token_mean(p, texts, decoder) for p in (params, found.params)]
-        rows.append((name, len(texts.tokens), *each))
+        llm.save(out / "model", unlearned.model)
+    rows = [
+        Row(name, len(texts), _token_mean(before, texts), _token_mean(unlearned.model, texts))
+        for name, texts in sets.items()
+    ]
     source = f"Model {model.name}, forget {forget.name}, retain {retain.name}."
-    report = _unlearn_report(source, config, rows, found.history)
+    report = _unlearn_report(source, config, rows, unlearned.history)
     write_report([report], out, scale=f"{config.steps} steps", seed=seed)
-    told = "; ".join(f"{name} {a:.3f} to {b:.3f}" for name, _, a, b in rows)
-    return f"log-probability of a token: {told}\nmodel: {out / 'model'}"
+    changes = "; ".join(f"{row.name} {row.before:.3f} to {row.after:.3f}" for row in rows)
+    return f"log-probability of a token: {changes}\nmodel: {out / 'model'}"
 
 
-def _unlearn_report(source: str, config: UnlearnConfig, rows, history) -> Report:
+class Row(NamedTuple):
+    """How likely texts are under the models before and after.
+
+    Attributes:
+      name: of the texts.
+      sequences: number of rows.
+      before: mean log-probability of a token, in nats.
+      after: the same under the model after unlearning.
+    """
+
+    name: str
+    sequences: int
+    before: float
+    after: float
+
+
+def _token_mean(model: llm.Model, texts: Sequences) -> float:
+    return token_mean(model.params, model.config, texts)
+
+
+def _unlearn_report(
+    source: str, config: UnlearnConfig, rows: Sequence[Row], history: Mapping[str, Any]
+) -> Report:
     steps = np.arange(config.steps)
     panel = {
-        "title": config.method,
+        "title": str(config.method),
         "x": "step",
         "y": "loss",
         "lines": {name: (steps, values) for name, values in history.items()},
@@ -118,20 +135,18 @@ def _unlearn_report(source: str, config: UnlearnConfig, rows, history) -> Report
             Table(
                 "Mean log-probability of a token, in nats",
                 ("texts", "sequences", "before", "after"),
-                tuple((n, str(k), f"{a:.3f}", f"{b:.3f}") for n, k, a, b in rows),
+                tuple(
+                    (row.name, str(row.sequences), f"{row.before:.3f}", f"{row.after:.3f}")
+                    for row in rows
+                ),
             ),
             Figure("loss", "Loss of each step", curves([panel])),
         ),
         results={
             "settings": dataclasses.asdict(config),
-            **{n: {"sequences": k, "before": a, "after": b} for n, k, a, b in rows},
+            **{
+                row.name: {"sequences": row.sequences, "before": row.before, "after": row.after}
+                for row in rows
+            },
         },
     )
-
-
-def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write the files of a tokenizer, each whole."""
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save_pretrained(scratch)
-        for file in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
-            write_whole(folder / file.relative_to(scratch), file.read_bytes())

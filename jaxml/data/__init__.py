@@ -23,29 +23,3 @@ from jaxml.data.text import load_texts as load_texts
 from jaxml.data.volume import Volume as Volume
 from jaxml.data.volume import load_volume as load_volume
 from jaxml.files.errors import DataError as DataError
-
-__all__ = [
-    "BrainPair",
-    "ChoiceQuestion",
-    "DataError",
-    "ImageSet",
-    "Passage",
-    "Question",
-    "SpeechCorpus",
-    "TextCorpus",
-    "Volume",
-    "chunk_tokens",
-    "load_audio",
-    "load_books",
-    "load_brain_pair",
-    "load_choice_questions",
-    "load_images",
-    "load_passages",
-    "load_pool",
-    "load_questions",
-    "load_series",
-    "load_speech_corpus",
-    "load_texts",
-    "load_volume",
-    "read_rows",
-]

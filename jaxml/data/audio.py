@@ -28,30 +28,35 @@ def load_audio(
       rate: samples a second to resample to; that of the file if None.
 
     Returns:
-      float32 `[time]` in [-1, 1] for integer formats (resampling may overshoot), and its rate.
+      float32 `[time]` in [-1, 1] for integer formats (resampling may overshoot), and samples a
+      second.
 
     Raises:
       DataError: the file is missing, unreadable, empty, holds NaN or inf, or has less than a
         hundredth of `rate` samples a second.
-      ValueError: `rate` is below 1.
+      ValueError: `rate` is no whole number, 1 or more.
     """
-    if rate is not None and rate < 1:
-        raise ValueError(f"rate={rate}: give samples a second, 1 or more")
+    # Loaders import no JAX: the processes that download and speak start sooner without.
+    from jaxml import checks
+
+    if rate is not None:
+        checks.counts(rate=rate)
     path = _existing(path)
     try:
-        channels, found = read_frames(path)
+        channels, own_rate = read_frames(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable as audio ({error}); give {_audio()}") from error
     # Opposite infinities have no mean; what is not finite is found below.
     with np.errstate(invalid="ignore", over="ignore"):
         waveform = _filled(path, channels.mean(axis=1))
-    if rate is not None and found * MOST_STRETCH < rate:
-        raise DataError(f"{path}: {found} samples a second; give {rate / MOST_STRETCH:g} or more")
-    return resample(waveform, found, rate or found), rate or found
+    if rate is not None and own_rate * MOST_STRETCH < rate:
+        least = f"{rate / MOST_STRETCH:g} or more"
+        raise DataError(f"{path}: {own_rate} samples a second; give {least}")
+    return resample(waveform, own_rate, rate or own_rate), rate or own_rate
 
 
 def read_frames(file: Path | io.BytesIO) -> tuple[Float[np.ndarray, "time channel"], int]:
-    """Return the samples of a recording and its rate.
+    """Return the samples of a recording and their rate.
 
     Args:
       file: path, or an open file.
@@ -61,7 +66,7 @@ def read_frames(file: Path | io.BytesIO) -> tuple[Float[np.ndarray, "time channe
 
     Raises:
       OSError: it cannot be opened.
-      ValueError: it is no recording, or damaged.
+      DataError: it is no recording, or damaged.
     """
     with extra("speech"):
         import soundfile
@@ -75,7 +80,7 @@ def read_frames(file: Path | io.BytesIO) -> tuple[Float[np.ndarray, "time channe
                 parts.append(sound.read(count, "float32", always_2d=True))
             return np.concatenate(parts), sound.samplerate
     except soundfile.SoundFileError as error:
-        raise ValueError(str(error)) from error
+        raise DataError(str(error)) from error
 
 
 def load_series(path: Path | str) -> tuple[Float[np.ndarray, " time"], int | None]:
@@ -109,7 +114,7 @@ def resample(
 
     Args:
       waveform: samples `[time]`, float32.
-      rate: its samples a second.
+      rate: samples a second of the waveform.
       target: samples a second wanted.
 
     Returns:

@@ -27,9 +27,9 @@ class BrainPair:
 
     Attributes:
       a: intensities `[D, H, W]`, 0 to 1, float32.
-      b: as `a`, of the volume to be moved.
+      b: intensities of the volume to be moved, likewise.
       a_labels: label of each voxel of `a`, `[D, H, W]`, int32.
-      b_labels: label of each voxel of `b`.
+      b_labels: label of each voxel of `b`, likewise.
       labels: labels that count in an evaluation.
       two_subjects: whether b is another person; else it is a, to be warped by the caller.
       source: one line that says what was used.
@@ -53,13 +53,18 @@ def load_brain_pair(folder: Path | str | None, *, size: str = "half") -> BrainPa
       size: "half" (80 x 96 x 112 voxels of 2 mm) or "full" (160 x 192 x 224 of 1 mm). The
         template is resampled to about that size.
 
+    Returns:
+      The pair; the template stands for both where there are no two subjects.
+
     Raises:
       DataError: a named folder holds no such pair, a file is damaged, or nothing was named and
         nilearn is not installed.
       ValueError: `size` is unknown.
     """
-    if size not in SIZES:
-        raise ValueError(f"size={size!r}: accepted are {', '.join(SIZES)}")
+    # Loaders import no JAX: the processes that download and speak start sooner without.
+    from jaxml import checks
+
+    checks.choice(tuple(SIZES), size=size)
     root = named_folder(folder)
     if root is None:
         return _template(size)
@@ -84,7 +89,14 @@ def load_brain_pair(folder: Path | str | None, *, size: str = "half") -> BrainPa
 
 
 def voxelmorph_weights(folder: Path | str | None) -> Path | None:
-    """Return the path of released VoxelMorph weights in the user's data, None without them."""
+    """Return the path of released VoxelMorph weights in the user's data.
+
+    Args:
+      folder: as for `load_brain_pair`.
+
+    Returns:
+      Path of `voxelmorph_vm2_cc.npz`, None where it is not there.
+    """
     named = named_folder(folder)
     roots = () if named is None else (named / "brain", named)
     paths = (root / "voxelmorph_vm2_cc.npz" for root in roots)
@@ -103,13 +115,13 @@ def _subject(path):
 
 def _arrays(path, *names):
     try:
-        found = read_npz(path, *names)
+        arrays = read_npz(path, *names)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error}); give {LAYOUT}") from error
-    missing = [name for name in names if name not in found]
+    missing = [name for name in names if name not in arrays]
     if missing:
         raise DataError(f"{path}: no array {missing[0]}; give {LAYOUT}")
-    return [found[name] for name in names]
+    return [arrays[name] for name in names]
 
 
 def _labels(path, array):
@@ -124,13 +136,13 @@ def _labels(path, array):
 
 def _template(size) -> BrainPair:
     """Return the MNI template with tissues as labels, by its own tissue maps."""
-    found = importlib.util.find_spec("nilearn")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("nilearn")
+    if package is None or package.origin is None:
         raise DataError(
             f"no brain volumes: name a folder with {LAYOUT}, or install the package nilearn, "
             "which ships a template"
         )
-    data = Path(found.origin).parent / "datasets" / "data"
+    data = Path(package.origin).parent / "datasets" / "data"
     t1, grey, white = (load_volume(data / TEMPLATES.format(n)).data for n in ("t1", "gm", "wm"))
     step = 2 if size == "half" else 1
     t1, grey, white = (_means(v / v.max(), step) for v in (t1, grey, white))

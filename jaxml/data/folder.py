@@ -8,7 +8,10 @@ def named_folder(folder: Path | str | None) -> Path | None:
     """Return the user's data, else the folder that the variable JAXML_DATA names, else None.
 
     Args:
-      folder: what was given; None or an empty text for nothing.
+      folder: what the user named; None or an empty text for nothing.
+
+    Returns:
+      The path, with the user's home for "~".
     """
     named = folder or os.environ.get("JAXML_DATA")
     return Path(named).expanduser() if named else None

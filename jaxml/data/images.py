@@ -8,25 +8,20 @@ import logging
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from jaxml.data.folder import named_folder
-from jaxml.files import pictures
+from jaxml.data.image_files import find_pictures, joined, read_arrays, read_joined, read_picture
 from jaxml.files.errors import DataError
-from jaxml.files.npz import read_npz
 from jaxml.files.tar import read_tar
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
-SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUT = (
     "cifar10-train-*.npz and cifar10-test-*.npz (jpeg, offset, label), an npz with images "
     "(uint8, [image, height, width, channel]) and labels, or CLASS/*.png|jpg of at least 2 "
     "classes and one size"
 )
-ROWS_LAYOUT = (
-    "a folder of png or jpg of one size, in it or in folders of it, or an npz with images "
-    "([image, height, width, channel], uint8 or 0 to 1) or with jpeg and offset"
-)
+POOL_LAYOUT = "*-unlabelled-*.npz (jpeg and offset, or images: uint8, 4 axes)"
 # Every so many images of a class, one is for the test where nothing says which.
 TEST_EVERY = 5
 # Each has a name, whatever a file's largest label may be.
@@ -54,21 +49,6 @@ class ImageSet:
     source: str
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageRows:
-    """Images in a fixed order, without classes.
-
-    Attributes:
-      images: float32 from 0 to 1, `[image, height, width, channel]`.
-      files: path of each within the folder; None for rows of an npz.
-      skipped: one line for each file that was not readable.
-    """
-
-    images: Float[np.ndarray, "image height width channel"]
-    files: tuple[str, ...] | None
-    skipped: tuple[str, ...]
-
-
 def load_images(
     folder: Path | str | None,
     *,
@@ -86,14 +66,19 @@ def load_images(
       rows: number of training images at most, the first ones; all by default.
       test_rows: number of test images at most, likewise.
 
+    Returns:
+      Images for training and test.
+
     Raises:
       DataError: a named folder is missing or holds no usable images, one of its files cannot be
         read; without a folder, no source worked.
       ValueError: `rows` or `test_rows` is below 1.
     """
-    for name, number in (("rows", rows), ("test_rows", test_rows)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name}={number}: accepted is 1 or more")
+    # Loaders import no JAX: the processes that download and speak start sooner without.
+    from jaxml import checks
+
+    limits = {"rows": rows, "test_rows": test_rows}
+    checks.counts(**{name: number for name, number in limits.items() if number is not None})
     named = named_folder(folder)
     if named is not None:
         return _first(_from_folder(named, rows, test_rows), rows, test_rows)
@@ -108,92 +93,34 @@ def load_images(
 
 
 def load_pool(folder: Path | str | None) -> UInt8[np.ndarray, "image height width channel"]:
-    """Return unlabelled images of the user's folder, `[image, height, width, channel]`.
+    """Return unlabelled images of the user's folder.
 
     Args:
-      folder: as for `load_images`, with `*-unlabelled-*.npz` in it: jpeg, offset; or images.
+      folder: as for `load_images`, with what `POOL_LAYOUT` says in it.
+
+    Returns:
+      uint8 `[image, height, width, channel]`.
 
     Raises:
       DataError: nothing was named, it holds no such file, or one cannot be read.
     """
-    layout = "*-unlabelled-*.npz (jpeg and offset, or images: uint8, 4 axes)"
     named = named_folder(folder)
     if named is None:
-        raise DataError(f"no unlabelled images; name a folder with {layout}")
+        raise DataError(f"no unlabelled images; name a folder with {POOL_LAYOUT}")
     inner = _inner(named)
     paths = sorted(inner.glob("*-unlabelled-*.npz"))
     if not paths:
-        raise DataError(f"{inner}: no unlabelled images; give {layout}")
-    return _joined([_pool_file(path, layout) for path in paths], inner)
+        raise DataError(f"{inner}: no unlabelled images; give {POOL_LAYOUT}")
+    return joined([_pool_file(path) for path in paths], inner)
 
 
-def _pool_file(path: Path, layout: str) -> np.ndarray:
-    arrays = _arrays(path, layout)
-    images = _decoded(path, None)[0] if "jpeg" in arrays else arrays.get("images")
+def _pool_file(path: Path) -> np.ndarray:
+    arrays = read_arrays(path, layout=POOL_LAYOUT)
+    is_joined = "jpeg" in arrays
+    images = read_joined(path, layout=POOL_LAYOUT)[0] if is_joined else arrays.get("images")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-        raise DataError(f"{path}: its arrays do not describe images; give {layout}")
+        raise DataError(f"{path}: its arrays do not describe images; give {POOL_LAYOUT}")
     return images
-
-
-def load_rows(path: Path | str, *, skip_unreadable: bool = False) -> ImageRows:
-    """Return all images of a folder, in order of their paths, or of an npz.
-
-    Args:
-      path: what `ROWS_LAYOUT` says.
-      skip_unreadable: leave out files of a folder that are not readable, and say which.
-
-    Raises:
-      DataError: there is no such path, no image in it, one is not readable or of another size
-        than the first, or an npz holds something else than images.
-    """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        return _rows_of_folder(path, skip_unreadable)
-    if not path.is_file():
-        raise DataError(f"{path}: no such folder or file; give {ROWS_LAYOUT}")
-    arrays = _arrays(path, ROWS_LAYOUT)
-    images = _decoded(path, None)[0] if "jpeg" in arrays else arrays.get("images")
-    if images is None:
-        raise DataError(f"{path}: no array images; give {ROWS_LAYOUT}")
-    numbers = images.dtype == np.uint8 or images.dtype.kind == "f"
-    if not numbers or images.ndim != 4 or 0 in images.shape:
-        raise DataError(f"{path}: images is {images.dtype}{list(images.shape)}; give {ROWS_LAYOUT}")
-    if images.dtype.kind == "f" and not ((images >= 0) & (images <= 1)).all():
-        raise DataError(f"{path}: images are not all from 0 to 1; give {ROWS_LAYOUT}")
-    return ImageRows(_unit(images), None, ())
-
-
-def _rows_of_folder(folder: Path, skip_unreadable: bool) -> ImageRows:
-    images, files, skipped = [], [], []
-    for file in sorted([*_image_files(folder, "*"), *_image_files(folder, "*/*")]):
-        try:
-            image = _read_image(_content(file), str(file))
-        except DataError as error:
-            if not skip_unreadable:
-                raise
-            skipped.append(str(error))
-            continue
-        if images and image.shape != images[0].shape:
-            other = f"{folder / files[0]}: {images[0].shape}"
-            raise DataError(f"{file}: {image.shape}, but {other}; one size")
-        images.append(image)
-        files.append(file.relative_to(folder).as_posix())
-    if not images:
-        raise DataError(f"{folder}: no readable images; give {ROWS_LAYOUT}")
-    return ImageRows(_unit(np.stack(images)), tuple(files), tuple(skipped))
-
-
-def _unit(images: np.ndarray) -> np.ndarray:
-    single = images.astype(np.float32, order="C")
-    return single / np.float32(255) if images.dtype == np.uint8 else single
-
-
-def _image_files(folder: Path, pattern: str) -> list[Path]:
-    return sorted(
-        file
-        for file in folder.glob(pattern)
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
 
 
 def _inner(folder: Path) -> Path:
@@ -222,43 +149,20 @@ def _from_blobs(folder, train: list[Path], test: list[Path], rows, test_rows) ->
         images, labels, count = [], [], 0
         for path in paths:
             if wanted is None or count < wanted:
-                some, label = _decoded(path, None if wanted is None else wanted - count)
+                left = None if wanted is None else wanted - count
+                some, label = read_joined(path, layout=LAYOUT, rows=left)
                 if label is None:
                     raise DataError(f"{path}: no array label; give {LAYOUT}")
                 images.append(some)
                 labels.append(label)
                 count += len(some)
-        return _joined(images, folder), np.concatenate(labels)
+        return joined(images, folder), np.concatenate(labels)
 
     return _image_set(read(train, rows), read(test, test_rows), CIFAR10, str(folder))
 
 
-def _decoded(path: Path, rows: int | None):
-    """Return the first images of a file of joined JPEGs, and their labels if it has them."""
-    arrays = _arrays(path)
-    if missing := [name for name in ("jpeg", "offset") if name not in arrays]:
-        raise DataError(f"{path}: no array {missing[0]}; give {LAYOUT}")
-    blob, offset, label = arrays["jpeg"], arrays["offset"], arrays.get("label")
-    count = len(offset) - 1 if offset.ndim == 1 and offset.dtype.kind in "iu" else 0
-    if (
-        count < 1
-        or blob.dtype != np.uint8
-        or offset[0] != 0
-        or offset[-1] != blob.size
-        or (offset[1:] <= offset[:-1]).any()
-        or (label is not None and (label.shape != (count,) or label.dtype.kind not in "iu"))
-    ):
-        raise DataError(f"{path}: its arrays do not describe images; give {LAYOUT}")
-    count = count if rows is None else min(rows, count)
-    images = [
-        _read_image(blob[offset[i] : offset[i + 1]].tobytes(), f"{path}, image {i}")
-        for i in range(count)
-    ]
-    return _joined(images, path, np.stack), None if label is None else label[:count]
-
-
 def _from_npz(path: Path) -> ImageSet:
-    arrays = _arrays(path)
+    arrays = read_arrays(path, layout=LAYOUT)
     names = {"images", "labels"}
     if not names <= arrays.keys():
         raise DataError(f"{path}: no array {min(names - arrays.keys())}; give {LAYOUT}")
@@ -278,36 +182,16 @@ def _from_npz(path: Path) -> ImageSet:
 
 
 def _from_classes(folder: Path) -> ImageSet:
-    files = _image_files(folder, "*/*")
+    files = find_pictures(folder, "*/*")
     classes = sorted({file.parent.name for file in files})
     if len(classes) < 2:
         raise DataError(f"{folder}: no images of 2 classes or more; give {LAYOUT}")
-    images = [_read_image(_content(file), str(file)) for file in files]
+    images = [read_picture(file) for file in files]
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             raise DataError(f"{file}: {image.shape}, but {files[0]}: {images[0].shape}; one size")
     labels = np.array([classes.index(file.parent.name) for file in files])
     return _image_set(*_split(np.stack(images), labels), tuple(classes), str(folder))
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file}: not a readable image ({error})") from error
-
-
-def _read_image(content: bytes, name: str) -> np.ndarray:
-    """Return an image as uint8 `[height, width, channel]`, 1 channel for grey and 3 otherwise."""
-    try:
-        image = pictures.decode(content)
-    except ValueError as error:
-        raise DataError(f"{name}: not a readable image ({error})") from error
-    if image.mode[0] in "IF":
-        raise DataError(f"{name}: pixels of mode {image.mode}; give 8-bit images")
-    grey = image.mode in ("1", "L", "LA")
-    array = np.asarray(image.convert("L" if grey else "RGB"))
-    return array[..., None] if grey else array
 
 
 def _fetched(download_seconds: float) -> ImageSet:
@@ -340,7 +224,7 @@ def _digits() -> ImageSet:
     except ImportError as error:
         raise DataError(f"digits of scikit-learn: {error}") from error
     pixels, labels = map(np.asarray, load_digits(return_X_y=True))
-    # Grey levels from 0 to 16.
+    # Gray levels from 0 to 16.
     images = np.round(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     return _image_set(*_split(images, labels), tuple("0123456789"), "digits of scikit-learn")
 
@@ -385,16 +269,3 @@ def _first(images: ImageSet, rows: int | None, test_rows: int | None) -> ImageSe
         test_labels=images.test_labels[:test_rows],
         source=f"{images.source} ({counts}, {len(images.classes)} classes)",
     )
-
-
-def _joined(images: list[np.ndarray], what: Path, join=np.concatenate) -> np.ndarray:
-    if len({image.shape[-3:] for image in images}) != 1:
-        raise DataError(f"{what}: images of several sizes; give one size")
-    return join(images)
-
-
-def _arrays(path: Path, layout: str = LAYOUT) -> dict[str, np.ndarray]:
-    try:
-        return read_npz(path, "jpeg", "offset", "label", "images", "labels")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error}); give {layout}") from error

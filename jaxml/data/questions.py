@@ -12,7 +12,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """The start of a passage and how it goes on: MUSE's verbatim memorisation.
+    """The start of a passage and how it goes on: MUSE's verbatim memorization.
 
     Attributes:
       prompt: the start.
@@ -61,6 +61,9 @@ def load_passages(path: Path | str) -> tuple[Passage, ...]:
     Args:
       path: as for `read_rows`.
 
+    Returns:
+      The passages in the order of the file.
+
     Raises:
       DataError: the file is missing, cannot be read, or lacks a column.
     """
@@ -79,17 +82,20 @@ def load_questions(path: Path | str) -> tuple[Question, ...]:
     Args:
       path: as for `read_rows`.
 
+    Returns:
+      The questions in the order of the file.
+
     Raises:
       DataError: the file is missing, cannot be read, or lacks a column.
     """
-    found = []
+    questions = []
     for row, where in _numbered(path):
         answer = _text(row, "answer", where)
         paraphrased = row.get("paraphrased_answer")
         perturbed = row.get("perturbed_answer")
         if perturbed is not None and not _texts(perturbed):
             raise DataError(f"{where}: perturbed_answer is {perturbed!r}; give a list of texts")
-        found.append(
+        questions.append(
             Question(
                 _text(row, "question", where),
                 answer,
@@ -97,7 +103,7 @@ def load_questions(path: Path | str) -> tuple[Question, ...]:
                 tuple(perturbed or ()),
             )
         )
-    return tuple(found)
+    return tuple(questions)
 
 
 def load_choice_questions(path: Path | str) -> tuple[ChoiceQuestion, ...]:
@@ -109,6 +115,9 @@ def load_choice_questions(path: Path | str) -> tuple[ChoiceQuestion, ...]:
     Args:
       path: as for `read_rows`.
 
+    Returns:
+      The questions in the order of the file.
+
     Raises:
       DataError: the file is missing, cannot be read, lacks a column, or an answer is none of
         the choices.
@@ -116,19 +125,19 @@ def load_choice_questions(path: Path | str) -> tuple[ChoiceQuestion, ...]:
     files = find_files(path)
     if files[0].suffix.lower() == ".csv":
         return tuple(question for file in files for question in _from_letters(file))
-    found = []
+    questions = []
     for row, where in _numbered(path):
         choices = row.get("choices")
         if not _texts(choices):
             raise DataError(f"{where}: choices is {choices!r}; give a list of texts")
-        found.append(_choice_question(_text(row, "question", where), choices, row, where))
-    return tuple(found)
+        questions.append(_choice_question(_text(row, "question", where), choices, row, where))
+    return tuple(questions)
 
 
 def _from_letters(path: Path) -> list[ChoiceQuestion]:
     lines = csv_lines(path)
     header = bool(lines) and lines[0][0].strip().lower() == "question"
-    found = []
+    questions = []
     for number, line in enumerate(lines[header:], 1 + header):
         where = f"{path}, row {number}"
         if len(line) < 4:
@@ -136,10 +145,10 @@ def _from_letters(path: Path) -> list[ChoiceQuestion]:
         letter = line[-1].strip().upper()
         answer = LETTERS.find(letter) if len(letter) == 1 else -1
         row = {"answer": answer if answer >= 0 else line[-1]}
-        found.append(_choice_question(line[0], line[1:-1], row, where))
-    if not found:
+        questions.append(_choice_question(line[0], line[1:-1], row, where))
+    if not questions:
         raise DataError(f"{path}: no rows; give question, choices and the letter of the right one")
-    return found
+    return questions
 
 
 def _choice_question(question: str, choices: list[str], row: dict, where: str) -> ChoiceQuestion:

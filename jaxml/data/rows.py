@@ -28,6 +28,9 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
     Args:
       path: what `LAYOUT` says.
 
+    Returns:
+      A dictionary a row, in the order of the file.
+
     Raises:
       DataError: there is no such file, it cannot be read, or it holds no rows.
     """
@@ -47,6 +50,9 @@ def find_files(
       path: a file, one without its suffix, or the name of files `NAME-*-of-*.parquet`.
       suffixes: those to look for, the first before the others.
       layout: what is accepted, for the message.
+
+    Returns:
+      One path, or those of the parts.
 
     Raises:
       DataError: there is no such file.
@@ -72,6 +78,9 @@ def read_text(path: Path) -> str:
     Args:
       path: of the file.
 
+    Returns:
+      The text, without a byte order mark.
+
     Raises:
       DataError: it cannot be read.
     """
@@ -89,6 +98,9 @@ def csv_lines(path: Path) -> list[list[str]]:
 
     Args:
       path: of the file, in UTF-8.
+
+    Returns:
+      A list of texts a line.
 
     Raises:
       DataError: it cannot be read.
@@ -111,33 +123,33 @@ def _rows_of(path: Path) -> list[dict[str, Any]]:
 def _json_rows(path: Path) -> list[dict[str, Any]]:
     text = read_text(path)
     try:
-        found = _parsed(text)
+        value = _parsed(text)
     except NOT_JSON as error:
         # TOFU names files of JSON lines so.
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             return _json_lines(path)
         raise DataError(f"{path}: not json ({error}); give {LAYOUT}") from error
-    return list(_dictionaries(found if isinstance(found, list) else [found], path))
+    return list(_dictionaries(value if isinstance(value, list) else [value], path))
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
-    found = []
+    values = []
     # Not splitlines: texts may hold other separators than the end of a line.
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
-                found.append(_parsed(line))
+                values.append(_parsed(line))
             except NOT_JSON as error:
                 raise DataError(f"{path}, line {number}: not json ({error})") from error
-    return list(_dictionaries(found, path))
+    return list(_dictionaries(values, path))
 
 
 def _parsed(text: str) -> Any:
-    found = json.loads(text)
+    value = json.loads(text)
     # Half of a pair of surrogates is no character: no tokenizer takes it, and no file.
     if SURROGATE.search(text):
-        json.dumps(found, ensure_ascii=False).encode()
-    return found
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _dictionaries(values: list[Any], path: Path) -> Iterator[dict[str, Any]]:

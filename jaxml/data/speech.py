@@ -88,7 +88,7 @@ def _from_folder(folder: Path) -> SpeechCorpus:
     prepared = folder / PREPARED
     archives = [prepared] if prepared.exists() else sorted(folder.glob("*.npz"))
     if len(archives) > 1:
-        names = ", ".join(a.name for a in archives)
+        names = ", ".join(path.name for path in archives)
         raise DataError(f"{folder}: several npz files ({names}); name one of them")
     return _from_npz(archives[0]) if archives else _from_recordings(folder)
 

@@ -51,6 +51,9 @@ def load_books(folder: Path | str | None) -> TextCorpus:
       folder: the user's data, else the folder that the variable JAXML_DATA names: what `LAYOUT`
         says. Books are in order of their names.
 
+    Returns:
+      The books.
+
     Raises:
       DataError: a named folder is missing, holds no text or an empty one, or a text cannot be
         read; without a folder, the sources of the standard library are not there.
@@ -75,7 +78,10 @@ def load_texts(path: Path | str, *, column: str = "text") -> tuple[str, ...]:
 
     Args:
       path: a txt file, or as for `read_rows`.
-      column: of the table.
+      column: name of the table's column.
+
+    Returns:
+      The texts in the order of the file.
 
     Raises:
       DataError: the file is missing, cannot be read, lacks the column, or holds no text.
@@ -88,8 +94,8 @@ def load_texts(path: Path | str, *, column: str = "text") -> tuple[str, ...]:
     texts = []
     for number, row in enumerate(read_rows(path), 1):
         if not isinstance(row.get(column), str):
-            found = f"is {row[column]!r}" if column in row else f"is not among {', '.join(row)}"
-            raise DataError(f"{path}, row {number}: column {column!r} {found}; give a text")
+            wrong = f"is {row[column]!r}" if column in row else f"is not among {', '.join(row)}"
+            raise DataError(f"{path}, row {number}: column {column!r} {wrong}; give a text")
         if row[column].strip():
             texts.append(row[column])
     if not texts:
@@ -117,17 +123,16 @@ def chunk_tokens(
       ValueError: the text is shorter than a chunk, it is not one row of integers, or `length`
         has no room for a token.
     """
+    # Loaders import no JAX: the processes that download and speak start sooner without.
+    from jaxml import checks
+
     room = length - (first is not None)
     array = np.asarray(tokens)
-    if room < 1:
-        raise ValueError(f"length={length}: accepted is {length - room + 1} or more")
+    checks.counts(least=length - room + 1, length=length)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise ValueError(f"tokens: {array.dtype}{list(array.shape)}; accepted is a row of integers")
+        raise checks.refused("tokens", array, "a row of integers")
     if array.size < room:
-        raise ValueError(
-            f"tokens: {array.size}, shorter than a chunk of {room}; give a longer text or a "
-            "smaller length"
-        )
+        raise checks.refused("tokens", array, f"{room} tokens or more, as many as a chunk has")
     missing = -array.size % room
     body = np.concatenate([array, array[:missing]]).astype(np.int32).reshape(-1, room)
     if first is None:

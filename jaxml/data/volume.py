@@ -77,6 +77,9 @@ def resample_to(volume: Volume, grid: Volume, *, order: int = 1) -> Volume:
       grid: volume whose shape and affine are wanted.
       order: 1 for linear, 0 for nearest (labels).
 
+    Returns:
+      `Volume` with the affine of `grid`; its note says that it was resampled.
+
     Raises:
       DataError: another number of axes; or shapes differ and an affine is missing.
     """
@@ -108,7 +111,15 @@ def resample_to(volume: Volume, grid: Volume, *, order: int = 1) -> Volume:
 
 
 def nifti_bytes(data: Float[np.ndarray, "*volume"], affine: Float[np.ndarray, "4 4"]) -> bytes:
-    """Return a gzipped NIfTI-1 file of an image, or of a field `[D, H, W, 3]` of vectors."""
+    """Return a gzipped NIfTI-1 file of an image, or of a field of vectors.
+
+    Args:
+      data: image `[H, W]` or `[D, H, W]`, or vectors `[D, H, W, 3]`.
+      affine: voxel index to world position in mm, `[4, 4]`.
+
+    Returns:
+      The content of the file.
+    """
     import gzip
 
     with extra("experiments"):
@@ -178,7 +189,7 @@ def _check_size(path, stored):
     room = path.stat().st_size * (MOST_EXPANSION if path.suffix.lower() == ".gz" else 1)
     claimed = math.prod(stored.shape) * stored.dtype.itemsize
     if min(stored.shape, default=0) < 1 or stored.offset + claimed > room:
-        raise ValueError(f"{stored.dtype}{list(stored.shape)} from byte {stored.offset:g} on")
+        raise DataError(f"{stored.dtype}{list(stored.shape)} from byte {stored.offset:g} on")
 
 
 def _read_numpy(path):

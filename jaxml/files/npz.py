@@ -16,6 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from jaxml.files.errors import DataError, damage
+
 _MAGIC = b"\x93NUMPY"
 # What the length of the header is written as, by the version of the format.
 _LENGTHS = {1: "<H", 2: "<I", 3: "<I"}
@@ -36,51 +38,58 @@ def read_npy(path: Path) -> np.ndarray:
     Args:
       path: of the file.
 
+    Returns:
+      The array, of any shape and of numbers or texts.
+
     Raises:
       FileNotFoundError: there is no such file.
       OSError: it cannot be read.
-      ValueError: it is damaged, or an array of anything else than numbers or texts.
+      DataError: it is damaged, or an array of anything else than numbers or texts.
     """
-    with _opened(path) as file:
+    with _opened(path) as file, damage(prefix="no readable npy: "):
         return _array(file, path.stat().st_size)
 
 
 def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """Return arrays of an npz file by their names.
+    """Return arrays of an npz file.
 
     Args:
       path: of the file.
       names: of the arrays to read, those there are; all by default.
 
+    Returns:
+      Arrays by their names, in the byte order of this machine.
+
     Raises:
       FileNotFoundError: there is no such file.
       OSError: it cannot be read.
-      ValueError: it is damaged, or has an array of anything else than numbers or texts.
+      DataError: it is damaged, or has an array of anything else than numbers or texts.
     """
-    with _opened(path) as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-                # Members that lie over each other are how a small archive holds very much.
-                if sum(info.compress_size for info in members.values()) > path.stat().st_size:
-                    raise ValueError("its parts are larger than the file")
-                chosen = [name for name in names or members if name in members]
-                return {name: _member(archive, members[name]) for name in chosen}
-        # RuntimeError: an encrypted archive, or a compression that Python lacks.
-        except (EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"no readable npz: {error}") from error
+    # RuntimeError: an encrypted archive, or a compression that Python lacks.
+    errors = EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error
+    with (
+        _opened(path) as file,
+        damage(*errors, prefix="no readable npz: "),
+        zipfile.ZipFile(file) as archive,
+    ):
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        # Members that lie over each other are how a small archive holds very much.
+        if sum(info.compress_size for info in members.values()) > path.stat().st_size:
+            raise DataError("its parts are larger than the file")
+        chosen = [name for name in names or members if name in members]
+        return {name: _member(archive, members[name]) for name in chosen}
 
 
 def _opened(path: Path) -> IO[bytes]:
     # A pipe would be waited for.
     if path.exists() and not path.is_file():
-        raise ValueError("not a file")
+        raise DataError("not a file")
     return path.open("rb")
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     if info.file_size > MOST_EXPANSION * info.compress_size:
-        raise ValueError(f"{info.filename} claims more than it can hold")
+        raise DataError(f"{info.filename} claims more than it can hold")
     with archive.open(info) as file:
         return _array(file, info.file_size)
 
@@ -90,7 +99,7 @@ def _array(file: Stream, size: int) -> np.ndarray:
     shape, order, dtype = _header(file)
     count = math.prod(shape) * dtype.itemsize
     if count != size - file.tell():
-        raise ValueError(f"{dtype}{list(shape)} does not fill {size} bytes")
+        raise DataError(f"{dtype}{list(shape)} does not fill {size} bytes")
     array = np.empty(shape, dtype, order)
     content = array.reshape(-1, order="A").view(np.uint8).data
     for start in range(0, count, _BLOCK):
@@ -98,7 +107,7 @@ def _array(file: Stream, size: int) -> np.ndarray:
         content[start:stop] = _exactly(file, stop - start)
     array = array.astype(dtype.newbyteorder("="), copy=False)
     if dtype.kind == "U" and array.reshape(-1).view(np.uint32).max(initial=0) > sys.maxunicode:
-        raise ValueError("a text of other numbers than those of characters")
+        raise DataError("a text of other numbers than those of characters")
     return array
 
 
@@ -106,22 +115,22 @@ def _header(file: Stream) -> tuple[tuple[int, ...], Any, np.dtype]:
     """Return shape, "C" or "F", and type."""
     start = _exactly(file, len(_MAGIC) + 2)
     if not start.startswith(_MAGIC) or start[-2] not in _LENGTHS:
-        raise ValueError("not an npy file")
+        raise DataError("not an npy file")
     width = _LENGTHS[start[-2]]
     (length,) = struct.unpack(width, _exactly(file, struct.calcsize(width)))
     text = _exactly(file, min(length, _LONGEST_HEADER)).decode("latin1")
-    kind, order, shape = (found.search(text) for found in (_TYPE, _ORDER, _SHAPE))
+    kind, order, shape = (pattern.search(text) for pattern in (_TYPE, _ORDER, _SHAPE))
     if kind is None or order is None or shape is None:
-        raise ValueError(f"no array of numbers or texts: {text.strip()[:80]}")
+        raise DataError(f"no array of numbers or texts: {text.strip()[:80]}")
     sides = tuple(int(side) for side in re.findall(r"\d+", shape[1]))
     try:
         return sides, "F" if order[1] == "True" else "C", np.dtype(kind[1])
     except TypeError as error:
-        raise ValueError(str(error)) from error
+        raise DataError(str(error)) from error
 
 
 def _exactly(file: Stream, count: int) -> bytes:
     content = file.read(count)
     if len(content) != count:
-        raise ValueError("truncated")
+        raise DataError("truncated")
     return content

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxml.files.errors import DataError, damage
+
 # What the pickle of an array names, under its places in numpy 1 and 2.
 _ALLOWED = {
     *(
@@ -43,7 +45,13 @@ _CONSTANTS = {
 
 @dataclasses.dataclass
 class Call:
-    """What Python's reader would call, and with what."""
+    """What Python's reader would call, and with what.
+
+    Attributes:
+      name: of the function, with its module.
+      arguments: of the call.
+      state: what the object that it returns would be set to.
+    """
 
     name: str
     arguments: Any = ()
@@ -51,35 +59,43 @@ class Call:
 
 
 def read_pickle(path: Path) -> Any:
-    """Return the dicts, lists, numbers and texts of a pickle, with a `Call` for each array.
+    """Return what a pickle holds, its arrays as what would make them.
 
     Args:
       path: of the file.
 
+    Returns:
+      Dicts, lists, numbers and texts, and a `Call` for each array, which `array_of` follows.
+
     Raises:
       OSError: it cannot be opened.
-      ValueError: it names anything else than arrays, or is damaged.
+      DataError: it names anything else than arrays, or is damaged.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    # Of operations in an order that no pickle has.
+    errors = AttributeError, LookupError, TypeError
+    with (
+        path.open("rb") as file,
+        damage(*errors, prefix="damaged: "),
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        warnings.catch_warnings(),
+    ):
+        # Of the escapes of Python 2.
+        warnings.simplefilter("ignore", DeprecationWarning)
         # A file as any other, which returns what there is where more is claimed.
         content: Any = mapped
-        try:
-            with warnings.catch_warnings():
-                # Of the escapes of Python 2.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                return _followed(pickletools.genops(content))
-        # Of operations in an order that no pickle has.
-        except (AttributeError, LookupError, TypeError) as error:
-            raise ValueError(f"damaged: {error}") from error
+        return _followed(pickletools.genops(content))
 
 
-def array_of(found: Any) -> np.ndarray | None:
-    """Return a pickled array of uint8; None for anything else.
+def array_of(value: Any) -> np.ndarray | None:
+    """Return a pickled array of uint8.
 
     Args:
-      found: in what `read_pickle` returned.
+      value: a part of what `read_pickle` returned.
+
+    Returns:
+      The array, not writable; None for anything else.
     """
-    match found:
+    match value:
         case Call(state=(_, tuple(shape), Call(arguments=(kind, *_)), reverse, raw)):
             order = "F" if reverse is True else "C"
         case Call(arguments=(raw, Call(arguments=(kind, *_)), tuple(shape), "C" | "F" as order)):
@@ -159,13 +175,13 @@ def _followed(operations) -> Any:
                 state = stack.pop()
                 stack[-1].state = state
             case name:
-                raise ValueError(f"refused: it has the operation {name}")
-    raise ValueError("damaged: it has no end")
+                raise DataError(f"refused: it has the operation {name}")
+    raise DataError("damaged: it has no end")
 
 
 def _named(name: str) -> Call:
     if name not in _ALLOWED:
-        raise ValueError(f"refused: it asks for {name}")
+        raise DataError(f"refused: it asks for {name}")
     return Call(name)
 
 
@@ -173,5 +189,5 @@ def _pairs(values: list[Any]) -> dict[str, Any]:
     """Return a dict of texts alone: to hash a deep tuple ends the process."""
     keys = values[::2]
     if not all(isinstance(key, str) for key in keys):
-        raise ValueError("refused: a key that is no text")
+        raise DataError("refused: a key that is no text")
     return dict(zip(keys, values[1::2], strict=True))

@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 from jaxml.extras import extra
+from jaxml.files.errors import DataError
 
 FORMATS = ("PNG", "JPEG")
 # Of a byte: of one bit each, and deflated. A block of jpeg takes more than a bit.
@@ -18,8 +19,11 @@ def decode(content: bytes) -> Any:
       content: of a png or jpeg file. Pillow knows forty more formats, some by running other
         programs; the name of a file says nothing about which of them it is.
 
+    Returns:
+      An `Image` of Pillow.
+
     Raises:
-      ValueError: it is none of them, damaged, or of more pixels than Pillow holds safe.
+      DataError: it is none of them, damaged, or of more pixels than Pillow holds safe.
     """
     with extra("experiments"):
         from PIL import Image
@@ -31,7 +35,7 @@ def decode(content: bytes) -> Any:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 if image.width * image.height > _MOST_PIXELS * len(content):
-                    raise ValueError(f"{image.width} x {image.height} pixels are not there")
+                    raise DataError(f"{image.width} x {image.height} pixels are not there")
                 image.load()
                 return image
     except (
@@ -42,4 +46,4 @@ def decode(content: bytes) -> Any:
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise ValueError(str(error)) from error
+        raise DataError(str(error)) from error

@@ -16,6 +16,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     Args:
       path: of the file; its folder is made where it is missing.
 
+    Returns:
+      A context manager, which yields the hidden path.
+
     Raises:
       OSError: it cannot be written, such as on a full disk.
     """
@@ -63,9 +66,9 @@ def check_writable(folder: Path) -> None:
     Raises:
       OSError: nothing can be written to the folder, or to the first of its parents that exists.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise OSError(f"{folder}: cannot be written: {error.strerror}") from error

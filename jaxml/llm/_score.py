@@ -10,12 +10,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
+from jaxml import checks
+from jaxml.llm._model import Model
+from jaxml.llm._tokens import Texts, as_sequences
 from jaxml.llm._unlearn import in_row_batches
 from jaxml.models import llama
 from jaxml.models.llama.precision import at_least_single
 from jaxml.unlearning import Sequences, coreset, keywords
-from jaxml.unlearning._unlearn_loss import check_texts
-from jaxml.unlearning._validate import check_choice, check_counts
+from jaxml.unlearning._sequences import check_texts
 
 Score = Literal[
     "random",
@@ -25,11 +27,59 @@ Score = Literal[
     "perplexity",
     "min_k",
     "moderate",
-    "k_centre",
+    "k_center",
     "keyword_density",
 ]
+SCORES: tuple[Score, ...] = get_args(Score)
 # Numbers in the gradients of a batch, 1 GiB in float32; one chunk's are the least.
 _GRADIENTS = 2**28
+
+
+def score(
+    key: Key[Array, ""],
+    name: Score,
+    model: Model,
+    texts: Texts,
+    *,
+    words: Sequence[str] = (),
+    length: int = 512,
+    batch_size: int = 8,
+) -> Float[Array, " chunk"]:
+    """Return a score of each chunk of the texts to forget, by the name of the score.
+
+    `jaxml.unlearning.coreset.select` picks a coreset by the scores: of `chunks`, as of
+    `tokenize`, it is `chunks[rows]`.
+
+    Args:
+      key: of "random" and of the clusters of "moderate"; consumed.
+      name: "random", "el2n", "grand" (of the `down` matrices alone), "loss", "perplexity",
+        "min_k", "moderate", "k_center" or "keyword_density".
+      model: as of `load`.
+      texts: `Sequences`, tokens `[row, time]`, or texts or chats as of `tokenize`: a chunk a row.
+      words: keywords, such as of `jaxml.unlearning.keywords.extract`; for "keyword_density", and
+        looked at only there.
+      length: most tokens of a chunk, where texts are to be tokenized.
+      batch_size: chunks at a time.
+
+    Returns:
+      `[chunk]`: in nats for "loss" and "min_k"; NaN, of "grand" 0, for a chunk of which no token
+      counts.
+
+    Raises:
+      ValueError: unknown name, chunks that cannot be used or of tokens beyond the vocabulary,
+        `batch_size` is not positive, no `words` for "keyword_density", or fewer than 4 chunks for
+        "moderate"; see also `tokenize`.
+    """
+    checks.choice(SCORES, name=name)
+    chunks = as_sequences(model, texts, length=length)
+    hits = None
+    if name == "keyword_density":
+        if not words:
+            raise checks.refused("words", words, "one keyword or more with name='keyword_density'")
+        hits = keyword_hits(model.tokenizer, chunks, words)
+    return chunk_scores(
+        key, name, model.params, model.config, chunks, hits=hits, batch_size=batch_size
+    )
 
 
 def chunk_scores(
@@ -45,17 +95,17 @@ def chunk_scores(
     """Return a score of each chunk under a decoder, by the name of the score.
 
     The functions of `jaxml.unlearning.coreset` with their defaults, in batches: logits or
-    gradients of all chunks are never in memory. "moderate" and "k_centre" take the mean over the
+    gradients of all chunks are never in memory. "moderate" and "k_center" take the mean over the
     tokens that count of the last hidden states, after the last norm. "grand" is the norm of the
     gradient of the `down` matrices of all layers and no other parameter; at most 1 GiB of
     gradients exists at once, or that of one chunk. `coreset.select` picks by the scores.
 
     Args:
       key: of "random" and of the clusters of "moderate"; consumed.
-      name: "random", "el2n", "grand", "loss", "perplexity", "min_k", "moderate", "k_centre" or
+      name: "random", "el2n", "grand", "loss", "perplexity", "min_k", "moderate", "k_center" or
         "keyword_density".
       params: of the decoder, as of `jaxml.models.llama.load`.
-      decoder: its shape.
+      decoder: shape of the network.
       texts: one chunk a row, padded at the right.
       hits: `[chunk, time]`, True for a token of a keyword, as of `keyword_hits`; for
         "keyword_density", else not looked at.
@@ -70,27 +120,27 @@ def chunk_scores(
         `batch_size` is not positive, `hits` are missing or of another shape, or fewer than 4
         chunks for "moderate".
     """
-    check_choice(name, get_args(Score), "name")
-    check_texts("texts", texts, vocabulary=decoder.vocabulary)
-    check_counts(batch_size=batch_size)
+    checks.choice(SCORES, name=name)
+    check_texts("texts", texts, vocabulary=decoder.vocab_size)
+    checks.counts(batch_size=batch_size)
     if name == "random":
-        return coreset.random(key, len(texts.tokens))
+        return coreset.random(key, len(texts))
     if name == "keyword_density":
         if hits is None:
-            raise ValueError("hits: None with name='keyword_density'; accepted is [chunk, time]")
+            raise checks.refused("hits", hits, "[chunk, time] with name='keyword_density'")
         return coreset.keyword_density(hits, texts.mask)
     if name == "grand":
         at_once = max(1, _GRADIENTS // params["layers"]["down"].size)
         is_down = lambda path: path == "layers/down"
         return coreset.grand(
-            params, _logits(decoder), texts, leaves=is_down, batch_size=min(batch_size, at_once)
+            _logits(decoder), params, texts, leaves=is_down, batch_size=min(batch_size, at_once)
         )
-    if name not in ("moderate", "k_centre"):
+    if name not in ("moderate", "k_center"):
         one_batch = functools.partial(_difficulty, params, name=name, decoder=decoder)
         return in_row_batches(one_batch, texts, batch_size)
     one_batch = functools.partial(_features, params, decoder=decoder)
     features = in_row_batches(one_batch, texts, batch_size)
-    return coreset.moderate(key, features) if name == "moderate" else coreset.k_centre(features)
+    return coreset.moderate(key, features) if name == "moderate" else coreset.k_center(features)
 
 
 def chunk_texts(tokenizer: Any, texts: Sequences) -> tuple[str, ...]:
@@ -118,9 +168,9 @@ def keyword_hits(
     """
     hits = np.zeros(texts.tokens.shape, bool)
     decode = functools.partial(_decode, tokenizer)
-    for place, row in enumerate(_unpadded(texts)):
+    for chunk, row in enumerate(_unpadded(texts)):
         written, offsets = keywords.token_offsets(decode, row[None])
-        hits[place, : len(row)] = keywords.token_hits(written, words, offsets)[0]
+        hits[chunk, : len(row)] = keywords.token_hits(written, words, offsets)[0]
     return hits
 
 
@@ -128,9 +178,13 @@ def keyword_hits(
 def _difficulty(params, texts: Sequences, *, name: str, decoder: llama.LlamaConfig) -> Array:
     if name == "el2n":
         hidden, head = llama.hidden_states(params, texts.tokens, decoder), llama.head(params)
+
+        def chunk_el2n(chunk):
+            hidden, tokens, mask = chunk
+            return coreset.el2n(hidden @ head, tokens, mask)
+
         # The logits of one chunk at a time.
-        of_chunk = lambda row: coreset.el2n(row[0] @ head, row[1], row[2])
-        return lax.map(of_chunk, (hidden, texts.tokens, texts.mask))
+        return lax.map(chunk_el2n, (hidden, texts.tokens, texts.mask))
     score = {"loss": coreset.loss, "perplexity": coreset.perplexity, "min_k": coreset.min_k}[name]
     return score(llama.log_prob(params, texts.tokens, decoder), texts.mask[:, 1:])
 

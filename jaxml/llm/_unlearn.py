@@ -1,30 +1,30 @@
 """Unlearning of a Llama-type model: RMU at the price of a few layers, checkpoints to go on from."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
+from jaxml import checks
 from jaxml.models import llama
 from jaxml.models.llama.likelihood import CHUNK
 from jaxml.training import Progress, fit
-from jaxml.unlearning import Sequences, UnlearnConfig, Unlearned, rmu_control
+from jaxml.unlearning import Sequences, UnlearnConfig, Unlearned
+from jaxml.unlearning._config import check_unlearning
+from jaxml.unlearning._counted import row_sums
 from jaxml.unlearning._optimise import adamw
-from jaxml.unlearning._unlearn import rmu_terms
-from jaxml.unlearning._unlearn_loss import (
-    check_unlearning,
-    draw_batches,
-    summed_log_prob,
-    unlearning_data,
-    unlearning_loss,
+from jaxml.unlearning._problem import (
+    Likelihood,
+    Problem,
+    States,
+    likelihood_problem,
+    rmu_problem,
 )
-from jaxml.unlearning._validate import check_choice
+from jaxml.unlearning._sequences import Texts, sequences
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -33,11 +33,11 @@ def unlearn_decoder(
     key: Key[Array, ""],
     params: PyTree,
     decoder: llama.LlamaConfig,
-    forget: Sequences,
-    retain: Sequences,
+    forget: Texts,
+    retain: Texts,
     *,
     config: UnlearnConfig = UnlearnConfig(),  # noqa: B008
-    alternative: Sequences | None = None,
+    alternative: Texts | None = None,
     layer: int = 7,
     trained: str = "down",
     remat: bool = False,
@@ -55,19 +55,24 @@ def unlearn_decoder(
     Args:
       key: of the batches, and of RMU's direction; consumed.
       params: of the decoder, as of `jaxml.models.llama.load`; not consumed.
-      decoder: its shape.
-      forget: what to forget.
+      decoder: shape of the network.
+      forget: what to forget, `Sequences` or plain tokens `[row, time]`, all of which count.
       retain: what to keep, of any length of its own.
       config: what is minimised and for how long.
-      alternative: for "dpo" and "idk": an answer such as "I don't know" to each row of `forget`.
+      alternative: for methods that need it, such as "dpo" and "idk": an answer such as "I don't
+        know" to each row of `forget`.
       layer: RMU steers the output of this layer, from 0.
       trained: RMU trains this matrix of the last three layers up to `layer`.
       remat: see `jaxml.models.llama.apply`.
       chunk: see `jaxml.models.llama.chunked_log_prob`.
       optimizer: instead of AdamW without decay; keep the object, as a compiled step is known by
         it.
-      folder: of checkpoints; a run that was ended goes on from there.
+      folder: of checkpoints; a run that was ended goes on from there. Those of another method, by
+        the name of an objective's loss, are refused.
       progress: as for `jaxml.training.fit`.
+
+    Returns:
+      Parameters, all of them, and the loss of each step.
 
     Raises:
       ValueError: unknown method or retain term, a number out of range, tokens beyond the
@@ -75,40 +80,48 @@ def unlearn_decoder(
         not wanted; see also `jaxml.training.fit`.
       FloatingPointError: the loss is not finite; the checkpoints before it stay.
     """
-    check_unlearning(config, forget, retain, alternative, vocabulary=decoder.vocabulary)
-    run = functools.partial(
-        fit,
+    forget, retain = sequences(forget), sequences(retain)
+    alternative = None if alternative is None else sequences(alternative)
+    check_unlearning(config, forget, retain, alternative, vocabulary=decoder.vocab_size)
+    key_control, key_fit = jax.random.split(key)
+    solve = functools.partial(
+        _solve,
+        key_fit,
         optimizer=optimizer or adamw(config.learning_rate),
         steps=config.steps,
         folder=folder,
         progress=progress,
     )
-    # A compiled step is known by the loss, and serves any number of steps.
-    config = dataclasses.replace(config, steps=1)
-    key_control, key_fit = jax.random.split(key)
     if config.method != "rmu":
-        before = lambda texts: sequence_log_probs(params, texts, decoder, chunk=chunk)
-        data = unlearning_data(config, params, forget, retain, alternative, before)
-        found = run(key_fit, _loss(config, decoder, remat, chunk), params, data)
-        return Unlearned(found.params, found.history)
-    if not 0 <= layer < decoder.layers:
-        raise ValueError(f"layer={layer}: accepted is 0 to {decoder.layers - 1}")
-    check_choice(trained, MATRICES, "trained")
-    control = rmu_control(
-        key_control, decoder.width, scale=config.scale, dtype=params["norm"].dtype
-    )
-    data = {"forget": forget, "retain": retain, "frozen": params, "control": control}
+        model = _likelihood(decoder, remat, chunk)
+        before = functools.partial(sequence_log_probs, params, decoder=decoder, chunk=chunk)
+        return solve(
+            likelihood_problem(config, model, params, forget, retain, alternative, before=before)
+        )
+    checks.within(0, decoder.num_layers - 1, layer=layer)
+    checks.choice(MATRICES, trained=trained)
     first, last = max(0, layer - 2), layer + 1
-    whole = params["layers"][trained]
-    loss = _rmu_loss(config, decoder, trained, first, last, remat)
-    found = run(key_fit, loss, whole[first:last], data)
-    layers = {**params["layers"], trained: whole.at[first:last].set(found.params)}
-    return Unlearned({**params, "layers": layers}, found.history)
+    matrices = params["layers"][trained]
+    steered = solve(
+        rmu_problem(
+            key_control,
+            config,
+            _states(decoder, trained, first, last, remat),
+            matrices[first:last],
+            params,
+            forget,
+            retain,
+            width=decoder.hidden_size,
+            dtype=params["norm"].dtype,
+        )
+    )
+    layers = {**params["layers"], trained: matrices.at[first:last].set(steered.params)}
+    return Unlearned({**params, "layers": layers}, steered.history)
 
 
 def sequence_log_probs(
     params: PyTree,
-    sequences: Sequences,
+    texts: Texts,
     decoder: llama.LlamaConfig,
     *,
     batch_size: int = 8,
@@ -118,18 +131,16 @@ def sequence_log_probs(
 
     Args:
       params: of the decoder.
-      sequences: of any number.
-      decoder: its shape.
+      texts: of any number of rows.
+      decoder: shape of the network.
       batch_size: rows at a time.
       chunk: see `jaxml.models.llama.chunked_log_prob`.
     """
     one_batch = functools.partial(_summed, params, decoder=decoder, chunk=chunk)
-    return in_row_batches(one_batch, sequences, batch_size)
+    return in_row_batches(one_batch, texts, batch_size)
 
 
-def in_row_batches(
-    function: Callable[[Sequences], Array], texts: Sequences, batch_size: int
-) -> Array:
+def in_row_batches(function: Callable[[Sequences], Array], texts: Texts, batch_size: int) -> Array:
     """Return a function of sequences for all rows, `batch_size` of them at a time.
 
     Args:
@@ -137,52 +148,48 @@ def in_row_batches(
       texts: of any number of rows above 0.
       batch_size: rows at a time; all calls are of one shape.
     """
-    rows = len(texts.tokens)
+    texts = sequences(texts)
+    rows = len(texts)
     batch_size = min(batch_size, rows)
     parts = []
     for start in range(0, rows, batch_size):
         # The last batch starts early enough to be as long as the others.
         first = min(start, rows - batch_size)
-        batch = jax.tree.map(lambda leaf: leaf[first : first + batch_size], texts)  # noqa: B023
-        parts.append(function(batch)[start - first :])
+        parts.append(function(texts[first : first + batch_size])[start - first :])
     return jnp.concatenate(parts)
 
 
+def _solve(key: Array, problem: Problem, **settings) -> Unlearned:
+    solved = fit(key, problem.loss, problem.trained, problem.data, **settings)
+    return Unlearned(solved.params, solved.history)
+
+
 @functools.partial(jax.jit, static_argnames=("decoder", "chunk"))
-def _summed(params, texts: Sequences, decoder, chunk):
-    return summed_log_prob(llama.log_prob(params, texts.tokens, decoder, chunk=chunk), texts)
+def _summed(params, texts: Sequences, *, decoder, chunk) -> Array:
+    logp = llama.log_prob(params, texts.tokens, decoder, chunk=chunk)
+    return row_sums(logp, texts.mask[:, 1:])
 
 
-# Kept, as `fit` knows a compiled step by the object of the loss.
+# Kept, as losses and so compiled steps are known by these.
 @functools.lru_cache(maxsize=32)
-def _loss(config: UnlearnConfig, decoder, remat: bool, chunk: int) -> Callable[..., Any]:
-    return functools.partial(
-        unlearning_loss,
-        config=config,
-        log_prob=lambda params, tokens: llama.log_prob(
-            params, tokens, decoder, remat=remat, chunk=chunk
-        ),
-        logits=lambda params, tokens: llama.apply(params, tokens, decoder, remat=remat),
+def _likelihood(decoder: llama.LlamaConfig, remat: bool, chunk: int) -> Likelihood:
+    return Likelihood(
+        log_prob=functools.partial(llama.log_prob, config=decoder, remat=remat, chunk=chunk),
+        logits=functools.partial(llama.apply, config=decoder, remat=remat),
     )
 
 
 @functools.lru_cache(maxsize=32)
-def _rmu_loss(
-    config: UnlearnConfig, decoder, trained: str, first: int, last: int, remat: bool
-) -> Callable[..., Any]:
+def _states(decoder: llama.LlamaConfig, trained: str, first: int, last: int, remat: bool) -> States:
     run = functools.partial(llama.run_layers, config=decoder)
 
-    def loss(matrices, data, key):
-        batch, retain = draw_batches(key, data, config.batch_size)
-        forget, frozen = batch["forget"], data["frozen"]
+    def states(matrices, frozen, forget: Sequences, retain: Sequences):
         layers = llama.select_layers(frozen["layers"], first, last)
         below = lambda texts: jax.lax.stop_gradient(
             llama.apply(frozen, texts.tokens, decoder, until_layer=first)
         )
         own, kept_below = {**layers, trained: matrices}, below(retain)
         moved = run(own, below(forget), remat=remat)
-        kept = run(own, kept_below, remat=remat)
-        before = jax.lax.stop_gradient(run(layers, kept_below))
-        return rmu_terms(moved, kept, before, data["control"], forget, retain, config)
+        return moved, run(own, kept_below, remat=remat), run(layers, kept_below)
 
-    return loss
+    return states

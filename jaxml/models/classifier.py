@@ -14,6 +14,8 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
+from jaxml import checks
+
 
 def unit_images(
     images: Shaped[Array, "*batch height width channel"],
@@ -80,7 +82,7 @@ def population_statistics(
     """
     rows = len(images)
     if not 1 <= batch_size <= rows:
-        raise ValueError(f"batch_size={batch_size}: accepted is 1 to {rows} rows")
+        raise checks.refused("batch_size", batch_size, f"1 to {rows} rows")
     total, count = None, rows // batch_size
     # No lax loop: XLA's CPU backend runs convolutions in one many times slower (jax issue 12868).
     for i in range(count):

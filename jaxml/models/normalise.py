@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxml import checks
+
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 
@@ -23,10 +25,7 @@ def normalise(
       ValueError: the images have another shape, or are not floating-point numbers.
     """
     if images.ndim != 4 or not images.shape[-1] == len(mean) == len(std):
-        raise ValueError(
-            f"images: shape {images.shape}; accepted is [row, height, width, channel] with a "
-            f"channel for each of mean={mean} and std={std}"
-        )
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images: dtype {images.dtype}; accepted are floating-point numbers")
+        layout = "[row, height, width, channel] with a channel for each of "
+        raise checks.refused("images", images, f"{layout}mean={mean} and std={std}")
+    checks.floating(images=images)
     return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxml import checks
 from jaxml.models.normalise import CIFAR10_MEAN, CIFAR10_STD, normalise
 
 # Of the first block of each stage.
@@ -55,6 +56,7 @@ class ResNet18(nn.Module):
           ValueError: `stem` is unknown, or the images are not `[row, height, width, channel]`
             with a channel for each of `mean` and `std`.
         """
+        checks.choice(("cifar", "imagenet"), stem=self.stem)
         x = normalise(images, self.mean, self.std)
         count = 0
 
@@ -86,12 +88,10 @@ class ResNet18(nn.Module):
 
         if self.stem == "cifar":
             x = nn.relu(convolve(x, self.width, 3, 1))
-        elif self.stem == "imagenet":
+        else:
             x = nn.relu(convolve(x, self.width, 7, 2))
             rim: Any = ((1, 1), (1, 1))
             x = nn.max_pool(x, (3, 3), (2, 2), rim)
-        else:
-            raise ValueError(f"stem={self.stem!r}: accepted are 'cifar' and 'imagenet'")
         for stage, first_stride in enumerate(_STRIDES):
             channels = self.width * 2**stage
             for block in range(self.blocks):

@@ -14,6 +14,8 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxml import checks
+from jaxml.files.errors import DataError
 from jaxml.files.npz import read_npz
 
 # Four halvings: the network sees sides that are multiples of this.
@@ -47,9 +49,8 @@ class UNet(nn.Module):
         """
         ndim = fixed.ndim
         if ndim not in (2, 3) or 0 in fixed.shape:
-            raise ValueError(f"fixed: shape {fixed.shape}; accepted are [H, W] and [D, H, W]")
-        if moving.shape != fixed.shape:
-            raise ValueError(f"moving: shape {moving.shape}; fixed has {fixed.shape}")
+            raise checks.refused("fixed", fixed, "[H, W] or [D, H, W], none of length 0")
+        checks.same_shape(fixed=fixed, moving=moving)
         x = jnp.stack([moving, fixed], axis=-1)
         x = jnp.pad(x, [(0, -n % _SIDE) for n in fixed.shape] + [(0, 0)])
 
@@ -76,7 +77,7 @@ def load_voxelmorph(path: str | Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is damaged, or an array is missing or of another shape.
+      DataError: the file is damaged, or an array is missing or of another shape.
     """
     path = Path(path)
     stored = _read(path)
@@ -88,11 +89,11 @@ def load_voxelmorph(path: str | Path) -> dict[str, Any]:
         for kind, like in shapes["params"][name].items():
             key = f"{kind}_{i:02d}"
             if key not in stored:
-                raise ValueError(f"{path}: has no {key}; weights of vm2 have 12 layers")
+                raise DataError(f"{path}: has no {key}; weights of vm2 have 12 layers")
             if stored[key].shape != like.shape:
-                raise ValueError(f"{path}: {key} is {stored[key].shape}, not {like.shape}")
+                raise DataError(f"{path}: {key} is {stored[key].shape}, not {like.shape}")
             if stored[key].dtype.kind not in "fiu":
-                raise ValueError(f"{path}: {key} is {stored[key].dtype}; accepted are real numbers")
+                raise DataError(f"{path}: {key} is {stored[key].dtype}; accepted are real numbers")
             parameters[name][kind] = jnp.asarray(stored[key], jnp.float32)
     return {"params": parameters}
 
@@ -103,7 +104,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no readable npz file ({error})") from error
+        raise DataError(f"{path}: no readable npz file ({error})") from error
 
 
 class _Conv(nn.Module):

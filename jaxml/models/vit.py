@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxml import checks
 from jaxml.models.normalise import normalise
 
 
@@ -51,7 +52,7 @@ class ViT(nn.Module):
         x = normalise(images, self.mean, self.std)
         rows, height, width, channels = x.shape
         if height % self.patch or width % self.patch:
-            raise ValueError(f"images: shape {x.shape}; sides must be multiples of {self.patch}")
+            raise checks.refused("images", x, f"sides that are multiples of patch={self.patch}")
         dtype = x.dtype
         # flax would mix float32 with float64, which strict promotion forbids.
         norm = lambda name: nn.LayerNorm(

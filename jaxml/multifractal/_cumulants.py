@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from jaxml.multifractal._flat import centre, flat_threshold, usable_segments
+from jaxml.multifractal._flat import center, flat_threshold, usable_segments
 from jaxml.multifractal._mfdfa import checked_series
 from jaxml.multifractal._moments import mean_by_scale
 from jaxml.multifractal._scaling import fit_slopes
@@ -47,7 +47,10 @@ def cumulants(
     """Return c1, c2, c3 with q h(q) = c1 q + c2 q^2 / 2 + c3 q^3 / 6 + ... about q = 0.
 
     c1 = h(0) is where the spectrum peaks, c2 < 0 says that it is multifractal, c3 that it is
-    skewed. Arguments and errors as for `mfdfa`; curves are 0 at scales with no segment.
+    skewed. Arguments and errors as for `mfdfa`.
+
+    Returns:
+      `Cumulants` of the dtype of `x`; its curves are 0 at scales with no segment.
 
     Source: Castaing et al. 1993 (Physica D 68:387), with F(v, s) in place of increments.
     """
@@ -57,9 +60,9 @@ def cumulants(
 
 @partial(jax.jit, static_argnames=("scales", "order", "flat"))
 def _compiled(x, length, scales, order, flat):
-    centred, peak = centre(x, length)
-    segments = segment_products(centred[None], length, scales, order, [(0, 0)])
-    threshold = flat_threshold(centred, length, scales, order)
+    centered, peak = center(x, length)
+    segments = segment_products(centered[None], length, scales, order, [(0, 0)])
+    threshold = flat_threshold(centered, length, scales, order)
     f2, valid, dropped = usable_segments(segments, threshold, flat)
     average = lambda values: mean_by_scale(values, valid, segments.scale_of_tile, len(scales))
     log_f = jnp.log(f2[0]) / 2

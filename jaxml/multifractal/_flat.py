@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxml.multifractal._segments import Segments
 
 
-def centre(
+def center(
     x: Float[Array, " time"], length: Int[Array, ""]
 ) -> tuple[Float[Array, " time"], Float[Array, ""]]:
     """Return the series over its peak less its mean, zero beyond `length`, and that peak."""
@@ -32,15 +32,15 @@ def scale_to_peak(
 
 
 def flat_threshold(
-    centred: Float[Array, " time"], length: Int[Array, ""], scales: tuple[int, ...], order: int
+    centered: Float[Array, " time"], length: Int[Array, ""], scales: tuple[int, ...], order: int
 ) -> Float[Array, " scale"]:
     """Return F2 below which a segment is flat: 80 or 100 dB under the series, or rounding.
 
     Rounding of a profile of s samples leaves F2 of the order of (eps s)^2 times the variance;
     with no slope in the fit (order 0) also an error of the mean, eps of the peak 1, remains.
     """
-    dtype = centred.dtype
-    variance = jnp.sum(centred**2) / jnp.maximum(length, 1).astype(dtype)
+    dtype = centered.dtype
+    variance = jnp.sum(centered**2) / jnp.maximum(length, 1).astype(dtype)
     relative = 1e-8 if dtype == jnp.float32 else 1e-10
     eps = float(jnp.finfo(dtype).eps)
     rounding = jnp.asarray((4 * eps * np.asarray(scales)) ** 2, dtype)

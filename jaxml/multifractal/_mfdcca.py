@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxml.multifractal._flat import centre, flat_threshold
+from jaxml import checks
+from jaxml.multifractal._flat import center, flat_threshold
 from jaxml.multifractal._mfdfa import (
     DEFAULT_Q,
     checked_series,
@@ -59,6 +60,9 @@ def mfdcca(
       length: as for `mfdfa`.
       flat: as for `mfdfa`.
 
+    Returns:
+      `MFDCCA` of the dtype of `x`.
+
     Raises:
       ValueError: as `mfdfa`, and for series of different lengths or dtypes.
 
@@ -66,14 +70,13 @@ def mfdcca(
     """
     x, scales, length = checked_series(x, scales, order, length, flat)
     y = check_series(y, name="y")
-    if x.shape != y.shape or x.dtype != y.dtype:
-        raise ValueError(f"y: {y.dtype}{list(y.shape)}; give it like x, {x.dtype}{list(x.shape)}")
+    checks.same_trees(x=x, y=y)
     q = check_orders(DEFAULT_Q if q is None else q)
     return _compiled(x, y, length, scales, order, flat, q=q)
 
 
-def _analyse(x, y, length, scales, order, flat, q):
-    (x, x_peak), (y, y_peak) = centre(x, length), centre(y, length)
+def _analyze(x, y, length, scales, order, flat, q):
+    (x, x_peak), (y, y_peak) = center(x, length), center(y, length)
     pairs = [(0, 1), (0, 0), (1, 1)]
     segments = segment_products(jnp.stack([x, y]), length, scales, order, pairs)
     thresholds = [flat_threshold(series, length, scales, order) for series in (x, y)]
@@ -89,4 +92,4 @@ def _analyse(x, y, length, scales, order, flat, q):
     return MFDCCA(cross, coefficient)
 
 
-_compiled = compile_for_orders(_analyse, "scales", "order", "flat")
+_compiled = compile_for_orders(_analyze, "scales", "order", "flat")

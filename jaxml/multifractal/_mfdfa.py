@@ -9,13 +9,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from jaxml.multifractal._flat import centre, flat_threshold, usable_segments
+from jaxml import checks
+from jaxml.multifractal._flat import center, flat_threshold, usable_segments
 from jaxml.multifractal._moments import Orders, log_moments
 from jaxml.multifractal._scaling import MFDFA, scaling_exponents
 from jaxml.multifractal._segments import Segments, segment_products
 from jaxml.multifractal._validate import (
-    FLAT_POLICIES,
-    check_choice,
     check_length,
     check_orders,
     check_scales,
@@ -24,6 +23,7 @@ from jaxml.multifractal._validate import (
 
 DEFAULT_Q = tuple(np.arange(-5, 5.01, 0.25).tolist())
 ORDERS = (0, 1, 2, 3)
+FLAT_POLICIES = ("drop", "floor", "keep")
 
 
 def mfdfa(
@@ -73,7 +73,13 @@ def fluctuation(
     length: ArrayLike | None = None,
     flat: str = "drop",
 ) -> Float[Array, "q scale"]:
-    """Return the fluctuation function F_q(s) `[q, scale]`, in the unit of `x`; see `mfdfa`."""
+    """Return the fluctuation function F_q(s), without the exponents.
+
+    Arguments and errors as for `mfdfa`.
+
+    Returns:
+      `[q, scale]`, in the unit of `x`.
+    """
     return _checked_call(_fluctuations, x, scales, q, order, length, flat)
 
 
@@ -88,6 +94,9 @@ def hurst(
     """Return h(2), the exponent of plain DFA: H of fractional noise, H + 1 of its sum.
 
     Arguments and errors as for `mfdfa`.
+
+    Returns:
+      Scalar of the dtype of `x`.
     """
     return mfdfa(x, scales=scales, q=(2.0,), order=order, length=length, flat=flat).h[0]
 
@@ -103,24 +112,25 @@ def default_scales(
       maximum: largest scale, samples; n // 8 by default.
       per_octave: scales an octave, evenly spaced in the logarithm but for rounding.
 
+    Returns:
+      Two scales or more, in samples, in rising order.
+
     Raises:
       ValueError: `n` leaves fewer than two scales.
     """
     largest = n // 8 if maximum is None else maximum
     bases = {round(minimum * 2 ** (j / per_octave)) for j in range(per_octave)}
-    found = {b << k for b in bases for k in range(64) if b << k <= largest}
-    if len(found) < 2:
-        raise ValueError(
-            f"n: {n} samples leave fewer than two scales between {minimum} and {largest}; "
-            "give a longer series or scales of your own"
-        )
-    return tuple(sorted(found))
+    scales = {b << k for b in bases for k in range(64) if b << k <= largest}
+    if len(scales) < 2:
+        accepted = f"samples enough for two scales between {minimum} and {largest}"
+        raise checks.refused("n", n, f"{accepted}; or pass scales of your own")
+    return tuple(sorted(scales))
 
 
 def checked_series(x, scales, order, length, flat):
     """Return the checked series, static scales and valid length of any of the analyses."""
-    check_choice(order, ORDERS, "order")
-    check_choice(flat, FLAT_POLICIES, "flat")
+    checks.choice(ORDERS, order=order)
+    checks.choice(FLAT_POLICIES, flat=flat)
     x = check_series(x, minimum=order + 2)
     samples = x.shape[0]
     scales = default_scales(samples) if scales is None else scales
@@ -144,9 +154,13 @@ def segment_exponents(
 
 def compile_for_orders(function: Callable[..., Any], *static: str) -> Callable[..., Any]:
     """Return a function compiled with these arguments static, and its `q` if it is a tuple."""
-    known = jax.jit(function, static_argnames=(*static, "q"))
-    traced = jax.jit(function, static_argnames=static)
-    return lambda *args, q: (known if isinstance(q, tuple) else traced)(*args, q=q)
+    static_q = jax.jit(function, static_argnames=(*static, "q"))
+    traced_q = jax.jit(function, static_argnames=static)
+
+    def compiled(*args, q):
+        return (static_q if isinstance(q, tuple) else traced_q)(*args, q=q)
+
+    return compiled
 
 
 def _checked_call(compiled, x, scales, q, order, length, flat):
@@ -154,17 +168,17 @@ def _checked_call(compiled, x, scales, q, order, length, flat):
     return compiled(x, length, scales, order, flat, q=check_orders(q))
 
 
-def _analyse(x, length, scales, order, flat, q):
-    centred, peak = centre(x, length)
-    segments = segment_products(centred[None], length, scales, order, [(0, 0)])
-    threshold = flat_threshold(centred, length, scales, order)
+def _analyze(x, length, scales, order, flat, q):
+    centered, peak = center(x, length)
+    segments = segment_products(centered[None], length, scales, order, [(0, 0)])
+    threshold = flat_threshold(centered, length, scales, order)
     return segment_exponents(segments, threshold, jnp.log(peak), scales, q, flat)
 
 
 def _fluctuation(x, length, scales, order, flat, q):
-    return jnp.exp(_analyse(x, length, scales, order, flat, q).log_fluctuation)
+    return jnp.exp(_analyze(x, length, scales, order, flat, q).log_fluctuation)
 
 
-_exponents = compile_for_orders(_analyse, "scales", "order", "flat")
+_exponents = compile_for_orders(_analyze, "scales", "order", "flat")
 # Compiled apart, without the sums that only the exponents need.
 _fluctuations = compile_for_orders(_fluctuation, "scales", "order", "flat")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxml import checks
 from jaxml.multifractal._flat import flat_threshold, scale_to_peak
 from jaxml.multifractal._mfdfa import (
     DEFAULT_Q,
@@ -14,7 +15,7 @@ from jaxml.multifractal._mfdfa import (
 )
 from jaxml.multifractal._scaling import MFDFA
 from jaxml.multifractal._segments import moving_average_residuals
-from jaxml.multifractal._validate import check_choice, check_orders
+from jaxml.multifractal._validate import check_orders
 
 
 def mfdma(
@@ -31,7 +32,7 @@ def mfdma(
     Args:
       x: series `[time]`, any unit. Its mean counts, as in the source: it moves a one-sided
         average by (s - 1) / 2 means, so subtract it where it carries nothing.
-      theta: place of the window: 0 backward, 0.5 centred, 1 forward.
+      theta: place of the window: 0 backward, 0.5 centered, 1 forward.
       scales: window and segment lengths in samples, at most half the series;
         `default_scales(time)` by default.
       q: as for `mfdfa`.
@@ -47,15 +48,16 @@ def mfdma(
 
     Source: Gu and Zhou 2010 (PRE 82:011136).
     """
-    check_choice(theta, (0.0, 0.5, 1.0), "theta")
+    checks.choice((0.0, 0.5, 1.0), theta=theta)
     x, scales, length = checked_series(x, scales, 1, length, flat)
     if 2 * scales[-1] - 1 > x.shape[0]:
-        raise ValueError(f"scales: {scales[-1]}; a window and a segment need 2 s - 1 samples")
+        accepted = f"up to {(x.shape[0] + 1) // 2}: a window and a segment need 2 s - 1 samples"
+        raise checks.refused("scales", scales, accepted, holds=str(scales[-1]))
     q = check_orders(DEFAULT_Q if q is None else q)
     return _compiled(x, length, scales, theta, flat, q=q)
 
 
-def _analyse(x, length, scales, theta, flat, q):
+def _analyze(x, length, scales, theta, flat, q):
     # The mean stays in: the profile of a measure rises, and its moving average follows it.
     x, peak = scale_to_peak(x, length)
     segments = moving_average_residuals(x, length, scales, theta)
@@ -63,4 +65,4 @@ def _analyse(x, length, scales, theta, flat, q):
     return segment_exponents(segments, threshold, jnp.log(peak), scales, q, flat)
 
 
-_compiled = compile_for_orders(_analyse, "scales", "theta", "flat")
+_compiled = compile_for_orders(_analyze, "scales", "theta", "flat")

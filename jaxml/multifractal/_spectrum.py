@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxml import checks
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ def quadratic_spectrum(alpha: Float[Array, " q"], f: Float[Array, " q"]) -> Quad
 
     Source: Shimizu, Thurner and Ehrenberger 2002 (Fractals 10:103).
     """
-    if alpha.shape != f.shape or alpha.ndim != 1 or alpha.shape[0] < 3:
-        raise ValueError(f"alpha, f: shapes {alpha.shape}, {f.shape}; give two [q], q >= 3")
+    if alpha.ndim != 1 or alpha.shape[0] < 3:
+        raise checks.refused("alpha", alpha, "[q], three moment orders or more")
+    checks.same_shape(alpha=alpha, f=f)
     peak = alpha[jnp.argmax(f)]
     reach = jnp.max(jnp.abs(alpha - peak))
     spread = reach > 0

@@ -1,4 +1,4 @@
-"""Early rejection of bad input, with the name of the argument and what is accepted."""
+"""What the analyses accept: series, valid lengths, scales and moment orders."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxml import checks
 from jaxml.tracing import is_concrete
-
-FLAT_POLICIES = ("drop", "floor", "keep")
 
 
 def check_series(x: Any, *, name: str = "x", minimum: int = 1) -> Float[Array, " time"]:
@@ -24,18 +23,17 @@ def check_series(x: Any, *, name: str = "x", minimum: int = 1) -> Float[Array, "
     if jnp.issubdtype(x.dtype, jnp.integer):
         x = x.astype(jax.dtypes.canonicalize_dtype(float))
     if x.dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(f"{name}: dtype {x.dtype}; give float32, float64 or integers")
+        raise checks.refused(name, x, "float32, float64 or integers")
     if x.ndim != 1:
-        raise ValueError(f"{name}: shape {x.shape}; give one series [time] (jax.vmap for more)")
+        raise checks.refused(name, x, "one series [time]; jax.vmap takes more")
     if x.shape[0] < minimum:
-        raise ValueError(f"{name}: {x.shape[0]} samples; give at least {minimum}")
+        raise checks.refused(name, x, f"a series of {minimum} samples or more")
     if is_concrete(x):
         # numpy: a concrete series inside somebody's trace must be looked at outside of it.
         finite = np.isfinite(np.asarray(x))
         if not finite.all():
-            raise ValueError(
-                f"{name}: NaN or infinity at sample {finite.argmin()}; give finite values"
-            )
+            where = f"NaN or infinity at sample {finite.argmin()}"
+            raise checks.refused(name, x, "finite numbers", holds=where)
     return x
 
 
@@ -50,9 +48,9 @@ def check_length(length: Any, samples: int) -> Int[Array | np.ndarray, ""]:
     concrete = is_concrete(length)
     length = np.asarray(samples if length is None else length) if concrete else length
     if length.ndim or not jnp.issubdtype(length.dtype, jnp.integer):
-        raise ValueError(f"length: {length.dtype}{list(length.shape)}; give one integer")
+        raise checks.refused("length", length, "one integer")
     if concrete and not 0 <= int(length) <= samples:
-        raise ValueError(f"length: {int(length)}; give 0 to {samples}, the samples of the series")
+        raise checks.refused("length", length, f"0 to {samples}, the samples of the series")
     return length.astype(np.int32)
 
 
@@ -64,14 +62,13 @@ def check_scales(scales: Sequence[int], samples: int, smallest: int) -> tuple[in
     """
     values = np.asarray(scales)
     if values.ndim != 1 or values.size < 2 or len(set(values.tolist())) < values.size:
-        raise ValueError(f"scales: {scales}; give at least two different segment lengths")
+        raise checks.refused("scales", scales, "two different segment lengths or more")
     if not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"scales: dtype {values.dtype}; give integers, in samples")
+        raise checks.refused("scales", scales, "integers, in samples")
     if values.min() < smallest or values.max() > samples:
-        raise ValueError(
-            f"scales: {values.min()}..{values.max()}; give {smallest} (order + 2, at least 3) to "
-            f"{samples} (the samples of the series)"
-        )
+        accepted = f"{smallest}, which is order + 2, to {samples}, the samples of the series"
+        ends = f"values from {values.min()} to {values.max()}"
+        raise checks.refused("scales", scales, accepted, holds=ends)
     return tuple(sorted(values.tolist()))
 
 
@@ -85,11 +82,5 @@ def check_orders(q: Any) -> tuple[float, ...] | Float[Array, " q"]:
         return q
     values = np.asarray(q, float)
     if values.ndim != 1 or not values.size or not np.all(np.isfinite(values)):
-        raise ValueError(f"q: {q}; give a list of finite moment orders")
+        raise checks.refused("q", q, "a list of finite moment orders")
     return tuple(values.tolist())
-
-
-def check_choice(value: Any, accepted: Sequence[Any], name: str) -> None:
-    """Raise ValueError unless `value` is one of `accepted`."""
-    if value not in accepted:
-        raise ValueError(f"{name}: {value!r}; give one of {', '.join(map(repr, accepted))}")

@@ -16,6 +16,9 @@ def shuffle(key: Key[Array, ""], x: ArrayLike) -> Float[Array, " time"]:
       key: consumed.
       x: series `[time]`.
 
+    Returns:
+      `[time]`.
+
     Raises:
       ValueError: NaN, infinite, wrong rank, or fewer than 2 samples.
     """
@@ -30,6 +33,9 @@ def phase(key: Key[Array, ""], x: ArrayLike) -> Float[Array, " time"]:
     Args:
       key: consumed.
       x: series `[time]`.
+
+    Returns:
+      `[time]`.
 
     Raises:
       ValueError: as for `shuffle`.
@@ -57,6 +63,9 @@ def iaaft(
       x: series `[time]`.
       max_iterations: bound on the iterations.
 
+    Returns:
+      `[time]`.
+
     Raises:
       ValueError: as for `shuffle`.
 
@@ -80,6 +89,10 @@ def iaaft(
         return new, jnp.any(new != order), count + 1
 
     start = jnp.argsort(jax.random.permutation(key, x))
-    moving = lambda state: state[1] & (state[2] < max_iterations)
+
+    def moving(state):
+        _, changed, count = state
+        return changed & (count < max_iterations)
+
     order, _, _ = lax.while_loop(moving, step, (start, jnp.asarray(True), jnp.asarray(0)))
     return jnp.zeros_like(x).at[order].set(ranked)

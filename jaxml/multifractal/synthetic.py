@@ -6,11 +6,13 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Key
 
+from jaxml import checks
+
 
 def fgn(
     key: Key[Array, ""], n: int, *, hurst: ArrayLike = 0.5, dtype: DTypeLike = float
 ) -> Float[Array, " time"]:
-    """Return fractional Gaussian noise `[n]` of unit variance, exact by circulant embedding.
+    """Return fractional Gaussian noise of unit variance, exact by circulant embedding.
 
     Args:
       key: consumed.
@@ -18,12 +20,15 @@ def fgn(
       hurst: Hurst exponent H in (0, 1), may be traced.
       dtype: float type of the result.
 
+    Returns:
+      `[n]`.
+
     Raises:
       ValueError: `n` is below 2.
 
     Source: Davies and Harte 1987 (Biometrika 74:95).
     """
-    _check_size(n)
+    checks.counts(least=2, n=n)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     hurst = jnp.asarray(hurst, dtype)
     covariance = _fgn_covariance(jnp.arange(n + 1), hurst, dtype)
@@ -37,7 +42,15 @@ def fgn(
 
 
 def fgn_h(q: ArrayLike, *, hurst: ArrayLike = 0.5) -> Float[Array, " q"]:
-    """Return h(q) = H of fractional Gaussian noise of Hurst exponent `hurst`, for orders `[q]`."""
+    """Return h(q) = H of fractional Gaussian noise.
+
+    Args:
+      q: moment orders `[q]`.
+      hurst: Hurst exponent H.
+
+    Returns:
+      `[q]`.
+    """
     q = _float(q)
     return jnp.full(q.shape, hurst, q.dtype)
 
@@ -45,19 +58,27 @@ def fgn_h(q: ArrayLike, *, hurst: ArrayLike = 0.5) -> Float[Array, " q"]:
 def fbm(
     key: Key[Array, ""], n: int, *, hurst: ArrayLike = 0.5, dtype: DTypeLike = float
 ) -> Float[Array, " time"]:
-    """Return fractional Brownian motion, the running sum of `fgn` with the same arguments."""
+    """Return fractional Brownian motion, the running sum of `fgn` with the same arguments.
+
+    Returns:
+      `[n]`.
+    """
     return jnp.cumsum(fgn(key, n, hurst=hurst, dtype=dtype))
 
 
 def fbm_h(q: ArrayLike, *, hurst: ArrayLike = 0.5) -> Float[Array, " q"]:
-    """Return h(q) = H + 1 of fractional Brownian motion for `hurst` = H and orders `[q]`."""
+    """Return h(q) = H + 1 of fractional Brownian motion; arguments as for `fgn_h`.
+
+    Returns:
+      `[q]`.
+    """
     return fgn_h(q, hurst=hurst) + 1
 
 
 def cascade(
     key: Key[Array, ""] | None, n: int, *, a: ArrayLike = 0.6, dtype: DTypeLike = float
 ) -> Float[Array, " time"]:
-    """Return the binomial multiplicative cascade `[n]`, a measure of total 1 on n = 2^k cells.
+    """Return the binomial multiplicative cascade, a measure of total 1 on n = 2^k cells.
 
     Args:
       key: consumed; the larger share a then falls to a random side at every split.
@@ -66,14 +87,17 @@ def cascade(
       a: larger share, in (0.5, 1), may be traced.
       dtype: float type of the result.
 
+    Returns:
+      `[n]`.
+
     Raises:
       ValueError: `n` is not a power of two, or below 2.
 
     Source: Meneveau and Sreenivasan 1987 (PRL 59:1424).
     """
-    _check_size(n)
+    checks.counts(least=2, n=n)
     if n & (n - 1):
-        raise ValueError(f"n: {n}; give a power of two")
+        raise checks.refused("n", n, "a power of two")
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     measure = jnp.ones(1, dtype)
     shares = jnp.stack([1 - jnp.asarray(a, dtype), jnp.asarray(a, dtype)])
@@ -92,6 +116,9 @@ def cascade_h(q: ArrayLike, *, a: ArrayLike = 0.6) -> Float[Array, " q"]:
     Args:
       q: moment orders `[q]`.
       a: larger share of the cascade.
+
+    Returns:
+      `[q]`.
     """
     q = _float(q)
     a = jnp.asarray(a, q.dtype)
@@ -104,7 +131,7 @@ def cascade_h(q: ArrayLike, *, a: ArrayLike = 0.6) -> Float[Array, " q"]:
 def levy_stable(
     key: Key[Array, ""], n: int, *, alpha: ArrayLike = 1.5, dtype: DTypeLike = float
 ) -> Float[Array, " time"]:
-    """Return independent symmetric alpha-stable values `[n]` of unit scale.
+    """Return independent symmetric alpha-stable values of unit scale.
 
     Args:
       key: consumed.
@@ -112,12 +139,15 @@ def levy_stable(
       alpha: stability in (0, 2], may be traced; 2 is Gaussian of variance 2.
       dtype: float type of the result.
 
+    Returns:
+      `[n]`.
+
     Raises:
       ValueError: `n` is below 2.
 
     Source: Chambers, Mallows and Stuck 1976 (JASA 71:340).
     """
-    _check_size(n)
+    checks.counts(least=2, n=n)
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     alpha = jnp.asarray(alpha, dtype)
     angle_key, wait_key = jax.random.split(key)
@@ -130,7 +160,15 @@ def levy_stable(
 
 
 def levy_stable_h(q: ArrayLike, *, alpha: ArrayLike = 1.5) -> Float[Array, " q"]:
-    """Return h(q) of stable values for orders `[q]`: 1/alpha up to q = alpha, 1/q above."""
+    """Return h(q) of stable values: 1/alpha up to q = alpha, 1/q above.
+
+    Args:
+      q: moment orders `[q]`.
+      alpha: stability.
+
+    Returns:
+      `[q]`.
+    """
     q = _float(q)
     alpha = jnp.asarray(alpha, q.dtype)
     above = q > alpha
@@ -146,11 +184,6 @@ def _fgn_covariance(lag, hurst, dtype):
     inner = jnp.where(k > 1, 1 / k, 0)
     down = jnp.where(k > 1, jnp.expm1(exponent * jnp.log1p(-inner)), -1)
     return jnp.where(lag == 0, 1, k**exponent * (up + down) / 2)
-
-
-def _check_size(n):
-    if n < 2:
-        raise ValueError(f"n: {n}; give at least 2 samples")
 
 
 def _float(q):

@@ -15,7 +15,18 @@ def bars(
     label: str,
     chance: float,
 ) -> bytes:
-    """Return horizontal bars with errors: one series a key, one bar a group, chance dotted."""
+    """Return horizontal bars with errors, and a dotted line for chance.
+
+    Args:
+      values: lengths of the bars by series, one a group.
+      errors: half lengths of the error bars, likewise.
+      groups: names of the groups.
+      label: of the axis of values.
+      chance: value of the dotted line.
+
+    Returns:
+      A PNG picture.
+    """
     figure, axes = new_figure(8, 0.6 * len(groups) + 1.6)
     place = np.arange(len(groups))
     height = 0.8 / len(values)
@@ -39,11 +50,24 @@ def matrix(
     limits: tuple[float, float],
     write: bool = True,
 ) -> bytes:
-    """Return a matrix as a heat map; the numbers stand in the cells if `write`."""
+    """Return a matrix as a heat map.
+
+    Args:
+      values: `[row, column]`.
+      rows: names of the rows; of equal ones in a run the first is shown.
+      columns: names of the columns.
+      x: label of the columns' axis.
+      y: label of the rows' axis.
+      limits: values of the ends of the colors.
+      write: put the numbers into the cells.
+
+    Returns:
+      A PNG picture.
+    """
     figure, axes = new_figure(5.5, 4.6)
-    colours = "RdBu_r" if limits[0] < 0 else "Blues"
+    palette = "RdBu_r" if limits[0] < 0 else "Blues"
     image = axes.imshow(
-        values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest"
+        values, cmap=palette, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest"
     )
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(*_thinned(rows))
@@ -51,8 +75,8 @@ def matrix(
     if write:
         middle = limits[0] + 0.6 * (limits[1] - limits[0])
         for (i, j), value in np.ndenumerate(values):
-            colour = "white" if value > middle else "black"
-            axes.text(j, i, f"{value:g}", ha="center", va="center", color=colour)
+            color = "white" if value > middle else "black"
+            axes.text(j, i, f"{value:g}", ha="center", va="center", color=color)
     figure.colorbar(image)
     return png(figure)
 
@@ -60,8 +84,14 @@ def matrix(
 def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
     """Return panels of lines with bands.
 
-    Each panel is a mapping with `title`, axis labels `x` and `y`, `lines` {label: (x, y)} and
-    perhaps `bands` {label: (x, low, high)}. Panels that have the same labels share a legend.
+    Panels that have the same labels share a legend.
+
+    Args:
+      panels: mappings with `title`, axis labels `x` and `y`, `lines` {label: (x, y)} and perhaps
+        `bands` {label: (x, low, high)}.
+
+    Returns:
+      A PNG picture.
     """
     figure, all_axes = new_figure(4.6 * len(panels), 3.8, columns=len(panels))
     all_axes = np.atleast_1d(all_axes)
@@ -94,6 +124,9 @@ def grid(
       draw: fills the axes of one panel.
       size: width and height of a panel in inches.
       legend: put the legend of the first panel below all.
+
+    Returns:
+      A PNG picture.
     """
     columns = min(3, len(cases))
     rows = -(-len(cases) // columns)
@@ -109,7 +142,17 @@ def grid(
 
 
 def new_figure(width: float, height: float, *, columns: int = 1, rows: int = 1) -> Any:
-    """Return a figure of a size in inches, and its axes."""
+    """Return a figure and its axes.
+
+    Args:
+      width: of the figure in inches.
+      height: of the figure in inches.
+      columns: number of axes side by side.
+      rows: number of axes one below the other.
+
+    Returns:
+      The figure of matplotlib, and its axes as `subplots` returns them.
+    """
     # The object interface leaves the user's pyplot state and backend alone.
     from matplotlib.figure import Figure
 
@@ -118,7 +161,14 @@ def new_figure(width: float, height: float, *, columns: int = 1, rows: int = 1) 
 
 
 def png(figure: Any) -> bytes:
-    """Return a figure as a PNG picture."""
+    """Return a figure as a PNG picture.
+
+    Args:
+      figure: of matplotlib.
+
+    Returns:
+      The content of a file.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

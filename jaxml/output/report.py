@@ -20,7 +20,13 @@ from jaxml.files.write import write_whole
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a header, with a caption."""
+    """Rows of text under a header, with a caption.
+
+    Attributes:
+      caption: one sentence.
+      header: names of the columns.
+      rows: a text for each column.
+    """
 
     caption: str
     header: tuple[str, ...]
@@ -29,7 +35,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A PNG picture, with the name of its file and a caption."""
+    """A picture with a caption.
+
+    Attributes:
+      name: of the file, without its suffix.
+      caption: one sentence.
+      png: content of the file.
+    """
 
     name: str
     caption: str
@@ -41,7 +53,7 @@ class Report:
     """What one experiment found: parts in reading order, and the bare numbers.
 
     Attributes:
-      method: name of the method, and of its folder.
+      method: name of the method and of the folder of its figures.
       title: headline.
       parts: paragraphs (text), tables and figures.
       results: numbers for results.json.
@@ -55,7 +67,14 @@ class Report:
     seconds: float = 0.0
 
     def finished(self, seconds: float) -> "Report":
-        """Return the report with its duration."""
+        """Return the report with its duration.
+
+        Args:
+          seconds: that the run took.
+
+        Returns:
+          A new report.
+        """
         return dataclasses.replace(self, seconds=seconds)
 
 
@@ -66,6 +85,9 @@ def mean_and_deviation(values: np.ndarray, digits: int, unit: str = "") -> str:
       values: of repeats, seeds or folds, `[value]`.
       digits: behind the point.
       unit: behind both numbers.
+
+    Returns:
+      A text; "-" where no value is finite, and the value alone where there is one.
     """
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -81,12 +103,25 @@ def deviation(values: np.ndarray, axis: int) -> np.ndarray:
     Args:
       values: of any shape.
       axis: of the repeats.
+
+    Returns:
+      An array without the axis.
     """
     return np.asarray(values.std(axis, ddof=1 if values.shape[axis] > 1 else 0))
 
 
 def write_report(reports: Sequence[Report], out: Path, *, scale: str, seed: int) -> None:
-    """Write report.md, report.html, results.json and the figures of every method to `out`."""
+    """Write report.md, report.html, results.json and the figures of every method.
+
+    Args:
+      reports: one a method, in reading order.
+      out: folder of the files; figures lie in folders of the methods.
+      scale: name of the size of the run.
+      seed: of the run.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
     head = f"Scale {scale}, seed {seed}, {date.today()}, {_environment()}."
     for report in reports:
         for part in report.parts:
@@ -96,7 +131,9 @@ def write_report(reports: Sequence[Report], out: Path, *, scale: str, seed: int)
         "scale": scale,
         "seed": seed,
         "environment": _environment(),
-        "methods": {r.method: {**r.results, "seconds": r.seconds} for r in reports},
+        "methods": {
+            report.method: {**report.results, "seconds": report.seconds} for report in reports
+        },
     }
     write_whole(out / "results.json", to_json(results))
     write_whole(out / "report.md", _markdown(reports, head).encode())
@@ -104,12 +141,26 @@ def write_report(reports: Sequence[Report], out: Path, *, scale: str, seed: int)
 
 
 def to_json(value: Any) -> bytes:
-    """Return strict JSON of nested results; numbers without a value (NaN, inf) become null."""
+    """Return strict JSON, in which numbers without a value (NaN, infinity) are null.
+
+    Args:
+      value: nested dicts and sequences of numbers, texts and arrays.
+
+    Returns:
+      The content of a file.
+    """
     return (json.dumps(_plain(value), indent=1, allow_nan=False) + "\n").encode()
 
 
 def markdown_table(table: Table) -> str:
-    """Return a table in Markdown."""
+    """Return a table in Markdown.
+
+    Args:
+      table: its caption is left out.
+
+    Returns:
+      Lines of text.
+    """
     lines = [table.header, ("---",) * len(table.header), *table.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -24,7 +24,11 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Stages:
-    """Folder of the finished stages of one experiment."""
+    """Finished stages of one experiment.
+
+    Attributes:
+      folder: of their files.
+    """
 
     folder: Path
 
@@ -35,6 +39,9 @@ class Stages:
           name: of the stage; its file is `name`.npz.
           depends: settings and arrays that the result depends on; the code always counts.
           compute: called if there is no such result.
+
+        Returns:
+          Arrays by their names.
         """
         path = self.folder / f"{name}.npz"
         fingerprint = _fingerprint(depends)
@@ -49,45 +56,98 @@ class Stages:
         return arrays
 
     def scratch(self, name: str, depends: Mapping[str, Any]) -> Path:
-        """Return the folder for checkpoints of a stage: another one for other inputs or code."""
+        """Return the folder for checkpoints of a stage.
+
+        Args:
+          name: of the stage.
+          depends: settings and arrays that the result depends on; the code always counts.
+
+        Returns:
+          Another path for other inputs or code.
+        """
         return self.folder / f"{name}-{_fingerprint(depends)[:16]}"
 
 
-def of_seed(
-    stages: Stages, inputs: Mapping[str, Any], seed: int, progress, bar, title: str, front: str = ""
-) -> tuple[Callable[[str, Callable[[], Arrays]], Arrays], Callable[[str], Path]]:
-    """Return `run` and `scratch` of the stages of one seed of a study, by what a stage is called.
+@dataclass(frozen=True)
+class SeedStages:
+    """Stages of one seed of a study, by what a stage is called, with their progress.
 
-    Args:
+    Attributes:
       stages: of the study.
       inputs: settings and arrays that all seeds depend on.
-      seed: number of it, from 0.
-      progress, bar: shows which stage runs and how many have.
+      seed: number of the seed, from 0.
+      progress: of rich.
+      bar: task of `progress` that shows which stage runs and how many have.
       title: of the bar, with the name of the stage behind it.
       front: of the names of the files.
     """
-    depends = {**inputs, "run": seed}
 
-    def file_name(name: str) -> str:
-        return f"{front}{name.replace(',', '').replace(':', '').replace(' ', '-')}-{seed}"
+    stages: Stages
+    inputs: Mapping[str, Any]
+    seed: int
+    progress: Any
+    bar: Any
+    title: str
+    front: str = ""
 
-    def run(name: str, compute: Callable[[], Arrays]) -> Arrays:
-        progress.update(bar, description=f"{title}, {name}")
-        arrays = stages.run(file_name(name), {**depends, "stage": name}, compute)
-        progress.update(bar, advance=1)
+    def run(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
+        """Return the arrays of a stage, as `Stages.run` does.
+
+        Args:
+          name: of the stage.
+          compute: called if there is no such result.
+
+        Returns:
+          Arrays by their names.
+        """
+        self.progress.update(self.bar, description=f"{self.title}, {name}")
+        arrays = self.stages.run(self._file(name), {**self._depends(), "stage": name}, compute)
+        self.progress.update(self.bar, advance=1)
         return arrays
 
-    return run, lambda name: stages.scratch(file_name(f"training-{name}"), depends)
+    def scratch(self, name: str) -> Path:
+        """Return the folder for checkpoints of a stage.
+
+        Args:
+          name: of the stage.
+
+        Returns:
+          Another path for another seed, other inputs or other code.
+        """
+        return self.stages.scratch(self._file(f"training-{name}"), self._depends())
+
+    def _depends(self) -> dict[str, Any]:
+        return {**self.inputs, "run": self.seed}
+
+    def _file(self, name: str) -> str:
+        plain = name.replace(",", "").replace(":", "").replace(" ", "-")
+        return f"{self.front}{plain}-{self.seed}"
 
 
 def flat_arrays(prefix: str, tree: PyTree) -> Arrays:
-    """Return the leaves of nested dicts as arrays named "prefix/name/name"."""
+    """Return the leaves of nested dicts as arrays of a stage.
+
+    Args:
+      prefix: of their names.
+      tree: nested dicts of arrays.
+
+    Returns:
+      Arrays by "prefix/name/name".
+    """
     flat = traverse_util.flatten_dict(tree, sep="/")
     return {f"{prefix}/{name}": np.asarray(value) for name, value in flat.items()}
 
 
 def tree_of(prefix: str, arrays: Arrays) -> PyTree:
-    """Return the nested dicts of arrays whose names start with "prefix/"."""
+    """Return the nested dicts that `flat_arrays` took apart.
+
+    Args:
+      prefix: of the names of their arrays.
+      arrays: of a stage, others among them.
+
+    Returns:
+      Nested dicts of JAX arrays.
+    """
     flat = {
         name.removeprefix(f"{prefix}/"): jnp.asarray(value)
         for name, value in arrays.items()

@@ -2,21 +2,20 @@
 
 from jaxml.registration._diffeomorphic import Reconstruction as Reconstruction
 from jaxml.registration._diffeomorphic import diffeomorphic_layer as diffeomorphic_layer
-from jaxml.registration._diffeomorphic import poisson_loss as poisson_loss
+from jaxml.registration._diffeomorphic import layer_residual as layer_residual
 from jaxml.registration._evaluate import Folds as Folds
 from jaxml.registration._evaluate import dice_per_label as dice_per_label
 from jaxml.registration._evaluate import fold_percentages as fold_percentages
 from jaxml.registration._evaluate import hausdorff95 as hausdorff95
 from jaxml.registration._evaluate import sd_log_jacobian as sd_log_jacobian
-from jaxml.registration._expm import expm2 as expm2
-from jaxml.registration._expm import expm3 as expm3
+from jaxml.registration._expm import expm as expm
 from jaxml.registration._field import compose as compose
 from jaxml.registration._field import count_folds as count_folds
-from jaxml.registration._field import exponentiate_velocity as exponentiate_velocity
+from jaxml.registration._field import integrate_velocity as integrate_velocity
 from jaxml.registration._field import inverse as inverse
 from jaxml.registration._field import jacobian as jacobian
 from jaxml.registration._field import jacobian_determinant as jacobian_determinant
-from jaxml.registration._field import smallest_determinant as smallest_determinant
+from jaxml.registration._field import min_jacobian_determinant as min_jacobian_determinant
 from jaxml.registration._field import warp as warp
 from jaxml.registration._foldfree import FoldFree as FoldFree
 from jaxml.registration._foldfree import fold_free as fold_free
@@ -29,7 +28,6 @@ from jaxml.registration._similarity import grad_l2 as grad_l2
 from jaxml.registration._similarity import mse as mse
 from jaxml.registration._similarity import mutual_information as mutual_information
 from jaxml.registration._similarity import ncc as ncc
-from jaxml.registration._slabs import layer_in_slabs as layer_in_slabs
 from jaxml.registration._voxelmorph import Prediction as Prediction
 from jaxml.registration._voxelmorph import predict as predict
 from jaxml.registration._voxelmorph import voxelmorph_loss as voxelmorph_loss

@@ -1,7 +1,6 @@
 """How good a registration is: overlap and surface distance of labels, regularity of the field."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -9,14 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from jaxml import checks
 from jaxml.registration._field import Difference, count_folds, jacobian_determinant
+from jaxml.registration._inputs import check_volumes
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["forward", "backward", "central", "digital"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Folds:
     """Percentage of all voxels that are folds, by each criterion of `count_folds`.
@@ -48,15 +45,20 @@ def dice_per_label(
       moved_labels: volume of the same shape, such as labels warped with `order=0`.
       labels: the labels that count, `[label]`.
 
+    Returns:
+      `[label]`, float32.
+
     Raises:
       ValueError: the volumes are no pair of label volumes, or `labels` is empty.
     """
     _check_labels(fixed_labels, moved_labels, labels)
     volumes = [jnp.asarray(v).astype(jnp.int32) for v in (fixed_labels, moved_labels)]
 
+    def count(mask):
+        return jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
+
     def overlap(label):
         fixed, moved = (volume == label for volume in volumes)
-        count = lambda mask: jnp.sum(mask, dtype=jnp.int32).astype(jnp.float32)
         return 2 * count(fixed & moved) / (count(fixed) + count(moved))
 
     # One label after another: masks of all of them at once would take much memory.
@@ -74,7 +76,7 @@ def hausdorff95(
 
     The larger of both directions, the percentiles of the distances from each surface to the
     other, as MONAI and Learn2Reg have it; MedPy pools both directions, which is not larger.
-    A surface is the set of voxels with a neighbour along an axis that has another label or is
+    A surface is the set of voxels with a neighbor along an axis that has another label or is
     outside of the volume. Runs on the host (numpy, scipy): neither `jit` nor `vmap`.
 
     Args:
@@ -93,7 +95,7 @@ def hausdorff95(
     _check_labels(fixed_labels, moved_labels, labels)
     size = (1.0,) * fixed_labels.ndim if spacing is None else tuple(map(float, spacing))
     if len(size) != fixed_labels.ndim or not all(s > 0 for s in size):
-        raise ValueError(f"spacing={spacing}: accepted are {fixed_labels.ndim} positive numbers")
+        raise checks.refused("spacing", spacing, f"{fixed_labels.ndim} positive numbers")
     fixed, moved = np.asarray(fixed_labels), np.asarray(moved_labels)
     distances = [_surface_distance(fixed == k, moved == k, size) for k in np.asarray(labels)]
     return np.array(distances)
@@ -102,7 +104,7 @@ def hausdorff95(
 def sd_log_jacobian(
     u: Float[Array, "*volume ndim"], *, scheme: Difference = "central", floor: float = 1e-9
 ) -> Float[Array, ""]:
-    """Return the standard deviation, over voxels, of the log of the Jacobian determinant.
+    """Return the standard deviation over voxels of the log determinant of the Jacobian.
 
     Central differences over the whole volume, as TransMorph has it. The script of Learn2Reg
     adds 3 to the determinants and leaves two voxels at each face out: its values are smaller.
@@ -112,11 +114,13 @@ def sd_log_jacobian(
       scheme: as for `jacobian_determinant`.
       floor: smaller determinants, as those of folds, count as this.
 
+    Returns:
+      Scalar, 0 for a field that keeps or scales all volumes alike.
+
     Raises:
       ValueError: `u` is no field, `scheme` is unknown, or `floor` is not positive.
     """
-    if not floor > 0:
-        raise ValueError(f"floor={floor}: accepted are positive numbers")
+    checks.positive(floor=floor)
     return jnp.std(jnp.log(jnp.maximum(jacobian_determinant(u, scheme=scheme), floor)))
 
 
@@ -126,11 +130,17 @@ def fold_percentages(u: Float[Array, "*volume ndim"]) -> Folds:
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
 
+    Returns:
+      `Folds`.
+
     Raises:
       ValueError: `u` is no field.
     """
     voxels = u[..., 0].size
-    percentage = lambda scheme: count_folds(u, scheme=scheme).astype(u.dtype) * (100 / voxels)
+
+    def percentage(scheme):
+        return count_folds(u, scheme=scheme).astype(u.dtype) * (100 / voxels)
+
     return Folds(*(percentage(s) for s in ("forward", "backward", "central", "digital")))
 
 
@@ -157,16 +167,7 @@ def _others(axis: int, ndim: int) -> tuple[int, ...]:
 
 
 def _check_labels(fixed_labels, moved_labels, labels) -> None:
-    if fixed_labels.ndim not in (2, 3) or fixed_labels.size == 0:
-        raise ValueError(
-            f"fixed_labels: shape {fixed_labels.shape}; accepted are [H, W] and [D, H, W]"
-        )
-    if moved_labels.shape != fixed_labels.shape:
-        raise ValueError(
-            f"moved_labels: shape {moved_labels.shape}; fixed_labels has {fixed_labels.shape}"
-        )
-    for name, array in (("fixed_labels", fixed_labels), ("moved_labels", moved_labels)):
-        if not jnp.issubdtype(array.dtype, jnp.integer):
-            raise ValueError(f"{name}: dtype {array.dtype}; accepted are integers")
+    check_volumes(fixed_labels=fixed_labels, moved_labels=moved_labels)
+    checks.integers(fixed_labels=fixed_labels, moved_labels=moved_labels)
     if len(labels) == 0:
-        raise ValueError("labels: none given; accepted is 1 or more")
+        raise checks.refused("labels", labels, "one label or more")

@@ -2,13 +2,15 @@
 
 import functools
 import math
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxml import checks
+from jaxml.registration._flat import total
 
 # Terms of the Taylor series and largest norm at which they reach rounding error; the norm of
 # the traceless part, which the series is of, may be 4/3 of it.
@@ -17,37 +19,29 @@ _SERIES = {"float32": (18, 3.0), "float64": (28, 3.0)}
 _SQUARINGS = 5
 
 
-def expm3(a: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]:
-    """Return the exponential of each 3x3 matrix.
+def expm(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+    """Return the exponential of each 2x2 or 3x3 matrix.
 
-    By Cayley-Hamilton every power of the traceless part A of `a` is a combination of I, A and
-    A^2, with A^3 = m A + d I. Series and squarings run on the three coefficients alone, which
-    takes one matrix product in all, and is smooth where eigenvalues coincide. Norms up to 96.
+    Of 3x3: by Cayley-Hamilton every power of the traceless part A of `a` is a combination of I,
+    A and A^2, with A^3 = m A + d I. Series and squarings run on the three coefficients alone,
+    which takes one matrix product in all, and is smooth where eigenvalues coincide. Norms up to
+    96. Of 2x2: e^t (C(q) I + S(q) A), A traceless, A^2 = q I.
     float32 matrices are worked on in float64, whether or not JAX allows it elsewhere, and the
     result is rounded once; derivatives are float32 throughout.
 
     Args:
-      a: matrices `[..., 3, 3]`; float32 or float64, the result has the same type.
+      a: matrices `[..., 2, 2]` or `[..., 3, 3]`; float32 or float64.
+
+    Returns:
+      Shape and dtype of `a`.
 
     Raises:
-      ValueError: the last two axes are not 3 x 3, or `a` is not floating-point.
+      ValueError: the last two axes are neither 2 x 2 nor 3 x 3, or `a` is not floating-point.
     """
-    _check(a, 3)
-    return _rounded_once(a) if a.dtype == jnp.float32 else _exponential(a)
-
-
-def expm2(a: Float[Array, "*batch 2 2"]) -> Float[Array, "*batch 2 2"]:
-    """Return the exponential of each 2x2 matrix, e^t (C(q) I + S(q) A), A traceless, A^2 = q I.
-
-    Types as for `expm3`.
-
-    Args:
-      a: matrices `[..., 2, 2]`; float32 or float64, the result has the same type.
-
-    Raises:
-      ValueError: the last two axes are not 2 x 2, or `a` is not floating-point.
-    """
-    _check(a, 2)
+    if a.ndim < 2 or a.shape[-2:] not in ((2, 2), (3, 3)):
+        raise checks.refused("a", a, "[..., 2, 2] or [..., 3, 3]")
+    if a.dtype.name not in _SERIES:
+        raise checks.refused("a", a, " or ".join(_SERIES))
     return _rounded_once(a) if a.dtype == jnp.float32 else _exponential(a)
 
 
@@ -65,14 +59,18 @@ def _rounded_once_jvp(primals, tangents):
 
 def _exponential(a: Array) -> Array:
     n = a.shape[-1]
-    rows = exp_planes([[a[..., i, j] for j in range(n)] for i in range(n)])
+    return as_matrices(exp_planes([[a[..., i, j] for j in range(n)] for i in range(n)]))
+
+
+def as_matrices(rows: list[list[Array]]) -> Float[Array, "*batch n n"]:
+    """Return planes of the entries of a matrix, row by row, as one array of matrices."""
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
 # A call outside of jit would compile the branches anew each time.
 @jax.jit
 def exp_planes(a: list[list[Array]]) -> list[list[Array]]:
-    """Return the exponential of matrices given as planes: `a[i][j]` holds all entries i, j.
+    """Return the exponential of matrices as planes: `a[i][j]` holds all entries i, j.
 
     In float32 the relative error is below 5e-7 up to norm 4, then 1.5e-7 times the norm.
     """
@@ -89,7 +87,7 @@ def _exp3(a: list[list[Array]]) -> list[list[Array]]:
     growth = jnp.exp(mean)
     c0, c1, c2 = (growth * c for c in _ring(m, d, _needed_squarings(a)))
     square = [
-        [_total(traceless[i][k] * traceless[k][j] for k in range(3)) for j in range(3)]
+        [total(traceless[i][k] * traceless[k][j] for k in range(3)) for j in range(3)]
         for i in range(3)
     ]
     return [
@@ -186,17 +184,6 @@ def apart(f: Callable, *args: Any) -> Any:
 def _needed_squarings(a: list[list[Array]]) -> Array:
     """Halvings that bring the largest row sum into the reach of the series, a float count."""
     _, reach = _SERIES[a[0][0].dtype.name]
-    norm = functools.reduce(jnp.maximum, [_total(map(jnp.abs, row)) for row in a])
-    count = _total((norm > reach * 2.0**k).astype(norm.dtype) for k in range(_SQUARINGS))
+    norm = functools.reduce(jnp.maximum, [total(map(jnp.abs, row)) for row in a])
+    count = total((norm > reach * 2.0**k).astype(norm.dtype) for k in range(_SQUARINGS))
     return jax.lax.stop_gradient(count)
-
-
-def _total(planes: Iterable[Array]) -> Array:
-    return functools.reduce(operator.add, planes)
-
-
-def _check(a: Array, n: int) -> None:
-    if a.ndim < 2 or a.shape[-2:] != (n, n):
-        raise ValueError(f"a: shape {a.shape}; accepted is [..., {n}, {n}]")
-    if a.dtype.name not in _SERIES:
-        raise ValueError(f"a: dtype {a.dtype}; accepted are float32 and float64")

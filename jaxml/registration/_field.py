@@ -1,19 +1,21 @@
-"""Displacement fields: derivatives, folds, warping, composition, inversion, exponentiation.
+"""Displacement fields: derivatives, folds, warping, composition, inversion, integration.
 
 A field `u` is given in voxels, `[H, W, 2]` or `[D, H, W, 3]`, the component of axis k last at
 index k: voxel p goes to p + u(p). Outside of the volume a field repeats its border.
 """
 
 import functools
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
-from jaxml.registration import _tetrahedra as tetrahedra
-from jaxml.tracing import known
+from jaxml import checks
+from jaxml.registration._flat import components, flatten, interior
+from jaxml.registration._inputs import check_field
+from jaxml.registration._tetrahedra import determinants, simplex_grid
 
 Difference = Literal["forward", "backward", "central"]
 Scheme = Literal["forward", "backward", "central", "digital"]
@@ -31,10 +33,14 @@ def jacobian(
       scheme: "forward" (0 on the last plane of an axis) or "backward" (0 on the first), or
         "central" (one-sided at both ends, as `numpy.gradient`).
 
+    Returns:
+      `[*volume, ndim, ndim]`.
+
     Raises:
       ValueError: `u` is no field, or `scheme` is unknown.
     """
-    check_field(u)
+    check_field(u=u)
+    checks.choice(get_args(Difference), scheme=scheme)
     columns = [_difference(u, axis, scheme) for axis in range(u.ndim - 1)]
     return jnp.stack(columns, axis=-1)
 
@@ -48,33 +54,44 @@ def jacobian_determinant(
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
       scheme: as for `jacobian`.
 
+    Returns:
+      `[*volume]`: 1 for a field at rest.
+
     Raises:
       ValueError: `u` is no field, or `scheme` is unknown.
     """
-    check_field(u)
+    check_field(u=u)
+    checks.choice(get_args(Difference), scheme=scheme)
     if scheme == "central":
         return jnp.linalg.det(jacobian(u, scheme=scheme) + jnp.eye(u.shape[-1], dtype=u.dtype))
-    grid = tetrahedra.layout(u.shape[:-1], scheme=scheme)
-    (plane,) = tetrahedra.determinants(tetrahedra.flatten(components(u), grid), grid)
-    return tetrahedra.interior(plane, grid)
+    grid = simplex_grid(u.shape[:-1], scheme=scheme)
+    (plane,) = determinants(flatten(components(u), grid.layout), grid)
+    return interior(plane, grid.layout)
 
 
-def smallest_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*volume"]:
-    """Return the smallest determinant over the simplices of each voxel (see `tetrahedra`).
+def min_jacobian_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*volume"]:
+    """Return the smallest Jacobian determinant over the simplices of each voxel.
 
-    Where it is positive the field has no fold by the forward, backward, central and digital
-    criteria. Volumes are relative: 1 for a field at rest.
+    The simplices are the corners of a voxel and, in 3-D, its two central tetrahedra. Where all
+    determinants are positive the field has no fold by the forward, backward, central and digital
+    criteria.
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
 
+    Returns:
+      `[*volume]`, relative volumes: 1 for a field at rest.
+
     Raises:
       ValueError: `u` is no field.
+
+    Source: Liu et al., "On finite difference Jacobian computation in deformable image
+    registration" (IJCV 2024).
     """
-    check_field(u)
-    grid = tetrahedra.layout(u.shape[:-1])
-    planes = tetrahedra.determinants(tetrahedra.flatten(components(u), grid), grid)
-    return tetrahedra.interior(functools.reduce(jnp.minimum, planes), grid)
+    check_field(u=u)
+    grid = simplex_grid(u.shape[:-1])
+    planes = determinants(flatten(components(u), grid.layout), grid)
+    return interior(functools.reduce(jnp.minimum, planes), grid.layout)
 
 
 def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") -> Int[Array, ""]:
@@ -82,14 +99,18 @@ def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") 
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
-      scheme: differences of the determinant; "digital" counts the voxels where any of the
-        corner or central simplices of Liu et al. (IJCV 2024) is not positive.
+      scheme: differences of the determinant; "digital" counts the voxels where
+        `min_jacobian_determinant` is not positive.
+
+    Returns:
+      Scalar int32.
 
     Raises:
       ValueError: `u` is no field, or `scheme` is unknown.
     """
+    checks.choice(get_args(Scheme), scheme=scheme)
     if scheme == "digital":
-        determinant = smallest_determinant(u)
+        determinant = min_jacobian_determinant(u)
     else:
         determinant = jacobian_determinant(u, scheme=scheme)
     return jnp.sum(~(determinant > 0), dtype=jnp.int32)
@@ -105,20 +126,20 @@ def warp(
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
       order: 1 for linear, 0 for nearest (labels).
 
+    Returns:
+      Shape and dtype of `image`.
+
     Raises:
       ValueError: `u` is no field, the image has another volume or is not floating-point, or
         `order` is not 0 or 1.
     """
-    check_field(u)
+    check_field(u=u)
     volume = u.shape[:-1]
     if image.shape[: len(volume)] != volume or image.ndim > u.ndim:
-        raise ValueError(
-            f"image: shape {image.shape}; accepted are {volume} and {volume} + (channels,)"
-        )
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise ValueError(f"image: dtype {image.dtype}; accepted are floating-point numbers")
-    if order not in (0, 1):
-        raise ValueError(f"order={order}: accepted are 0 (nearest) and 1 (linear)")
+        accepted = f"{list(volume)}, the volume of u, with or without channels at the end"
+        raise checks.refused("image", image, accepted)
+    checks.floating(image=image)
+    checks.choice((0, 1), order=order)
     points = _points(u)
     sample = lambda plane: map_coordinates(plane, points, order=order, mode="constant")
     return (
@@ -135,13 +156,14 @@ def compose(
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`, applied last.
       v: displacement of the same shape, applied first.
 
+    Returns:
+      Displacement of the same shape.
+
     Raises:
       ValueError: `u` or `v` is no field, or their shapes differ.
     """
-    check_field(u)
-    check_field(v, name="v")
-    if u.shape != v.shape:
-        raise ValueError(f"v: shape {v.shape}; u has {u.shape}")
+    check_field(u=u, v=v)
+    checks.same_shape(u=u, v=v)
     return v + _sample(u, v)
 
 
@@ -150,65 +172,50 @@ def inverse(
 ) -> Float[Array, "*volume ndim"]:
     """Return the displacement v of the inverse map, v(p) = -u(p + v(p)), by fixed point.
 
-    Chen et al., "A simple fixed-point approach to invert a deformation field" (Medical
-    Physics, 2008). It converges where the Jacobian of `u` has a norm below 1; check with
-    `compose(u, v)`, which is 0 for an exact inverse.
+    It converges where the Jacobian of `u` has a norm below 1; check with `compose(u, v)`, which
+    is 0 for an exact inverse.
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
       iterations: number of iterations; the error shrinks by the norm of the Jacobian in each.
 
+    Returns:
+      Displacement of the same shape.
+
     Raises:
       ValueError: `u` is no field, or `iterations` is below 1.
+
+    Source: Chen et al., "A simple fixed-point approach to invert a deformation field" (Medical
+    Physics, 2008).
     """
-    check_field(u)
-    if iterations < 1:
-        raise ValueError(f"iterations={iterations}: accepted is 1 or more")
+    check_field(u=u)
+    checks.counts(iterations=iterations)
     return _fixed_point(u, iterations)
 
 
-def exponentiate_velocity(
+def integrate_velocity(
     v: Float[Array, "*volume ndim"], *, steps: int = 7
 ) -> Float[Array, "*volume ndim"]:
     """Return the displacement at time 1 of a stationary velocity, by scaling and squaring.
 
-    Arsigny et al., "A log-Euclidean framework for statistics on diffeomorphisms" (MICCAI
-    2006): the field v / 2^steps composed with itself `steps` times.
+    It is the field v / 2^steps composed with itself `steps` times.
 
     Args:
       v: velocity in voxels per unit of time, `[H, W, 2]` or `[D, H, W, 3]`.
       steps: number of squarings; the error halves with each.
 
+    Returns:
+      Displacement of the same shape, in voxels.
+
     Raises:
       ValueError: `v` is no field, or `steps` is negative.
+
+    Source: Arsigny et al., "A log-Euclidean framework for statistics on diffeomorphisms" (MICCAI
+    2006).
     """
-    check_field(v, name="v")
-    if steps < 0:
-        raise ValueError(f"steps={steps}: accepted is 0 or more")
+    check_field(v=v)
+    checks.counts(least=0, steps=steps)
     return _squared(v / 2.0**steps, steps)
-
-
-def components(u: Float[Array, "*volume ndim"]) -> tuple[Float[Array, "*volume"], ...]:
-    """Return the components of a field as separate planes."""
-    return tuple(u[..., k] for k in range(u.shape[-1]))
-
-
-def check_field(u: Float[Array, "*volume ndim"], *, name: str = "u") -> None:
-    """Raise ValueError unless `u` is a 2-D or 3-D field, finite where its values are known."""
-    ndim = u.ndim - 1
-    if ndim not in (2, 3) or u.shape[-1] != ndim:
-        raise ValueError(f"{name}: shape {u.shape}; accepted are [H, W, 2] and [D, H, W, 3]")
-    if min(u.shape[:-1]) < 3:
-        raise ValueError(f"{name}: shape {u.shape}; each axis needs 3 voxels or more")
-    if not jnp.issubdtype(u.dtype, jnp.floating):
-        raise ValueError(f"{name}: dtype {u.dtype}; accepted are floating-point numbers")
-    if not is_finite(u):
-        raise ValueError(f"{name}: holds NaN or infinity; accepted are finite numbers")
-
-
-def is_finite(x: Array) -> bool:
-    """Return whether all values are finite, True where they are not known."""
-    return known(x, lambda x: jnp.all(jnp.isfinite(x)))
 
 
 # A call outside of jit would compile these loops anew each time.
@@ -231,10 +238,8 @@ def _difference(u: Array, axis: int, scheme: str) -> Array:
         return jnp.concatenate([step, jnp.zeros_like(last)], axis)
     if scheme == "backward":
         return jnp.concatenate([jnp.zeros_like(first), step], axis)
-    if scheme == "central":
-        low, high = (jnp.concatenate(p, axis) for p in ([first, step], [step, last]))
-        return (low + high) / 2
-    raise ValueError(f"scheme={scheme!r}: accepted are forward, backward, central")
+    low, high = (jnp.concatenate(p, axis) for p in ([first, step], [step, last]))
+    return (low + high) / 2
 
 
 def _points(u: Array) -> list[Array]:

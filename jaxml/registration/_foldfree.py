@@ -9,15 +9,24 @@ import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
-from jaxml.registration import _tetrahedra as tetrahedra
-from jaxml.registration._field import check_field, components
+from jaxml import checks
+from jaxml.registration._flat import (
+    Plane,
+    Planes,
+    components,
+    flatten,
+    inside,
+    interior,
+    neighbor_mean,
+)
+from jaxml.registration._inputs import check_field
 from jaxml.registration._resolution import double, halve
-from jaxml.registration._tetrahedra import Layout, Plane, Vector
+from jaxml.registration._tetrahedra import Grid, correction, multipliers, simplex_grid
 
 # Larger values of these three end sooner and change the field more (measured on fields of a
 # network and on random ones). A determinant below epsilon is moved to epsilon + MARGIN.
 # Simplices that share a voxel are corrected at the same time, hence RELAXATION of the step of
-# each; SPREAD of the correction is handed on to the neighbours.
+# each; SPREAD of the correction is handed on to the neighbors.
 MARGIN, RELAXATION, SPREAD = 0.05, 0.25, 0.7
 # Volumes with a shorter axis are not looked at in half the resolution.
 COARSEST = 32
@@ -28,11 +37,7 @@ PERIOD = 5
 PATIENCE = 40
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["displacement", "folds", "iterations", "change_rms"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class FoldFree:
     """A field after the projection.
@@ -62,7 +67,7 @@ def fold_free(
     A field with folds first gets the correction of its means over 2 voxels an axis, so that
     folds many voxels wide are undone at their own size. Each iteration is a Gauss-Newton step
     of the constraints det >= epsilon that are violated, taken for all simplices at once and
-    handed on to the neighbours; voxels that stay folded are smoothed over regions that grow,
+    handed on to the neighbors; voxels that stay folded are smoothed over regions that grow,
     which ends because a smooth enough field has no fold.
     A field that fulfils the constraints is returned as it is. Voxels far from folds never
     change. It is near the closest field in the mean square, not proven to be the closest.
@@ -78,15 +83,16 @@ def fold_free(
       max_iterations: bound on the iterations at each of the two resolutions; real fields of
         160 x 192 x 224 took 50 to 150 in all.
 
+    Returns:
+      `FoldFree`: the field, and what is left of its folds.
+
     Raises:
       ValueError: `u` is no field or not finite, or another argument is out of its range.
     """
-    check_field(u)
-    if not 0 < epsilon < 0.9:
-        raise ValueError(f"epsilon={epsilon}: accepted is above 0 and below 0.9")
-    if max_iterations < 0:
-        raise ValueError(f"max_iterations={max_iterations}: accepted is 0 or more")
-    grid = tetrahedra.layout(u.shape[:-1], scheme=scheme)
+    check_field(u=u)
+    checks.between(0, 0.9, epsilon=epsilon)
+    checks.counts(least=0, max_iterations=max_iterations)
+    grid = simplex_grid(u.shape[:-1], scheme=scheme)
     start, before = _corrected_by_means(components(u), scheme, epsilon, max_iterations)
     planes, folds, iterations = _iterate(start, grid, epsilon, max_iterations)
     displacement = jnp.stack(planes, axis=-1)
@@ -99,29 +105,30 @@ def fold_free(
 # A call outside of jit would compile the branches anew each time.
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _corrected_by_means(
-    planes: Vector, scheme: str, epsilon: float, limit: int
-) -> tuple[Vector, Array]:
+    planes: Planes, scheme: str, epsilon: float, limit: int
+) -> tuple[Planes, Array]:
     """Return the planes after the correction of their means, and the iterations of that."""
-    none, grid = jnp.int32(0), tetrahedra.layout(planes[0].shape, scheme=scheme)
-    if min(grid.shape) < COARSEST:
+    none, shape = jnp.int32(0), planes[0].shape
+    if min(shape) < COARSEST:
         return planes, none
-    half = tetrahedra.layout(tuple((n + 1) // 2 for n in grid.shape), scheme=scheme)
+    half = simplex_grid(tuple((n + 1) // 2 for n in shape), scheme=scheme)
 
-    def correct(planes: Vector) -> tuple[Vector, Array]:
+    def correct(planes: Planes) -> tuple[Planes, Array]:
         # Half as many voxels: displacements in voxels are half as large.
         means = tuple(halve(p) / 2 for p in planes)
         corrected, _, iterations = _iterate(means, half, epsilon, limit)
         change = tuple(c - m for c, m in zip(corrected, means, strict=True))
-        fine = double(change, grid.shape)
+        fine = double(change, shape)
         return tuple(p + c for p, c in zip(planes, fine, strict=True)), iterations
 
+    grid = simplex_grid(shape, scheme=scheme)
     folds = _count(_measure(grid, epsilon)(planes), epsilon)
     return jax.lax.cond(folds > 0, correct, lambda planes: (planes, none), planes)
 
 
 def _iterations(
-    planes: Vector, grid: Layout, epsilon: float, limit: int
-) -> tuple[Vector, Array, Array]:
+    planes: Planes, grid: Grid, epsilon: float, limit: int
+) -> tuple[Planes, Array, Array]:
     """Return the planes after the last iteration, the folds left, and the iterations."""
 
     @sequential_vmap
@@ -203,29 +210,27 @@ _differentiable.defvjp(_iterations_forward, _iterations_backward)
 _iterate = jax.jit(_differentiable, static_argnums=(1, 2, 3))
 
 
-def _measure(grid: Layout, epsilon: float):
+def _measure(grid: Grid, epsilon: float):
     """Return the function of planes to (flat planes, step a simplex, smallest determinant)."""
-    mask = tetrahedra.inside(grid)
+    mask = inside(grid.layout)
 
-    def measure(planes: Vector) -> tuple[Vector, list[Plane], Plane]:
-        flat = tetrahedra.flatten(planes, grid)
-        steps, smallest = tetrahedra.multipliers(
-            flat, mask, grid, below=epsilon, target=epsilon + MARGIN
-        )
+    def measure(planes: Planes) -> tuple[Planes, list[Plane], Plane]:
+        flat = flatten(planes, grid.layout)
+        steps, smallest = multipliers(flat, mask, grid, below=epsilon, target=epsilon + MARGIN)
         return flat, steps, smallest
 
     return measure
 
 
-def _count(measured: tuple[Vector, list[Plane], Plane], epsilon: float) -> Array:
+def _count(measured: tuple[Planes, list[Plane], Plane], epsilon: float) -> Array:
     return jnp.sum(~(measured[-1] >= epsilon), dtype=jnp.int32)
 
 
-def _cold(planes: Vector) -> Plane:
+def _cold(planes: Planes) -> Plane:
     return jnp.zeros_like(planes[0])
 
 
-def _step(i, planes: Vector, heat: Plane, measured, grid: Layout, epsilon: float):
+def _step(i, planes: Planes, heat: Plane, measured, grid: Grid, epsilon: float):
     """Return planes and heat after iteration `i`, a correction or a smoothing."""
     late = i >= PATIENCE
     smoothing = jnp.where(late, i % 2 == 0, i % PERIOD == PERIOD - 1)
@@ -234,32 +239,32 @@ def _step(i, planes: Vector, heat: Plane, measured, grid: Layout, epsilon: float
     return jax.lax.cond(smoothing, smooth, correct, planes, heat, *measured)
 
 
-def _correct(planes: Vector, heat: Plane, flat, steps, smallest, *, grid: Layout):
-    pull = tetrahedra.correction(flat, steps, grid)
-    spread = tetrahedra.neighbour_mean(tetrahedra.flatten(pull, grid), grid)
+def _correct(planes: Planes, heat: Plane, flat, steps, smallest, *, grid: Grid):
+    pull = correction(flat, steps, grid)
+    spread = neighbor_mean(flatten(pull, grid.layout), grid.layout)
     planes = tuple(
         c + RELAXATION * (p + SPREAD * s) for c, p, s in zip(planes, pull, spread, strict=True)
     )
     return planes, heat
 
 
-def _smooth(i, late, planes: Vector, heat: Plane, flat, steps, smallest, *, grid, epsilon):
-    """Move folded voxels, and late in the run their surroundings, to the mean of neighbours.
+def _smooth(i, late, planes: Planes, heat: Plane, flat, steps, smallest, *, grid, epsilon):
+    """Move folded voxels, and late in the run their surroundings, to the mean of neighbors.
 
     Heat is 1 on a fold and fades by `decay` a voxel from it, always less as time passes: in
     the end it reaches everywhere.
     """
-    smallest = tetrahedra.interior(smallest, grid)
+    smallest = interior(smallest, grid.layout)
     folded = (smallest < jnp.where(late, epsilon, 0.0)).astype(heat.dtype)
     decay = jnp.minimum(0.3 + 0.005 * (i - PATIENCE).astype(heat.dtype), 0.95)
-    spread = jnp.maximum(folded, decay * _largest_neighbour(heat))
+    spread = jnp.maximum(folded, decay * _largest_neighbor(heat))
     heat = jnp.where(late & (spread > 1e-3), spread, 0)
     weight = jnp.maximum(heat, folded)
-    mean = tetrahedra.neighbour_mean(flat, grid)
+    mean = neighbor_mean(flat, grid.layout)
     return tuple(c + weight * (m - c) for c, m in zip(planes, mean, strict=True)), heat
 
 
-def _largest_neighbour(plane: Plane) -> Plane:
+def _largest_neighbor(plane: Plane) -> Plane:
     for axis in range(plane.ndim):
         window = [3 if a == axis else 1 for a in range(plane.ndim)]
         plane = jax.lax.reduce_window(

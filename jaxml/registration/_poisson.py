@@ -3,12 +3,14 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from jaxml import checks
 
 Boundary = Literal["dirichlet", "neumann"]
 
@@ -28,13 +30,16 @@ def poisson_solve(
       rhs: `[D, H, W]` or of any other number of axes of 3 voxels or more.
       boundary: condition on all faces.
 
+    Returns:
+      f, shape and dtype of `rhs`.
+
     Raises:
       ValueError: an axis is shorter than 3, or `boundary` is unknown.
     """
     if rhs.ndim < 1 or min(rhs.shape) < 3:
-        raise ValueError(f"rhs: shape {rhs.shape}; accepted are axes of 3 voxels or more")
-    if not jnp.issubdtype(rhs.dtype, jnp.floating):
-        raise ValueError(f"rhs: dtype {rhs.dtype}; accepted are floating-point numbers")
+        raise checks.refused("rhs", rhs, "axes of 3 voxels or more")
+    checks.floating(rhs=rhs)
+    checks.choice(get_args(Boundary), boundary=boundary)
     return solve_within(rhs, boundary=boundary, ghosts=0)
 
 
@@ -42,7 +47,6 @@ def solve_within(
     rhs: Float[Array, "*padded"], *, boundary: Boundary, ghosts: int
 ) -> Float[Array, "*volume"]:
     """Return the solution on the volume within `ghosts` planes of rhs at each face, not used."""
-    check_boundary(boundary)
     matrices = [transform_matrix(n - 2 * ghosts, boundary) for n in rhs.shape]
     spectrum = rhs
     for axis in reversed(range(rhs.ndim)):
@@ -52,12 +56,6 @@ def solve_within(
     for axis in range(rhs.ndim):
         spectrum = transform(spectrum, axis, matrices[axis].T)
     return spectrum
-
-
-def check_boundary(boundary: Boundary) -> None:
-    """Raise ValueError where it is unknown."""
-    if boundary not in ("dirichlet", "neumann"):
-        raise ValueError(f"boundary={boundary!r}: accepted are dirichlet, neumann")
 
 
 def transform(x: Array, axis: int, matrix: np.ndarray) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxml.registration._sampling import Planes
+from jaxml.registration._flat import Planes
 
 
 def halve(image: Float[Array, "*volume"]) -> Float[Array, "*half"]:

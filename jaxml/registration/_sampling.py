@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Planes = tuple[Array, ...]
+from jaxml.registration._flat import Planes
 
 
 @jax.custom_vjp
@@ -66,7 +66,7 @@ def _interpolate(image: Array, displacement: Planes) -> tuple[Array, Planes]:
 
 
 def _read_corners(flat: Array, cell: Array, strides: list[int]) -> dict[tuple[int, ...], Array]:
-    """Image at each corner of the cells, given by the flat index of their first corner."""
+    """Image at each corner of the cells, whose first corner has the flat index `cell`."""
     read = lambda flat, index: flat.at[index].get(mode="promise_in_bounds")
     # A branch is compiled apart. Without it the compiler reads the corners anew for the value
     # and for each of its derivatives, and takes three times as long.

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxml.registration._field import check_field
+from jaxml import checks
+from jaxml.registration._inputs import check_field, check_images
 
 # Keeps the correlation of windows without contrast finite, as in VoxelMorph.
 _NCC_FLOOR = 1e-5
@@ -17,22 +18,27 @@ _NCC_FLOOR = 1e-5
 def ncc(
     fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, window: int = 9
 ) -> Float[Array, ""]:
-    """Return minus the mean square of the local normalised cross-correlation: -1 to 0.
+    """Return minus the mean square of the local normalized cross-correlation: -1 to 0.
 
     Over each window, 0 outside of the volume: cross^2 / (variance variance + 1e-5), with
-    cross = sum IJ - sum I sum J / n. Balakrishnan et al., "VoxelMorph" (TMI 2019).
+    cross = sum IJ - sum I sum J / n.
 
     Args:
       fixed: image `[H, W]` or `[D, H, W]`, intensities of about 0 to 1.
       moved: image of the same shape.
       window: side of the window in voxels; odd.
 
+    Returns:
+      Scalar, -1 where the images are alike up to brightness and contrast.
+
     Raises:
       ValueError: the images are no pair of volumes, or `window` is not odd and positive.
+
+    Source: Balakrishnan et al., "VoxelMorph" (TMI 2019).
     """
-    check_pair(fixed, moved)
+    check_images(fixed=fixed, moved=moved)
     if window < 1 or window % 2 == 0:
-        raise ValueError(f"window={window}: accepted are odd numbers from 1")
+        raise checks.refused("window", window, "an odd number, 1 or more")
     total = lambda plane: _window_sum(plane, window)
     n = window**fixed.ndim
     f, m = total(fixed), total(moved)
@@ -49,10 +55,13 @@ def mse(fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"]) -> Float
       fixed: image `[H, W]` or `[D, H, W]`.
       moved: image of the same shape.
 
+    Returns:
+      Scalar.
+
     Raises:
       ValueError: the images are no pair of volumes.
     """
-    check_pair(fixed, moved)
+    check_images(fixed=fixed, moved=moved)
     return jnp.mean((fixed - moved) ** 2)
 
 
@@ -63,20 +72,23 @@ def mutual_information(
 
     Gaussian Parzen windows: each voxel is shared between the bins by weights
     exp(-(x - center)^2 / 2 s^2) that sum to 1, s half the distance of two centers, which are
-    spread evenly over 0 to 1. Viola and Wells, "Alignment by maximization of mutual
-    information" (IJCV 1997). Takes `bins` times the memory of both images.
+    spread evenly over 0 to 1. Takes `bins` times the memory of both images.
 
     Args:
       fixed: image `[H, W]` or `[D, H, W]`, intensities from 0 to 1; others count as the ends.
       moved: image of the same shape.
       bins: number of centers; 2 or more.
 
+    Returns:
+      Scalar.
+
     Raises:
       ValueError: the images are no pair of volumes, or `bins` is below 2.
+
+    Source: Viola and Wells, "Alignment by maximization of mutual information" (IJCV 1997).
     """
-    check_pair(fixed, moved)
-    if bins < 2:
-        raise ValueError(f"bins={bins}: accepted is 2 or more")
+    check_images(fixed=fixed, moved=moved)
+    checks.counts(least=2, bins=bins)
     joint = jnp.matmul(
         _parzen_weights(fixed, bins), _parzen_weights(moved, bins).T, precision="highest"
     )
@@ -98,11 +110,18 @@ def dice(
         `[D, H, W, labels]`.
       moved: the same of the moved labels. A label that is in neither counts as matched.
 
+    Returns:
+      Scalar, 0 to 1.
+
     Raises:
       ValueError: the shapes differ or are no volumes with labels, or an array is not
         floating-point.
     """
-    check_pair(fixed, moved, trailing=1)
+    if fixed.ndim not in (3, 4) or fixed.size == 0:
+        accepted = "[H, W, labels] or [D, H, W, labels], none of length 0"
+        raise checks.refused("fixed", fixed, accepted)
+    checks.floating(fixed=fixed, moved=moved)
+    checks.same_trees(fixed=fixed, moved=moved)
     axes = tuple(range(fixed.ndim - 1))
     both, either = jnp.sum(fixed * moved, axes), jnp.sum(fixed + moved, axes)
     overlap = jnp.where(either > 0, 2 * both / jnp.where(either > 0, either, 1), 1)
@@ -110,15 +129,18 @@ def dice(
 
 
 def grad_l2(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
-    """Return the mean over axes of the mean squared difference of neighbours along each.
+    """Return the mean over axes of the mean squared difference of neighbors along each.
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
 
+    Returns:
+      Scalar, 0 for a translation.
+
     Raises:
       ValueError: `u` is no field or not finite.
     """
-    check_field(u)
+    check_field(u=u)
     ndim = u.shape[-1]
     squares = (jnp.mean(jnp.diff(u, axis=a) ** 2) for a in range(ndim))
     return sum(squares, jnp.zeros((), u.dtype)) / ndim
@@ -128,35 +150,28 @@ def bending_energy(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     """Return the mean of the squared second derivatives of a field, summed over all pairs.
 
     Second differences along an axis, products of forward differences for mixed pairs, each
-    averaged over the voxels where it exists; components are summed. It is 0 for affine maps.
-    Rueckert et al., "Nonrigid registration using free-form deformations" (TMI 1999).
+    averaged over the voxels where it exists; components are summed.
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
 
+    Returns:
+      Scalar, 0 for an affine map.
+
     Raises:
       ValueError: `u` is no field or not finite.
+
+    Source: Rueckert et al., "Nonrigid registration using free-form deformations" (TMI 1999).
     """
-    check_field(u)
+    check_field(u=u)
     ndim = u.shape[-1]
-    # The mean over components times their number is the sum over components.
-    square = lambda a, b: ndim * jnp.mean(jnp.diff(jnp.diff(u, axis=a), axis=b) ** 2)
+
+    def square(a, b):
+        # The mean over components times their number is the sum over components.
+        return ndim * jnp.mean(jnp.diff(jnp.diff(u, axis=a), axis=b) ** 2)
+
     pairs = [(a, b) for a in range(ndim) for b in range(ndim)]
     return sum((square(a, b) for a, b in pairs), jnp.zeros((), u.dtype))
-
-
-def check_pair(fixed: Array, moved: Array, *, trailing: int = 0) -> None:
-    """Raise ValueError unless both are floating-point volumes of one shape and type."""
-    if fixed.ndim - trailing not in (2, 3) or fixed.size == 0:
-        accepted = "[H, W, labels] and [D, H, W, labels]" if trailing else "[H, W] and [D, H, W]"
-        raise ValueError(f"fixed: shape {fixed.shape}; accepted are {accepted}")
-    if moved.shape != fixed.shape:
-        raise ValueError(f"moved: shape {moved.shape}; fixed has {fixed.shape}")
-    for name, array in (("fixed", fixed), ("moved", moved)):
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name}: dtype {array.dtype}; accepted are floating-point numbers")
-    if moved.dtype != fixed.dtype:
-        raise ValueError(f"moved: dtype {moved.dtype}; fixed has {fixed.dtype}")
 
 
 def _window_sum(plane: Array, window: int) -> Array:

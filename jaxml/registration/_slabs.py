@@ -9,12 +9,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxml.registration._diffeomorphic import Reconstruction, as_matrices
-from jaxml.registration._expm import exp_planes
-from jaxml.registration._field import check_field, components
+from jaxml import checks
+from jaxml.registration._expm import as_matrices, exp_planes
+from jaxml.registration._flat import components
 from jaxml.registration._poisson import (
     Boundary,
-    check_boundary,
     eigenvalues,
     inverse_eigenvalues,
     transform,
@@ -23,59 +22,38 @@ from jaxml.registration._poisson import (
 
 
 def layer_in_slabs(
-    u: Float[Array, "*volume ndim"],
-    mesh: Mesh,
-    *,
-    boundary: Boundary = "dirichlet",
-    axis: str = "data",
-) -> Reconstruction:
-    """Return what `diffeomorphic_layer` does, each device working on its slab of the volume.
-
-    No device holds more than its part of anything: neighbours send each other a plane for the
-    differences, and for the Poisson equation the first axis of the volume is split or the second
-    one, in turns, by an all-to-all.
-
-    Args:
-      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`; the first axis is or gets split.
-      mesh: that has `axis`, such as `sharding.data_mesh()`.
-      boundary: as for `diffeomorphic_layer`.
-      axis: of the mesh.
-
-    Returns:
-      `Reconstruction`, split along the first axis.
+    u: Float[Array, "*volume ndim"], mesh: Mesh, boundary: Boundary, axis: str
+) -> tuple[Float[Array, "*volume ndim"], Float[Array, "*volume ndim ndim"]]:
+    """Return displacement and exponential of `diffeomorphic_layer`, both split into slabs.
 
     Raises:
-      ValueError: `u` is no field or not finite, its planes do not divide over the devices, or
-        `boundary` is unknown.
+      ValueError: the planes of `u` do not divide over the devices.
     """
-    check_field(u)
-    if u.shape[0] % mesh.shape[axis]:
-        raise ValueError(
-            f"u: {u.shape[0]} planes on the first axis; accepted are multiples of the "
-            f"{mesh.shape[axis]} devices"
-        )
-    check_boundary(boundary)
-    return _layer(u, mesh, boundary, axis)
+    devices = mesh.shape[axis]
+    if u.shape[0] % devices:
+        accepted = f"a multiple of {devices} planes on the first axis, as many on each device"
+        raise checks.refused("u", u, accepted)
+    return _in_slabs(u, mesh, boundary, axis)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _layer(u: Array, mesh: Mesh, boundary: Boundary, axis: str) -> Reconstruction:
+def _in_slabs(u: Array, mesh: Mesh, boundary: Boundary, axis: str) -> tuple[Array, Array]:
     slab = functools.partial(_slab, boundary=boundary, axis=axis, devices=mesh.shape[axis])
     # Unchecked, since branches of the exponential hold constants, the same on every device.
     return jax.shard_map(slab, mesh=mesh, in_specs=P(axis), out_specs=P(axis), check_vma=False)(u)
 
 
-def _slab(u: Array, *, boundary: Boundary, axis: str, devices: int) -> Reconstruction:
+def _slab(u: Array, *, boundary: Boundary, axis: str, devices: int) -> tuple[Array, Array]:
     is_last = jax.lax.axis_index(axis) == devices - 1
 
-    def neighbour(plane, step):
+    def neighbor(plane, step):
         """Plane of the device `step` before this one; 0 where there is none."""
         pairs = [(i, i + step) for i in range(devices) if 0 <= i + step < devices]
         return jax.lax.ppermute(plane, axis, pairs)
 
     def forward(plane, a):
         last = jax.lax.slice_in_dim(plane, -1, None, axis=a)
-        after = jnp.where(is_last, last, neighbour(plane[:1], -1)) if a == 0 else last
+        after = jnp.where(is_last, last, neighbor(plane[:1], -1)) if a == 0 else last
         return jnp.diff(plane, axis=a, append=after)
 
     def backward(flux, a):
@@ -83,7 +61,7 @@ def _slab(u: Array, *, boundary: Boundary, axis: str, devices: int) -> Reconstru
         inside = jax.lax.slice_in_dim(flux, 0, -1, axis=a)
         last = jax.lax.slice_in_dim(flux, -1, None, axis=a)
         last = jnp.where(is_last, 0, last) if a == 0 else jnp.zeros_like(last)
-        before = neighbour(last, 1) if a == 0 else jnp.zeros_like(last)
+        before = neighbor(last, 1) if a == 0 else jnp.zeros_like(last)
         return jnp.diff(jnp.concatenate([inside, last], axis=a), axis=a, prepend=before)
 
     parts = components(u)
@@ -96,7 +74,7 @@ def _slab(u: Array, *, boundary: Boundary, axis: str, devices: int) -> Reconstru
         if boundary == "neumann":
             solution = solution + jax.lax.pmean(jnp.mean(part), axis)
         solved.append(solution)
-    return Reconstruction(jnp.stack(solved, axis=-1), as_matrices(exponential))
+    return jnp.stack(solved, axis=-1), as_matrices(exponential)
 
 
 def _solve(rhs: Array, boundary: Boundary, axis: str, devices: int) -> Array:

@@ -10,76 +10,55 @@ registration" (IJCV 2024), where the determinants of all the simplices of a voxe
 The forward and the backward determinant are corners and the central-difference determinant is
 the mean of the corners, so that all of them are positive too. Outside of the volume the
 displacement of the border is repeated.
-
-Planes are kept flat, with one ghost voxel around the volume and slack at both ends: a
-neighbour is then a constant shift of a 1-D array, which compilers turn into vector code.
 """
 
 import functools
 import itertools
 import math
-import operator
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Plane = jax.Array
-Vector = tuple[Plane, ...]
-Offset = tuple[int, ...]
+from jaxml import checks
+from jaxml.registration._flat import (
+    Layout,
+    Offset,
+    Plane,
+    Planes,
+    add_ghosts,
+    flat_layout,
+    total,
+)
+
 Simplex = tuple[Offset, ...]
+SimplexScheme = Literal["digital", "forward", "backward"]
 
 
-class Layout(NamedTuple):
-    """How voxel `p` of the volume lies in a flat plane: at `p + 1` of `padded`, after `slack`."""
+class Grid(NamedTuple):
+    """A volume laid out flat, and the simplices that are looked at from each of its voxels."""
 
-    shape: tuple[int, ...]
-    padded: tuple[int, ...]
-    strides: tuple[int, ...]
-    slack: int
+    layout: Layout
     simplices: tuple[Simplex, ...]
 
-    def shift(self, offset: Offset) -> int:
-        """Flat distance to the voxel at `offset`."""
-        return sum(o * s for o, s in zip(offset, self.strides, strict=True))
 
+def simplex_grid(shape: tuple[int, ...], *, scheme: str = "digital") -> Grid:
+    """Return the grid of a volume of `shape`.
 
-def layout(shape: tuple[int, ...], *, scheme: str = "digital") -> Layout:
-    """Return the flat layout of a volume of `shape`, and the simplices that `scheme` looks at.
+    Args:
+      shape: of the volume, 2-D or 3-D.
+      scheme: "digital" for all simplices, "forward" or "backward" for one corner.
 
     Raises:
-      ValueError: `scheme` is not "digital" (all), "forward" or "backward" (one corner).
+      ValueError: `scheme` is unknown.
     """
-    padded = tuple(n + 2 for n in shape)
-    strides = tuple(math.prod(padded[axis + 1 :]) for axis in range(len(shape)))
-    return Layout(tuple(shape), padded, strides, sum(strides), _simplices(len(shape), scheme))
+    checks.choice(get_args(SimplexScheme), scheme=scheme)
+    return Grid(flat_layout(shape), _simplices(len(shape), scheme))
 
 
-def flatten(planes: Vector, grid: Layout) -> Vector:
-    """Return planes `[D, H, W]` as flat planes: ghosts repeat the border, slack of 2."""
-    return tuple(jnp.pad(_repeat_border(p).reshape(-1), 2 * grid.slack) for p in planes)
-
-
-def inside(grid: Layout) -> Plane:
-    """Return the flat mask, with slack of 1, of the voxels of the volume."""
-    return jnp.pad(jnp.pad(jnp.ones(grid.shape, bool), 1).reshape(-1), grid.slack)
-
-
-def inner_edges(grid: Layout) -> list[Plane]:
-    """Return, for each axis, the mask of the voxels whose next one lies in the volume too."""
-    mask = inside(grid)
-    return [mask & jnp.roll(mask, -stride) for stride in grid.strides]
-
-
-def interior(plane: Plane, grid: Layout) -> Plane:
-    """Return a flat plane with slack of 1 as `[D, H, W]`."""
-    full = plane[grid.slack : -grid.slack].reshape(grid.padded)
-    return full[tuple(slice(1, -1) for _ in grid.shape)]
-
-
-def determinants(flat: Vector, grid: Layout) -> Iterator[Plane]:
+def determinants(flat: Planes, grid: Grid) -> Iterator[Plane]:
     """Yield the determinants of all simplices, 1 at rest, as flat planes with slack of 1."""
     for simplex in grid.simplices:
         edges = [_edge(flat, offset, grid) for offset in simplex]
@@ -87,7 +66,7 @@ def determinants(flat: Vector, grid: Layout) -> Iterator[Plane]:
 
 
 def multipliers(
-    flat: Vector, mask: Plane, grid: Layout, *, below: float, target: float
+    flat: Planes, mask: Plane, grid: Grid, *, below: float, target: float
 ) -> tuple[list[Plane], Plane]:
     """Return by how much each simplex must follow its gradient, and the smallest determinant.
 
@@ -112,46 +91,32 @@ def multipliers(
     return steps, jnp.where(mask, smallest, 1)
 
 
-def correction(flat: Vector, steps: list[Plane], grid: Layout) -> Vector:
+def correction(flat: Planes, steps: list[Plane], grid: Grid) -> Planes:
     """Return the sum over simplices of step * gradient with respect to the displacement.
 
     Args:
       flat: displacement, flat planes with slack of 2.
       steps: one flat plane a simplex, with slack of 1, 0 outside of the volume.
-      grid: their layout.
+      grid: layout and simplices.
 
     Returns:
       Planes `[D, H, W]`, one a component.
     """
+    padded = grid.layout.padded
     active = functools.reduce(jnp.maximum, [jnp.max(jnp.abs(step)) for step in steps]) > 0
     corrections = []
-    for component in range(len(grid.shape)):
+    for component in range(len(padded)):
         # A branch is compiled apart. Without it the compiler mixes the components into one
         # computation, which stores what it should compute again and takes three times as long.
         moved = jax.lax.cond(
             active,
             lambda f, s, k=component: _moved(f, s, grid, k),
-            lambda f, s: jnp.zeros(math.prod(grid.padded), f[0].dtype),
+            lambda f, s: jnp.zeros(math.prod(padded), f[0].dtype),
             flat,
             steps,
         )
-        corrections.append(_add_ghosts(moved.reshape(grid.padded)))
+        corrections.append(add_ghosts(moved.reshape(padded)))
     return tuple(corrections)
-
-
-def neighbour_mean(flat: Vector, grid: Layout) -> Vector:
-    """Return the mean over each voxel and its neighbours along the axes, planes `[D, H, W]`."""
-    size, slack = math.prod(grid.padded) + 2 * grid.slack, grid.slack
-    shifts = [0, *grid.strides, *(-s for s in grid.strides)]
-    return tuple(
-        interior(total(plane[slack + s :][:size] for s in shifts) / len(shifts), grid)
-        for plane in flat
-    )
-
-
-def total(planes: Iterable[Plane]) -> Plane:
-    """Return the sum of planes."""
-    return functools.reduce(operator.add, planes)
 
 
 def _simplices(ndim: int, scheme: str) -> tuple[Simplex, ...]:
@@ -159,12 +124,10 @@ def _simplices(ndim: int, scheme: str) -> tuple[Simplex, ...]:
     corners = [axes * np.array(s)[:, None] for s in itertools.product((1, -1), repeat=ndim)]
     central = [sign * (1 - axes[::-1]) for sign in (1, -1)] if ndim == 3 else []
     schemes = {"digital": corners + central, "forward": corners[:1], "backward": corners[-1:]}
-    if scheme not in schemes:
-        raise ValueError(f"scheme={scheme!r}: accepted are {', '.join(schemes)}")
     return tuple(tuple(tuple(map(int, o)) for o in simplex) for simplex in schemes[scheme])
 
 
-def _moved(flat: Vector, steps: list[Plane], grid: Layout, component: int) -> Plane:
+def _moved(flat: Planes, steps: list[Plane], grid: Grid, component: int) -> Plane:
     """One component of the correction, ghosts included, as a flat plane without slack."""
     pulls: dict[Offset, Plane] = {}
     for simplex, step in zip(grid.simplices, steps, strict=True):
@@ -172,10 +135,10 @@ def _moved(flat: Vector, steps: list[Plane], grid: Layout, component: int) -> Pl
         for i, offset in enumerate(simplex):
             pull = step * _cofactor(edges, i)[component] / _volume(simplex)
             pulls[offset] = pulls[offset] + pull if offset in pulls else pull
-    size, slack = math.prod(grid.padded), grid.slack
+    size, slack = math.prod(grid.layout.padded), grid.layout.slack
     # The pull on an edge moves its far end by +1 and its near end, the voxel, by -1.
     return total(
-        plane[slack - grid.shift(offset) :][:size] - plane[slack:][:size]
+        plane[slack - grid.layout.shift(offset) :][:size] - plane[slack:][:size]
         for offset, plane in pulls.items()
     )
 
@@ -184,15 +147,17 @@ def _volume(simplex: tuple[Offset, ...]) -> int:
     return round(float(np.linalg.det(np.array(simplex))))
 
 
-def _edge(flat: Vector, offset: Offset, grid: Layout) -> Vector:
-    size, slack, shift = math.prod(grid.padded) + 2 * grid.slack, grid.slack, grid.shift(offset)
+def _edge(flat: Planes, offset: Offset, grid: Grid) -> Planes:
+    layout = grid.layout
+    size, slack = math.prod(layout.padded) + 2 * layout.slack, layout.slack
+    shift = layout.shift(offset)
     return tuple(
         plane[slack + shift :][:size] - plane[slack:][:size] + float(o)
         for plane, o in zip(flat, offset, strict=True)
     )
 
 
-def _cofactor(edges: list[Vector], i: int) -> Vector:
+def _cofactor(edges: list[Planes], i: int) -> Planes:
     """Gradient of the determinant of `edges` with respect to edge `i`."""
     if len(edges) == 2:
         a, b = edges[1 - i]
@@ -201,20 +166,5 @@ def _cofactor(edges: list[Vector], i: int) -> Vector:
     return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
 
 
-def _dot(a: Vector, b: Vector) -> Plane:
+def _dot(a: Planes, b: Planes) -> Plane:
     return total(x * y for x, y in zip(a, b, strict=True))
-
-
-def _repeat_border(plane: Plane) -> Plane:
-    return jnp.pad(plane, 1, mode="edge")
-
-
-def _add_ghosts(padded: Plane) -> Plane:
-    """Transpose of `_repeat_border`: what falls on a ghost belongs to the border."""
-    for axis, n in enumerate(padded.shape):
-        cuts = ((0, 1), (1, 2), (2, n - 2), (n - 2, n - 1), (n - 1, n))
-        ghost, first, middle, last, end = (
-            jax.lax.slice_in_dim(padded, start, stop, axis=axis) for start, stop in cuts
-        )
-        padded = jnp.concatenate([ghost + first, middle, last + end], axis)
-    return padded

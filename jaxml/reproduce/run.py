@@ -6,24 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxml import checks
 from jaxml.output.report import Report, write_report
 from jaxml.output.stages import Stages
-
-# Method name -> module with `experiment(settings, stages, progress) -> Report`.
-EXPERIMENTS = {
-    "registration": "jaxml.reproduce.registration.experiment",
-    "speech": "jaxml.reproduce.speech",
-    "backdoor": "jaxml.reproduce.backdoor.experiment",
-    "self-training": "jaxml.reproduce.selftraining.experiment",
-    "unlearning": "jaxml.reproduce.unlearning.experiment",
-    "coreset": "jaxml.reproduce.coreset.experiment",
-}
-SCALES = ("quick", "standard", "paper")
+from jaxml.reproduce import EXPERIMENTS, SCALES
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an experiment is told: scale name, folder of the user's data, seed."""
+    """What an experiment runs with.
+
+    Attributes:
+      scale: one of `SCALES`.
+      data: folder of the user's data, or None.
+      seed: of every random choice.
+    """
 
     scale: str
     data: Path | None
@@ -46,24 +43,25 @@ def reproduce(
     progress; `out` and `data` are seen by all of them.
 
     Args:
-      methods: names of `EXPERIMENTS`.
+      methods: some of `EXPERIMENTS`.
       scale: "quick" (minutes), "standard" (the figures of the README) or "paper".
       out: folder of report.md, report.html, results.json and a folder for each method.
       data: folder of the user's data; else the variable JAXML_DATA, else what can be fetched
         or is shipped by a package.
       seed: of every random choice, 0 or more.
 
+    Returns:
+      The report of each method, in the order in which they ran.
+
     Raises:
-      ValueError: unknown method or scale, `seed` out of range, unusable data.
+      ValueError: unknown method or scale, or `seed` out of range.
+      DataError: unusable data.
       OSError: `out` cannot be written.
     """
-    for name in methods:
-        if name not in EXPERIMENTS:
-            raise ValueError(f"unknown method {name!r}; choose from {', '.join(EXPERIMENTS)}")
-    if scale not in SCALES:
-        raise ValueError(f"unknown scale {scale!r}; choose from {', '.join(SCALES)}")
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed={seed}: accepted is 0 to {2**31 - 1}")
+    for method in methods:
+        checks.choice(tuple(EXPERIMENTS), method=method)
+    checks.choice(SCALES, scale=scale)
+    checks.within(0, 2**31 - 1, seed=seed)
     settings = Settings(scale, data, seed)
     reports = []
     for name in dict.fromkeys(methods or EXPERIMENTS):

@@ -109,13 +109,16 @@ def _cepstral(rate):
 
 def _features(key, waveforms, lengths, rate) -> Arrays:
     rows = (_dithered(key, waveforms, lengths), jnp.asarray(lengths))
-    found = _multifractal(rate)(rows)
-    flat = lambda a: sharding.to_numpy(a).reshape(len(lengths), -1)
+    features = _multifractal(rate)(rows)
+
+    def flat(features):
+        return sharding.to_numpy(features).reshape(len(lengths), -1)
+
     sets = {
-        "spectrum": flat(found.spectrum[:, 0]),
-        "h": flat(found.h[:, 0]),
-        "surface": flat(found.surface[:, 0]),
-        "surface3": flat(found.surface),
+        "spectrum": flat(features.spectrum[:, 0]),
+        "h": flat(features.h[:, 0]),
+        "surface": flat(features.surface[:, 0]),
+        "surface3": flat(features.surface),
         "mfcc": flat(_cepstral(rate)(rows)),
     }
     return {**sets, "both": np.concatenate([sets["mfcc"], sets["surface3"]], axis=1)}
@@ -141,14 +144,14 @@ def _timing(waveforms, lengths, rate) -> Arrays:
 
 
 def _folds(key, sets: Arrays, corpus: SpeechCorpus) -> Arrays:
-    """Return the speaker found for every row by each set and route, and the correlations."""
+    """Return the speaker of every row by each set and route, and the correlations."""
     sentences = np.unique(corpus.sentence)
     shuffled = np.asarray(jax.random.permutation(key, len(sentences)))
     folds = min(FOLDS, len(sentences))
     fold = (shuffled % folds)[np.searchsorted(sentences, corpus.sentence)]
     speakers = len(corpus.speakers)
-    routes = {"templates": speech.match_templates, "lda": speech.identify}
-    found: Arrays = {"fold": fold}
+    routes = {"templates": speech.match_templates, "lda": speech.identify_speakers}
+    results: Arrays = {"fold": fold}
     for name in SETS:
         for route, method in routes.items():
             # Of one set all folds are of one or two shapes.
@@ -160,10 +163,10 @@ def _folds(key, sets: Arrays, corpus: SpeechCorpus) -> Arrays:
                 rows = sets[name]
                 result = classify(rows[train], corpus.speaker[train], rows[test])
                 label[test], score[test] = result.label, result.score
-            found[f"{name}/{route}"] = label
+            results[f"{name}/{route}"] = label
             if route == "templates":
-                found[f"{name}/correlation"] = score
-    return found
+                results[f"{name}/correlation"] = score
+    return results
 
 
 def _surrogates(key, waveforms, lengths, rate, count) -> Arrays:
@@ -172,19 +175,21 @@ def _surrogates(key, waveforms, lengths, rate, count) -> Arrays:
     samples = 1 << (min(int(lengths.min()), SURROGATE_SAMPLES).bit_length() - 1)
     waveforms = _dithered(key, waveforms, lengths)[:, :samples]
     scales = multifractal.default_scales(samples, minimum=rate // 1000, maximum=rate * 64 // 1000)
-    analyse = lambda x: multifractal.mfdfa(x, scales=scales)
-    own = jax.vmap(analyse)(waveforms)
-    found = {"q": own.q[0], "h": own.h, "alpha": own.alpha, "f": own.f, "width": own.width}
+    analyze = partial(multifractal.mfdfa, scales=scales)
+    own = jax.vmap(analyze)(waveforms)
+    spectra = {"q": own.q[0], "h": own.h, "alpha": own.alpha, "f": own.f, "width": own.width}
     iaaft = partial(surrogates.iaaft, max_iterations=100)
     for name, make in {"shuffled": surrogates.shuffle, "IAAFT": iaaft}.items():
         key, use = jax.random.split(key)
+
         # x is an argument: as a constant XLA would spend seconds on folding its sort.
-        all_of = jax.jit(
-            lambda x, keys, make=make: jax.lax.map(lambda k: analyse(make(k, x)), keys)
-        )
-        result = all_of(waveforms[0], jax.random.split(use, count))
-        found |= {f"{name} h": result.h, f"{name} width": result.width}
-    return {name: np.asarray(value) for name, value in found.items()}
+        @jax.jit
+        def analyze_all(x, keys, make=make):
+            return jax.lax.map(lambda k: analyze(make(k, x)), keys)
+
+        result = analyze_all(waveforms[0], jax.random.split(use, count))
+        spectra |= {f"{name} h": result.h, f"{name} width": result.width}
+    return {name: np.asarray(value) for name, value in spectra.items()}
 
 
 def _report(corpus: SpeechCorpus, repeats, timing: Arrays, bands: Arrays) -> Report:

@@ -8,19 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
+from jaxml import checks
 from jaxml.augment import Augment
-from jaxml.selftraining._checks import check_at_least_one, check_images, unit
+from jaxml.selftraining._unit import unit
 from jaxml.tracing import as_partial, known
 
 LogitsFn = Callable[[Array], Array]
 """Function of images `[row, height, width, channel]` to logits `[row, class]`."""
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["targets", "probabilities", "labels", "confidence", "agreement", "kept"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PseudoLabels:
     """Result of `pseudo_label`.
@@ -29,7 +26,7 @@ class PseudoLabels:
       targets: what to train on, `[row, class]`: 1 for the label, or the probabilities if soft.
       probabilities: mean over the views, `[row, class]`.
       labels: the most probable class, `[row]`.
-      confidence: its probability, `[row]`.
+      confidence: probability of the label, `[row]`.
       agreement: share of the views that have it as their own most probable class, `[row]`.
       kept: whether a row passed the threshold and is among the first of its class, `[row]`.
     """
@@ -45,8 +42,8 @@ class PseudoLabels:
 def pseudo_label(
     key: Key[Array, ""],
     logits_fn: LogitsFn,
-    images: Shaped[Array, "row height width channel"],
     augment: Augment,
+    images: Shaped[Array, "row height width channel"],
     *,
     views: int = 8,
     soft: bool = False,
@@ -70,13 +67,16 @@ def pseudo_label(
       key: of the views; consumed.
       logits_fn: pure function of images `[batch, height, width, channel]` in [0, 1] to logits
         `[batch, class]`: the classifier in evaluation mode, normalisation included.
-      images: `[row, height, width, channel]`, bytes or 0 to 1.
       augment: function of a key and an image, such as those of `jaxml.augment`.
+      images: `[row, height, width, channel]`, bytes or 0 to 1.
       views: K.
       soft: train on the probabilities, and not on their largest alone.
       threshold: least confidence of a row that is kept, 0 to 1.
       per_class: keep so many rows of each label at most, those of the highest confidence.
       batch_size: rows worked on at a time, each with all views.
+
+    Returns:
+      `PseudoLabels` of all rows, those that are not kept among them.
 
     Raises:
       ValueError: there are no rows, the images are no images, the logits are not finite (the
@@ -86,22 +86,22 @@ def pseudo_label(
     "Unsupervised domain adaptation for semantic segmentation via class-balanced self-training"
     (ECCV 2018).
     """
-    check_images("images", images)
-    check_at_least_one(views=views, per_class=per_class, batch_size=batch_size)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold}: accepted is 0 to 1")
+    checks.images(or_bytes=True, images=images)
+    checks.counts(views=views, batch_size=batch_size)
+    if per_class is not None:
+        checks.counts(per_class=per_class)
+    checks.within(0, 1, threshold=threshold)
     probabilities, agreement = _all_views(key, logits_fn, images, augment, views, batch_size)
     finite = jnp.all(jnp.isfinite(probabilities), axis=-1)
     if not known(finite, jnp.all):
-        raise ValueError(f"logits_fn: not finite for row {int(jnp.argmin(finite))} of images")
+        row = f"NaN or infinity for row {int(jnp.argmin(finite))} of images"
+        raise checks.refused("logits_fn(images)", probabilities, "finite numbers", holds=row)
     labels = jnp.argmax(probabilities, axis=-1).astype(jnp.int32)
     confidence = jnp.max(probabilities, axis=-1)
     kept = confidence >= threshold
     if not known(kept, jnp.any):
-        raise ValueError(
-            f"threshold={threshold}: keeps none of {len(images)} rows, whose highest confidence "
-            f"is {float(jnp.max(confidence)):.3f}"
-        )
+        highest = f"the highest confidence of {len(images)} rows, {float(jnp.max(confidence))}"
+        raise checks.refused("threshold", threshold, f"up to {highest}")
     classes = probabilities.shape[-1]
     if per_class is not None:
         kept = kept & (_rank_in_class(labels, confidence, classes) < per_class)
@@ -121,8 +121,8 @@ def _all_views(key, logits_fn, images, augment, views, batch_size):
         first = min(start, rows - batch_size)
         batch = images[first : first + batch_size]
         seen = _views(key, batch, jnp.int32(first), augment=augment, views=views)
-        found = _of_views(network, seen, views=views)
-        parts.append(jax.tree.map(lambda leaf: leaf[start - first :], found))  # noqa: B023
+        probabilities, agreement = _mean_of_views(network, seen, views=views)
+        parts.append((probabilities[start - first :], agreement[start - first :]))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
@@ -131,19 +131,22 @@ def _views(key, images, first, *, augment, views):
     """Return augmented views `[row * views, height, width, channel]`."""
     images = unit(images)
     rows = first + jnp.arange(len(images), dtype=jnp.int32)
-    keys = jax.vmap(lambda row: jax.random.split(jax.random.fold_in(key, row), views))(rows)
+
+    def keys_of_views(row):
+        return jax.random.split(jax.random.fold_in(key, row), views)
+
+    keys = jax.vmap(keys_of_views)(rows)
     return jax.vmap(jax.vmap(augment, (0, None)))(keys, images).reshape(-1, *images.shape[1:])
 
 
 # Apart from the views: it is compiled once for all augmentations.
 @functools.partial(jax.jit, static_argnames="views")
-def _of_views(network, seen, *, views):
+def _mean_of_views(network, seen, *, views):
     """Return mean probabilities `[row, class]` and agreement `[row]`."""
     logits = network(seen)
     if logits.ndim != 2 or len(logits) != len(seen):
-        raise ValueError(
-            f"logits_fn: returns {logits.shape} for {len(seen)} images; accepted is [image, class]"
-        )
+        shape = f"[{len(seen)}, class], a row an image"
+        raise checks.refused("logits_fn(images)", logits, shape)
     logits = logits.reshape(-1, views, logits.shape[-1])
     probabilities = jnp.mean(jax.nn.softmax(logits, axis=-1), axis=1)
     label = jnp.argmax(probabilities, axis=-1, keepdims=True)

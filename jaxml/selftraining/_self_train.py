@@ -1,7 +1,6 @@
 """Self-training: a teacher labels images without labels, and a student learns from them."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -9,18 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, Shaped
 
-from jaxml.selftraining._checks import check_at_least_one, check_images, check_labels
+from jaxml import checks
 from jaxml.selftraining._pseudo_label import LogitsFn, PseudoLabels
 from jaxml.tracing import as_partial
 
 Train = Callable[[Array, Array, Array, Array], LogitsFn]
-Relabel = Callable[[Array, LogitsFn, Array], PseudoLabels]
+Relabel = Callable[..., PseudoLabels]
+"""Function of a key, a network and images, these as the keyword `images`, to their labels."""
 Labelled = Literal["relabelled", "refined", "kept", "dropped"]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["networks", "labels"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SelfTrained:
     """Result of `self_train`.
@@ -48,10 +46,10 @@ class SelfTrained:
 def self_train(
     key: Key[Array, ""],
     train: Train,
+    relabel: Relabel,
     images: Shaped[Array, "row height width channel"],
     labels: Int[Array, " row"],
     pool: Shaped[Array, "unlabelled height width channel"],
-    relabel: Relabel,
     *,
     classes: int,
     rounds: int = 1,
@@ -69,15 +67,16 @@ def self_train(
 
     Args:
       key: of training and labels; consumed.
-      train: pure function of a key, images `[row, height, width, channel]` as given here,
+      train: pure function of a key, images `[row, height, width, channel]`, bytes or 0 to 1,
         targets `[row, class]` and weights `[row]` (0 for a row to leave out) to a trained
         network: a function of images in [0, 1] to logits. What it augments, and the encoder
         it may start from, are its own. A network as `jax.tree_util.Partial(f, params)` spares
         a compilation a round.
+      relabel: function of a key, a network and images, these as the keyword `images`, to
+        `PseudoLabels`.
       images: `[row, height, width, channel]`, bytes or 0 to 1, with labels.
       labels: `[row]`, perhaps poisoned.
       pool: `[unlabelled, height, width, channel]`, of the same size and dtype.
-      relabel: function of a key, a network and images to `PseudoLabels`.
       classes: number of labels.
       rounds: of label and student.
       labelled: "relabelled": the student sees the labelled images with the labels of `relabel`;
@@ -86,9 +85,13 @@ def self_train(
         seldom is; "kept": with their own; "dropped": not at all.
       teacher: a network that is trained already, instead of one trained here.
 
+    Returns:
+      `SelfTrained`: all networks, and what each student learnt from.
+
     Raises:
       ValueError: the pool is empty, or of another size or dtype than the images; a label is not
-        in 0 to classes - 1; `relabel` or a setting is not as told.
+        in 0 to classes - 1; what `relabel` returns has another shape; or a setting is out of
+        range.
 
     Source: Pal et al. (SafeAI at AAAI 2023); Carmon et al., "Unlabeled data improves adversarial
     robustness" (NeurIPS 2019).
@@ -98,17 +101,15 @@ def self_train(
     if teacher is None:
         own = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
         teacher = train(key_teacher, images, own, jnp.ones(len(images), jnp.float32))
-    networks, found = [as_partial(teacher)], []
+    networks, all_labels = [as_partial(teacher)], []
     everything = jnp.concatenate([images, pool])
     for i in range(rounds):
         key_label, key_train = jax.random.split(jax.random.fold_in(key, i))
         seen = everything if labelled in ("relabelled", "refined") else pool
-        new = relabel(key_label, networks[-1], seen)
+        new = relabel(key_label, networks[-1], images=seen)
         if new.targets.shape != (len(seen), classes):
-            raise ValueError(
-                f"relabel: targets of shape {new.targets.shape}; accepted is "
-                f"({len(seen)}, {classes}), for classes={classes}"
-            )
+            shape = f"[{len(seen)}, classes={classes}]"
+            raise checks.refused("relabel(images).targets", new.targets, shape)
         if labelled == "refined":
             new = dataclasses.replace(new, targets=_refined(new, labels, classes))
         targets, weight = new.targets, new.kept.astype(new.targets.dtype)
@@ -118,27 +119,24 @@ def self_train(
             targets = jnp.concatenate([own, targets])
             weight = jnp.concatenate([jnp.ones(len(images), weight.dtype), weight])
         networks.append(as_partial(train(key_train, seen, targets, weight)))
-        found.append(new)
-    return SelfTrained(tuple(networks), tuple(found))
+        all_labels.append(new)
+    return SelfTrained(tuple(networks), tuple(all_labels))
 
 
 def _refined(new: PseudoLabels, labels: Array, classes: int) -> Array:
-    given = jax.nn.one_hot(labels, classes, dtype=new.targets.dtype)
+    """Return the targets, those of the first rows nearer to their labels where these agree."""
+    one_hot = jax.nn.one_hot(labels, classes, dtype=new.targets.dtype)
     targets, rest = jnp.split(new.targets, [len(labels)])
     agree = new.labels[: len(labels)] == labels.astype(new.labels.dtype)
     weight = jnp.where(agree, new.confidence[: len(labels)], 0)[:, None]
-    return jnp.concatenate([targets + weight * (given - targets), rest])
+    return jnp.concatenate([targets + weight * (one_hot - targets), rest])
 
 
 def _check(images, labels, pool, classes, rounds, labelled) -> None:
-    check_at_least_one(classes=classes, rounds=rounds)
-    check_images("images", images)
-    check_images("pool", pool)
+    checks.counts(classes=classes, rounds=rounds)
+    checks.images(or_bytes=True, images=images, pool=pool)
     if pool.shape[1:] != images.shape[1:] or pool.dtype != images.dtype:
-        shown = lambda x: f"{x.dtype}{list(x.shape[1:])}"
-        raise ValueError(
-            f"pool: images of {shown(pool)}; accepted are {shown(images)}, as those with labels"
-        )
-    check_labels(labels, len(images), classes)
-    if labelled not in get_args(Labelled):
-        raise ValueError(f"labelled={labelled!r}: accepted are {', '.join(get_args(Labelled))}")
+        sides = ", ".join(map(str, images.shape[1:]))
+        raise checks.refused("pool", pool, f"{images.dtype}[row, {sides}], as images")
+    checks.labels(labels, rows=len(images), classes=classes)
+    checks.choice(get_args(Labelled), labelled=labelled)

@@ -7,14 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree, Shaped
 
 from jaxml import augment as augmentations
+from jaxml import checks
 from jaxml.augment import Augment
-from jaxml.selftraining._checks import check_images, unit
+from jaxml.selftraining._unit import unit
 
 Embed = Callable[[PyTree, Array], Array]
 
 
-def simclr(
-    embed: Embed, *, augment: Augment = augmentations.simclr, temperature: float = 0.5
+def simclr_loss(
+    embed: Embed, *, augment: Augment = augmentations.simclr_view, temperature: float = 0.5
 ) -> Callable[[PyTree, Array, Array], tuple[Array, dict[str, Array]]]:
     """Return the loss of SimCLR as `jaxml.training.fit` takes it: of parameters, images, key.
 
@@ -29,25 +30,30 @@ def simclr(
       augment: function of a key and an image to a view.
       temperature: of `nt_xent`.
 
+    Returns:
+      A function of parameters, images `[row, height, width, channel]` (bytes or 0 to 1) and a
+      key to the scalar loss and a dict of its metric.
+
     Raises:
       ValueError: `temperature` is not above 0.
 
     Source: Chen et al., "A simple framework for contrastive learning of visual
     representations" (ICML 2020), algorithm 1.
     """
-    _check_temperature(temperature)
+    checks.positive(temperature=temperature)
 
     def loss(
         params: PyTree, images: Shaped[Array, "row height width channel"], key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        check_images("images", images)
+        checks.images(or_bytes=True, images=images)
         rows = len(images)
         keys = jax.random.split(key, (2, rows))
         views = jax.vmap(jax.vmap(augment), (0, None))(keys, unit(images))
-        found = embed(params, views.reshape(-1, *images.shape[1:]))
-        first, second = found[:rows], found[rows:]
+        embeddings = embed(params, views.reshape(-1, *images.shape[1:]))
+        first, second = embeddings[:rows], embeddings[rows:]
         similarity = _similarity(first, second)
-        accuracy = jnp.mean(jnp.argmax(similarity, axis=1) == _partner(rows), dtype=found.dtype)
+        is_own = jnp.argmax(similarity, axis=1) == _partner(rows)
+        accuracy = jnp.mean(is_own, dtype=embeddings.dtype)
         return nt_xent(first, second, temperature=temperature), {"accuracy": accuracy}
 
     return loss
@@ -66,20 +72,20 @@ def nt_xent(
 
     Args:
       first: embeddings of one view of each image, `[row, feature]`.
-      second: of the other, `[row, feature]`.
+      second: embeddings of the other view, `[row, feature]`.
       temperature: t, above 0.
+
+    Returns:
+      A scalar of the dtype of the embeddings.
 
     Raises:
       ValueError: the shapes differ or have no row, or `temperature` is not above 0.
 
     Source: Chen et al. (ICML 2020), equation 1.
     """
-    if first.ndim != 2 or first.shape != second.shape or 0 in first.shape:
-        raise ValueError(
-            f"first, second: shapes {first.shape} and {second.shape}; accepted are two of "
-            "[row, feature], none 0"
-        )
-    _check_temperature(temperature)
+    checks.axes("row feature", first=first, second=second)
+    checks.same_shape(first=first, second=second)
+    checks.positive(temperature=temperature)
     scaled = _similarity(first, second) / temperature
     own = scaled[jnp.arange(len(scaled)), _partner(len(first))]
     return jnp.mean(jax.nn.logsumexp(scaled, axis=1) - own)
@@ -92,8 +98,8 @@ def init_projection(
 
     Args:
       key: consumed.
-      features: of the encoder; the hidden layer has as many.
-      width: of the embeddings.
+      features: number of the encoder's features; the hidden layer has as many.
+      width: number of features of the embeddings.
 
     Returns:
       "hidden" `[features, features]`, "bias" `[features]` and "out" `[features, width]`.
@@ -133,9 +139,5 @@ def _similarity(first: Array, second: Array) -> Array:
 
 
 def _partner(rows: int) -> Array:
+    """Return the number of the other view of each image, `[2 rows]`."""
     return (jnp.arange(2 * rows) + rows) % (2 * rows)
-
-
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}: accepted are numbers above 0")

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxml import checks
 from jaxml.speech._waveform import Waveform, checked_waveform
-from jaxml.tracing import is_concrete
 
 WINDOW = 2048
 HOP = 512
@@ -69,11 +69,9 @@ def mfcc_summary(
     """
     waveform = _checked(waveform, rate, coefficients)
     size = waveform.shape[0]
-    if length is None:
-        length = size
-    elif is_concrete(length) and not 1 <= int(length) <= size:
-        raise ValueError(f"length={int(length)}: the waveform has {size} samples; give 1..{size}")
-    length = jnp.asarray(length, jnp.int32)
+    if length is not None:
+        checks.within(1, size, length=length)
+    length = jnp.asarray(size if length is None else length, jnp.int32)
     waveform = jnp.where(jnp.arange(size, dtype=jnp.int32) < length, waveform, 0)
     power = _mel_power(waveform, rate)
     frames = 1 + length // HOP
@@ -89,10 +87,8 @@ def mfcc_summary(
 
 
 def _checked(waveform, rate, coefficients):
-    if rate < 1:
-        raise ValueError(f"rate={rate}: give samples a second, 1 or more")
-    if not 1 <= coefficients <= MELS:
-        raise ValueError(f"coefficients={coefficients}: give 1..{MELS}")
+    checks.at_least(1, rate=rate)
+    checks.within(1, MELS, coefficients=coefficients)
     return checked_waveform(waveform)
 
 

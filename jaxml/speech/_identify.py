@@ -1,6 +1,6 @@
 """Who spoke: a closed set of enrolled speakers, and the feature vectors of new utterances.
 
-`match_templates` is the published route, `identify` the better one.
+`match_templates` is the published route, `identify_speakers` the better one.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from jaxml import checks
 from jaxml.speech._covariance import class_means, dot, membership, pooled_covariance
 from jaxml.tracing import is_concrete
 
@@ -21,7 +22,7 @@ TestFeatures = Float[Array | np.ndarray, "test feature"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Identification:
-    """Speaker found for each test row, and the score of every speaker.
+    """Speaker of each test row, and the score of every speaker.
 
     Attributes:
       label: `[test]`, the speaker of highest score.
@@ -32,7 +33,7 @@ class Identification:
     score: Float[Array, "*batch test speakers"]
 
 
-def identify(
+def identify_speakers(
     train_features: TrainFeatures,
     train_labels: TrainLabels,
     test_features: TestFeatures,
@@ -67,7 +68,7 @@ def identify(
     Source: Ledoit and Wolf 2004 (J. Multivariate Anal. 88:365).
     """
     if shrinkage is not None and not 0 < shrinkage <= 1:
-        raise ValueError(f"shrinkage={shrinkage}: give a number in (0, 1], or None")
+        raise checks.refused("shrinkage", shrinkage, "above 0 and up to 1, or None")
     train, labels, test = _checked(train_features, train_labels, test_features, speakers)
     train, test = _z_scored(train, test)
     member = membership(labels, speakers, train.dtype)
@@ -106,7 +107,7 @@ def match_templates(
       and templates; 0 for a speaker without a training row, which only traced labels can have.
 
     Raises:
-      ValueError: as `identify`, or there is one feature only.
+      ValueError: as `identify_speakers`, or there is one feature only.
 
     Source: Sarkar et al. 2020 (arXiv 2004.07820), after its abstract.
     """
@@ -132,11 +133,10 @@ def correlation_matrix(
     Raises:
       ValueError: the widths differ or are below 2, or an array is empty or not 2-D.
     """
-    for name, rows in (("a", a), ("b", b)):
-        if np.ndim(rows) != 2 or 0 in np.shape(rows) or np.shape(rows)[1] < 2:
-            raise ValueError(f"{name}: shape {np.shape(rows)}; give [rows, 2 or more features]")
-    if np.shape(a)[1] != np.shape(b)[1]:
-        raise ValueError(f"a has {np.shape(a)[1]} features, b has {np.shape(b)[1]}; give one width")
+    checks.axes("row feature", a=a, b=b)
+    if a.shape[1] < 2:
+        raise checks.refused("a", a, "[row, feature], 2 features or more")
+    _check_width("b", b, a.shape[1])
 
     def unit(rows):
         mean, scale, constant = _spread(rows.T)
@@ -148,29 +148,27 @@ def correlation_matrix(
 
 def _checked(train_features, train_labels, test_features, speakers):
     """Return the three sets as JAX arrays, or raise for what cannot be identified."""
-    for name, rows in (("train_features", train_features), ("test_features", test_features)):
-        if np.ndim(rows) != 2 or 0 in np.shape(rows):
-            raise ValueError(f"{name}: shape {np.shape(rows)}; give [rows, features], none 0")
-        if not jnp.issubdtype(jnp.result_type(rows), jnp.floating):
-            raise ValueError(f"{name}: dtype {jnp.result_type(rows)}; give floating features")
-        if is_concrete(rows) and not np.isfinite(rows).all():
-            raise ValueError(f"{name}: holds NaN or inf; give finite features")
-    rows, width = np.shape(train_features)
-    if np.shape(test_features)[1] != width:
-        given = np.shape(test_features)[1]
-        raise ValueError(f"test_features: {given} features, but train_features has {width}")
-    shape, dtype = np.shape(train_labels), jnp.result_type(train_labels)
-    if shape != (rows,) or not jnp.issubdtype(dtype, jnp.integer):
-        raise ValueError(f"train_labels: {dtype}{list(shape)}; give integers [{rows}]")
+    features = {"train_features": train_features, "test_features": test_features}
+    checks.axes("row feature", **features)
+    checks.floating(**features)
+    checks.finite(**features)
+    rows, width = train_features.shape
+    _check_width("test_features", test_features, width)
+    if train_labels.shape != (rows,) or not jnp.issubdtype(train_labels.dtype, jnp.integer):
+        raise checks.refused("train_labels", train_labels, f"integers [{rows}], one a row")
     if is_concrete(train_labels):
-        present = np.unique(train_labels)
-        if present[0] < 0 or present[-1] >= speakers:
-            found = f"{present[0]}..{present[-1]}"
-            raise ValueError(f"train_labels: {found}; give 0..{speakers - 1} (speakers={speakers})")
-        if len(present) < speakers:
-            missing = np.setdiff1d(np.arange(speakers), present)[0]
-            raise ValueError(f"train_labels: speaker {missing} of {speakers} has no training row")
+        checks.values_within(0, speakers - 1, train_labels=train_labels)
+        missing = np.setdiff1d(np.arange(speakers), train_labels)
+        if missing.size:
+            accepted = f"a row or more of each of the {speakers} speakers"
+            without = f"no row of speaker {missing[0]}"
+            raise checks.refused("train_labels", train_labels, accepted, holds=without)
     return jnp.asarray(train_features), jnp.asarray(train_labels), jnp.asarray(test_features)
+
+
+def _check_width(name: str, rows, width: int) -> None:
+    if rows.shape[1] != width:
+        raise checks.refused(name, rows, f"[row, {width}], as many features as the others")
 
 
 def _z_scored(train, test):

@@ -1,6 +1,7 @@
 """Multifractal features of an utterance: spectrum, h(q) and the whole ln F_q(s) surface."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -52,6 +53,9 @@ def utterance_features(
       scales: segment lengths, samples; 1 to 64 ms by default, four an octave: the range of
         pitch and formants.
 
+    Returns:
+      `UtteranceFeatures` of the dtype of `waveform`.
+
     Raises:
       ValueError: as `mfdfa`; with the default scales a waveform shorter than 64 ms.
 
@@ -67,9 +71,8 @@ def utterance_features(
     difference = jnp.where(inside, jnp.roll(x, -1) - x, 0)
     views = jnp.stack([x, difference, jnp.abs(x)])
     lengths = length - jnp.array([0, 1, 0], jnp.int32)
-    result = jax.vmap(lambda v, n: mfdfa(v, length=n, q=tuple(q), scales=tuple(scales)))(
-        views, jnp.maximum(lengths, 0)
-    )
+    analyze = functools.partial(mfdfa, q=tuple(q), scales=tuple(scales))
+    result = jax.vmap(lambda v, n: analyze(v, length=n))(views, jnp.maximum(lengths, 0))
     quadratic = jax.vmap(quadratic_spectrum)(result.alpha, result.f)
     two = int(np.argmin(np.abs(np.asarray(q) - 2)))
     parameters = (

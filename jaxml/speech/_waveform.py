@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from jaxml import checks
 from jaxml.extras import extra
 
 Waveform = Float[Array | np.ndarray, " time"]
@@ -32,8 +33,7 @@ def dither(key: PRNGKeyArray, waveform: Waveform, *, bits: int = 8) -> Float[Arr
 
     Source: Lipshitz, Wannamaker and Vanderkooy 1992 (J. Audio Eng. Soc. 40:355).
     """
-    if bits < 1:
-        raise ValueError(f"bits={bits}: give 1 or more")
+    checks.counts(bits=bits)
     waveform = checked_waveform(waveform)
     halves = jax.random.uniform(key, (2, waveform.shape[0]), waveform.dtype, -0.5, 0.5)
     return waveform + 2.0 ** (1 - bits) * jnp.sum(halves, axis=0)
@@ -65,12 +65,11 @@ def trim_silence(
         import librosa
 
     if not isinstance(waveform, np.ndarray):
-        raise ValueError(f"waveform: {type(waveform).__name__}; give a numpy array")
+        raise checks.refused("waveform", type(waveform), "a numpy array")
     _check(waveform)
-    if not np.isfinite(waveform).all():
-        raise ValueError("waveform: holds NaN or inf; give finite samples")
-    if rate < 1 or not threshold_db > 0:
-        raise ValueError(f"rate={rate}, threshold_db={threshold_db}: give rates and levels above 0")
+    checks.finite(waveform=waveform)
+    checks.at_least(1, rate=rate)
+    checks.positive(threshold_db=threshold_db)
     hop = max(1, round(FRAME / HOPS_A_FRAME * rate))
     _, (start, stop) = librosa.effects.trim(
         waveform, top_db=threshold_db, frame_length=hop * HOPS_A_FRAME, hop_length=hop
@@ -95,8 +94,5 @@ def checked_waveform(waveform: Waveform) -> Float[Array, " time"]:
 
 
 def _check(waveform) -> None:
-    shape, dtype = np.shape(waveform), jnp.result_type(waveform)
-    if len(shape) != 1 or shape[0] == 0:
-        raise ValueError(f"waveform: shape {shape}; give one channel [time] with samples")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"waveform: dtype {dtype}; give floating samples in [-1, 1]")
+    checks.axes("time", waveform=waveform)
+    checks.floating(waveform=waveform)

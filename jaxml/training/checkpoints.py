@@ -11,13 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxml.files.errors import DataError
+
 
 @contextlib.contextmanager
 def manager(folder: str | Path | None) -> Iterator[Any]:
-    """Open the checkpoints of a folder, None without one; yields their manager.
+    """Open the checkpoints of a folder; yields their manager, None without a folder.
+
+    Args:
+      folder: of the checkpoints of one run; it is made where it is missing.
+
+    Returns:
+      A context manager, which yields a `CheckpointManager` of orbax, or None.
 
     Raises:
-      ValueError: `folder` is a file.
+      DataError: `folder` is a file.
       OSError: it cannot be made, or a checkpoint cannot be written, such as on a full disk;
         those before it stay.
     """
@@ -28,7 +36,7 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
 
     folder = Path(folder).absolute()
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder: {folder} is a file")
+        raise DataError(f"{folder}: is a file; give a folder")
     options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
     folder.mkdir(parents=True, exist_ok=True)
     opened = ocp.CheckpointManager(folder, options=options)
@@ -40,7 +48,18 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
 
 
 def save(manager: Any, settings: dict, state: tuple, step: int, history: dict) -> None:
-    """Save state and history of a step, in the background and whole or not at all."""
+    """Save state and history of a step, in the background and whole or not at all.
+
+    Args:
+      manager: of the folder.
+      settings: name -> place -> text of what a later call must have alike.
+      state: parameters and state of the optimizer.
+      step: number of steps done.
+      history: name -> values of all steps so far.
+
+    Raises:
+      OSError: the folder cannot be written.
+    """
     import orbax.checkpoint as ocp
 
     params, opt_state = state
@@ -55,18 +74,28 @@ def save(manager: Any, settings: dict, state: tuple, step: int, history: dict) -
 
 
 def restore(manager: Any, settings: dict, state: tuple) -> tuple[tuple, int, list]:
-    """Return state, step and history of the newest checkpoint that can be read.
+    """Return what the newest checkpoint holds that can be read.
+
+    Args:
+      manager: of the folder.
+      settings: of this run, as for `save`.
+      state: parameters and state of the optimizer at the start, whose shapes and devices the
+        restored ones get.
+
+    Returns:
+      State, steps done, and a list with the history; the state given, 0 and [] where there is
+      no checkpoint.
 
     Raises:
-      ValueError: it is of a run with other settings, or none can be read.
+      DataError: it is of a run with other settings, or none can be read.
     """
     steps = sorted(manager.all_steps(), reverse=True)
     for i, step in enumerate(steps):
         try:
-            found = _read(manager, step, settings, state)
+            restored = _read(manager, step, settings, state)
         except _OtherSettings as difference:
-            raise ValueError(
-                f"folder: {manager.directory} holds a run with other settings: {difference}; "
+            raise DataError(
+                f"{manager.directory}: holds a run with other settings: {difference}; "
                 "give those, or another folder"
             ) from None
         # What damage raises depends on where it is.
@@ -79,23 +108,23 @@ def restore(manager: Any, settings: dict, state: tuple) -> tuple[tuple, int, lis
             continue
         for damaged in steps[:i]:
             manager.delete(damaged)
-        return found
+        return restored
     if steps:
-        raise ValueError(
-            f"folder: no checkpoint in {manager.directory} can be read; remove it to start anew"
+        raise DataError(
+            f"{manager.directory}: no checkpoint in it can be read; remove it to start anew"
         )
     return state, 0, []
 
 
 @contextlib.contextmanager
 def _named(folder):
-    """Tell what could not be written; orbax raises either, and often without a name."""
+    """Name the folder that could not be written; orbax raises either, and often without a name."""
     try:
         yield
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
-        reason = textwrap.shorten(said, 100)
-        raise OSError(f"folder: {folder} cannot be written: {reason}") from error
+        text = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
+        reason = textwrap.shorten(text, 100)
+        raise OSError(f"{folder}: cannot be written: {reason}") from error
 
 
 class _OtherSettings(Exception):
@@ -121,8 +150,8 @@ def _read(manager, step: int, settings, state):
     )
     restored = manager.restore(step, args=items)
     history = {name: np.asarray(values) for name, values in restored["history"].items()}
-    found = restored["state"]["params"], restored["state"]["opt_state"]
-    return jax.tree.map(_placed_as, found, state), step, [history]
+    as_saved = restored["state"]["params"], restored["state"]["opt_state"]
+    return jax.tree.map(_placed_as, as_saved, state), step, [history]
 
 
 def _placed_as(leaf, before):

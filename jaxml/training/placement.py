@@ -19,6 +19,9 @@ def mesh_of(tree: Any) -> Mesh | None:
 
     Args:
       tree: pytree of arrays.
+
+    Returns:
+      The mesh, or None.
     """
     for leaf in jax.tree.leaves(tree):
         place = getattr(leaf, "sharding", None)
@@ -37,6 +40,9 @@ def on_mesh(tree: Any, mesh: Mesh | None) -> Any:
     Args:
       tree: pytree of arrays; one of this process alone is the same in all processes.
       mesh: None leaves all as it is.
+
+    Returns:
+      A pytree as `tree`.
     """
     if mesh is None:
         return tree
@@ -50,13 +56,15 @@ def on_mesh(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def shardings(tree: Any, mesh: Mesh | None) -> tuple:
-    """Return the structure of a pytree, the shardings of its leaves and that of a copy on all.
-
-    All three are hashable, and None without a mesh.
+    """Return how the arrays of a pytree lie on a mesh, as hashable parts.
 
     Args:
       tree: pytree of JAX arrays.
-      mesh: of the copy.
+      mesh: all devices, or None.
+
+    Returns:
+      The structure of the pytree, the shardings of its leaves in order, and the sharding of a
+      copy on all devices; three times None without a mesh.
     """
     if mesh is None:
         return None, None, None
@@ -65,11 +73,14 @@ def shardings(tree: Any, mesh: Mesh | None) -> tuple:
 
 
 def batch_shardings(data: Any, batch_size: int | None) -> tuple:
-    """Return for every leaf how a batch of its rows is split: as the rows are, None as XLA likes.
+    """Return how a batch of rows is split: as the rows are, or as XLA likes.
 
     Args:
       data: pytree of arrays `[rows, ...]`.
       batch_size: None for all rows.
+
+    Returns:
+      A sharding or None a leaf.
     """
     return tuple(_batch_sharding(leaf, batch_size) for leaf in jax.tree.leaves(data))
 
@@ -79,7 +90,10 @@ def constrain(tree: Any, places: tuple) -> Any:
 
     Args:
       tree: pytree of arrays.
-      places: of its leaves, in order; nothing is done for None, or for ().
+      places: shardings of the leaves in order; nothing is done for None, or for ().
+
+    Returns:
+      A pytree as `tree`.
     """
     if not places:
         return tree
@@ -94,6 +108,9 @@ def in_any_process(flag: bool) -> bool:
 
     Args:
       flag: of this process.
+
+    Returns:
+      True in all processes if it is set in one.
     """
     if jax.process_count() == 1:
         return flag

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxml.unlearning._validate import check_floating, check_integers, check_mask
+from jaxml import checks
+from jaxml.unlearning._counted import check_values, row_sums
 
 
 def token_log_prob(
@@ -52,8 +53,8 @@ def sequence_log_prob(
     Raises:
       ValueError: the shapes do not fit, there are fewer than 2 tokens, or a wrong dtype.
     """
-    check_mask(mask, tokens=tokens)
-    return jnp.sum(jnp.where(mask[..., 1:], token_log_prob(logits, tokens), 0), axis=-1)
+    checks.mask(mask, tokens=tokens)
+    return row_sums(token_log_prob(logits, tokens), mask[..., 1:])
 
 
 def checked_logits(logits: Array, tokens: Array) -> Array:
@@ -62,10 +63,11 @@ def checked_logits(logits: Array, tokens: Array) -> Array:
     Raises:
       ValueError: the shapes do not fit, there are fewer than 2 tokens, or a wrong dtype.
     """
-    check_floating(logits=logits)
-    check_integers(tokens=tokens)
+    check_values(logits=logits)
+    checks.integers(tokens=tokens)
     if tokens.shape != logits.shape[:-1]:
-        raise ValueError(f"tokens: shape {tokens.shape}; logits have {logits.shape}")
+        shape = f"{list(logits.shape[:-1])}, the shape of logits but for the vocabulary"
+        raise checks.refused("tokens", tokens, shape)
     if tokens.ndim < 1 or tokens.shape[-1] < 2:
-        raise ValueError(f"tokens: shape {tokens.shape}; accepted are 2 tokens or more")
+        raise checks.refused("tokens", tokens, "2 tokens or more in a row")
     return logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits

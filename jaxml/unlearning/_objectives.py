@@ -12,16 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
-from jaxml.unlearning._validate import (
-    check_alike,
-    check_choice,
-    check_floating,
-    check_integers,
-    check_positive,
-    check_rows,
-)
+from jaxml import checks
+from jaxml.unlearning._counted import check_values
 
-Normalisation = Literal["sequence_sum", "batch_token_mean", "muse_logits"]
+Normalization = Literal["sequence_sum", "batch_token_mean", "muse_logits"]
 Scalar = float | Float[Array, ""]
 
 
@@ -53,6 +47,9 @@ def gradient_ascent(
       logp: `[sequence]`, in nats.
       lengths: `[sequence]`, as for `nll`.
 
+    Returns:
+      The loss; 0 for a batch in which no token counts.
+
     Raises:
       ValueError: not one axis, another length, or a wrong dtype.
     """
@@ -78,6 +75,9 @@ def grad_diff(
       forget_weight: factor of the first term.
       retain_weight: factor of the second term.
 
+    Returns:
+      The loss.
+
     Raises:
       ValueError: not one axis, another length, or a wrong dtype.
 
@@ -93,10 +93,10 @@ def npo(
     reference_logp: Float[Array, " *shape"],
     *,
     beta: Scalar = 0.1,
-    normalisation: Normalisation = "sequence_sum",
+    normalization: Normalization = "sequence_sum",
     lengths: Integer[Array, " sequence"] | None = None,
 ) -> Float[Array, ""]:
-    """Return the loss of negative preference optimisation.
+    """Return the loss of negative preference optimization.
 
     -2 / beta mean log sigmoid(-beta (logp - reference_logp)). Where model and reference agree it
     is 2 log 2 / beta, with the gradient of `gradient_ascent`; so it is for all logp as beta
@@ -104,36 +104,36 @@ def npo(
 
     Args:
       logp: `[sequence]`, in nats; raw logits of any shape for "muse_logits".
-      reference_logp: the same under the reference.
-      beta: inverse temperature, above 0. Its meaning depends on `normalisation`: 0.1 suits sums
+      reference_logp: log-probabilities, or raw logits, under the reference.
+      beta: inverse temperature, above 0. Its meaning depends on `normalization`: 0.1 suits sums
         over sequences, 0.0225 was used for WMDP with token means.
-      normalisation: "sequence_sum": the argument of the sigmoid is that of a sequence, as the
+      normalization: "sequence_sum": the argument of the sigmoid is that of a sequence, as the
         paper has it. "batch_token_mean": it is the mean over all tokens of the batch, as
         released for WMDP; takes `lengths`. "muse_logits": it is that of each logit of the
         vocabulary, without softmax, as the code of MUSE has it.
       lengths: `[sequence]`, for "batch_token_mean" only.
 
+    Returns:
+      The loss, above 0.
+
     Raises:
-      ValueError: shapes that do not fit each other or `normalisation`, a wrong dtype, `beta`
+      ValueError: shapes that do not fit each other or `normalization`, a wrong dtype, `beta`
         not positive, or `lengths` missing or not wanted.
 
     Source: Zhang et al., "Negative preference optimization: from catastrophic collapse to
     effective unlearning" (COLM 2024).
     """
-    check_choice(normalisation, get_args(Normalisation), "normalisation")
-    check_positive(beta=beta)
-    if (lengths is not None) != (normalisation == "batch_token_mean"):
-        found = "None" if lengths is None else "given"
-        raise ValueError(
-            f"lengths: {found} with normalisation={normalisation!r}; "
-            "accepted with 'batch_token_mean', and only there"
-        )
-    if normalisation == "muse_logits":
-        check_floating(logp=logp)
-        check_alike(logp=logp, reference_logp=reference_logp)
+    checks.choice(get_args(Normalization), normalization=normalization)
+    checks.positive(beta=beta)
+    if (lengths is not None) != (normalization == "batch_token_mean"):
+        accepted = "None" if lengths is not None else "integers, one a sequence"
+        raise checks.refused("lengths", lengths, f"{accepted} with {normalization=}")
+    if normalization == "muse_logits":
+        check_values(logp=logp)
+        checks.same_shape(logp=logp, reference_logp=reference_logp)
     else:
-        check_rows(logp=logp, reference_logp=reference_logp)
-    if normalisation == "batch_token_mean":
+        checks.rows(logp=logp, reference_logp=reference_logp)
+    if normalization == "batch_token_mean":
         logp, reference_logp = _mean(logp, lengths), _mean(reference_logp, lengths)
     return _preference(reference_logp - logp, beta)
 
@@ -155,14 +155,17 @@ def simnpo(
       beta: inverse temperature, above 0.
       gamma: margin in nats a token, as the released code has it: the paper's, over beta.
 
+    Returns:
+      The loss, above 0.
+
     Raises:
       ValueError: not one axis, another length, a wrong dtype, or `beta` not positive.
 
     Source: Fan et al., "Simplicity prevails: rethinking negative preference optimization for
     LLM unlearning" (2024).
     """
-    check_positive(beta=beta)
-    check_rows(logp=logp)
+    checks.positive(beta=beta)
+    checks.rows(logp=logp)
     _check_lengths(lengths, logp)
     return _preference(-logp / jnp.maximum(lengths, 1).astype(logp.dtype) - gamma, beta)
 
@@ -186,13 +189,16 @@ def dpo(
       reference_alternative_logp: a_ref, `[sequence]`, under the reference.
       beta: inverse temperature, above 0.
 
+    Returns:
+      The loss, above 0.
+
     Raises:
       ValueError: not one axis, another length, a wrong dtype, or `beta` not positive.
 
     Source: Rafailov et al., "Direct preference optimization" (NeurIPS 2023), equation 7.
     """
-    check_positive(beta=beta)
-    check_rows(
+    checks.positive(beta=beta)
+    checks.rows(
         logp=logp,
         alternative_logp=alternative_logp,
         reference_logp=reference_logp,
@@ -212,17 +218,20 @@ def idk_nll(
 
     Args:
       alternative_logp: of the alternative answers, `[sequence]`, in nats.
-      alternative_lengths: their tokens, `[sequence]`.
+      alternative_lengths: number of tokens of each alternative answer, `[sequence]`.
       retain_logp: of what is to be kept, `[retain]`.
-      retain_lengths: its tokens, `[retain]`.
+      retain_lengths: number of tokens of each sequence to be kept, `[retain]`.
+
+    Returns:
+      The loss; 0 for a batch in which no token counts.
 
     Raises:
       ValueError: not one axis, another length, or a wrong dtype.
 
     Source: Maini et al., "TOFU: a task of fictitious unlearning for LLMs" (COLM 2024).
     """
-    check_rows(alternative_logp=alternative_logp)
-    check_rows(retain_logp=retain_logp)
+    checks.rows(alternative_logp=alternative_logp)
+    checks.rows(retain_logp=retain_logp)
     _check_lengths(alternative_lengths, alternative_logp, prefix="alternative_")
     _check_lengths(retain_lengths, retain_logp, prefix="retain_")
     logp = jnp.concatenate([alternative_logp, retain_logp])
@@ -234,7 +243,7 @@ def _preference(margin: Array, beta: Scalar) -> Array:
 
 
 def _mean(logp: Array, lengths: Array | None, *, prefix: str = "") -> Array:
-    check_rows(**{f"{prefix}logp": logp})
+    checks.rows(**{f"{prefix}logp": logp})
     if lengths is None:
         return jnp.mean(logp)
     _check_lengths(lengths, logp, prefix=prefix)
@@ -242,5 +251,5 @@ def _mean(logp: Array, lengths: Array | None, *, prefix: str = "") -> Array:
 
 
 def _check_lengths(lengths: Array, logp: Array, *, prefix: str = "") -> None:
-    check_alike(**{f"{prefix}logp": logp, f"{prefix}lengths": lengths})
-    check_integers(**{f"{prefix}lengths": lengths})
+    checks.same_shape(**{f"{prefix}logp": logp, f"{prefix}lengths": lengths})
+    checks.integers(**{f"{prefix}lengths": lengths})

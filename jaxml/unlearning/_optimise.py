@@ -9,6 +9,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Key, PyTree
 
+from jaxml.optimizer import optimizer_step
+
 # Of parameters and a key, to a scalar and terms by name.
 Loss = Callable[[PyTree, Array], tuple[Array, dict[str, Array]]]
 
@@ -46,9 +48,7 @@ def minimise(
     def step(state, number):
         params, opt_state = state
         (value, terms), slope = gradient(params, jax.random.fold_in(key, number))
-        # optax is not written for strict promotion, which the caller may have switched on.
-        with jax.numpy_dtype_promotion("standard"):
-            updates, opt_state = optimizer.update(slope, opt_state, params)
+        updates, opt_state = optimizer_step(optimizer.update, slope, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), {"loss": value, **terms}
 
     numbers = jnp.arange(steps, dtype=jnp.uint32)

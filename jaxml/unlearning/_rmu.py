@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from jaxml.unlearning._counted import counted_mean
+from jaxml import checks
+from jaxml.unlearning._counted import check_values, counted_mean
 from jaxml.unlearning._objectives import Scalar
-from jaxml.unlearning._validate import check_alike, check_counts, check_floating, check_positive
 
 
 def rmu(
@@ -29,11 +29,14 @@ def rmu(
         `[*forget, width]`.
       control: target of all its positions, `[width]`, as of `rmu_control`.
       hidden_retain: output of the block on what is to be kept, `[*retain, width]`.
-      frozen_retain: the same under the model before unlearning.
+      frozen_retain: output of the block of the model before unlearning, `[*retain, width]`.
       alpha: weight of the second term; 1200 for Zephyr-7B with `scale=6.5` in `rmu_control`.
       forget_mask: positions that count, `[*forget]`; all by default, padding included, as the
         released code has it.
       retain_mask: positions that count, `[*retain]`; all by default.
+
+    Returns:
+      The loss.
 
     Raises:
       ValueError: the shapes do not fit or a wrong dtype.
@@ -41,10 +44,11 @@ def rmu(
     Source: Li et al., "The WMDP benchmark: measuring and reducing malicious use with unlearning"
     (ICML 2024), section 4, and its released code.
     """
-    check_floating(hidden_forget=hidden_forget, control=control, hidden_retain=hidden_retain)
+    check_values(hidden_forget=hidden_forget, control=control, hidden_retain=hidden_retain)
     if control.shape != hidden_forget.shape[-1:]:
-        raise ValueError(f"control: shape {control.shape}; hidden_forget: {hidden_forget.shape}")
-    check_alike(hidden_retain=hidden_retain, frozen_retain=frozen_retain)
+        width = hidden_forget.shape[-1] if hidden_forget.ndim else 0
+        raise checks.refused("control", control, f"[{width}], the width of hidden_forget")
+    checks.same_shape(hidden_retain=hidden_retain, frozen_retain=frozen_retain)
     forget = _mean_square(hidden_forget - control, forget_mask, name="hidden_forget")
     retain = _mean_square(hidden_retain - frozen_retain, retain_mask, name="hidden_retain")
     return forget + alpha * retain
@@ -62,13 +66,16 @@ def rmu_control(
       key: consumed.
       width: components of a hidden state.
       scale: norm of the result; of the size of the norm of the hidden states.
-      dtype: of the result `[width]`.
+      dtype: of the result.
+
+    Returns:
+      `[width]`, of norm `scale`.
 
     Raises:
       ValueError: `width` is below 1 or `scale` not positive.
     """
-    check_counts(width=width)
-    check_positive(scale=scale)
+    checks.counts(width=width)
+    checks.positive(scale=scale)
     direction = jax.random.uniform(key, (width,), dtype)
     return scale * direction / jnp.linalg.norm(direction)
 

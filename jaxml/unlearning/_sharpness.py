@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from jaxml import checks
 from jaxml.unlearning._objectives import Scalar
-from jaxml.unlearning._validate import check_positive
 
 
 def sam_value_and_grad(
@@ -25,6 +25,9 @@ def sam_value_and_grad(
         to a scalar.
       rho: distance in the space of all parameters, above 0.
 
+    Returns:
+      Function of the arguments of `loss` to its value and its gradient by the parameters.
+
     Raises:
       ValueError: `rho` is not positive.
 
@@ -32,7 +35,7 @@ def sam_value_and_grad(
     (ICLR 2021), equation 2; for unlearning, Fan et al., "Towards LLM unlearning resilient to
     relearning attacks" (ICML 2025).
     """
-    check_positive(rho=rho)
+    checks.positive(rho=rho)
 
     def value_and_grad(params: PyTree, *args: Any) -> tuple[Array, PyTree]:
         worst = shifted_to_worst(lambda params: loss(params, *args), params, rho)
@@ -45,7 +48,10 @@ def shifted_to_worst(loss: Callable[[PyTree], Array], params: PyTree, rho: Scala
     """Return params + rho g / |g|, g the gradient of the loss, the displacement a constant."""
     gradient = jax.lax.stop_gradient(jax.grad(loss)(params))
     factor = rho / _norm(gradient)
-    shift = lambda p, g: p + (factor * g.astype(factor.dtype)).astype(p.dtype)
+
+    def shift(p, g):
+        return p + (factor * g.astype(factor.dtype)).astype(p.dtype)
+
     return jax.tree.map(shift, params, gradient)
 
 

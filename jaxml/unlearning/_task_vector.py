@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from jaxml import checks
 from jaxml.unlearning._objectives import Scalar
-from jaxml.unlearning._validate import check_trees
 
 
 def task_vector(finetuned: PyTree, base: PyTree) -> PyTree:
@@ -14,14 +14,17 @@ def task_vector(finetuned: PyTree, base: PyTree) -> PyTree:
     Args:
       finetuned: parameters after training on what is to be forgotten, a pytree of arrays
         `[...]`.
-      base: those before.
+      base: parameters before.
+
+    Returns:
+      A tree as `base`.
 
     Raises:
       ValueError: the trees have different structures, shapes or dtypes.
 
     Source: Ilharco et al., "Editing models with task arithmetic" (ICLR 2023).
     """
-    check_trees(finetuned=finetuned, base=base)
+    checks.same_trees(finetuned=finetuned, base=base)
     return jax.tree.map(lambda after, before: after - before, finetuned, base)
 
 
@@ -33,8 +36,11 @@ def subtract_task_vector(params: PyTree, vector: PyTree, *, scale: Scalar = 5.0)
       vector: as of `task_vector`, of the same structure.
       scale: 5 in MUSE, after 10 epochs of training on the forget set at a rate of 1e-5.
 
+    Returns:
+      A tree as `params`.
+
     Raises:
       ValueError: the trees have different structures, shapes or dtypes.
     """
-    check_trees(params=params, vector=vector)
+    checks.same_trees(params=params, vector=vector)
     return jax.tree.map(lambda p, v: p - jnp.asarray(scale, v.dtype) * v, params, vector)

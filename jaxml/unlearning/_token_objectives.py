@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxml.tracing import known
-from jaxml.unlearning._counted import counted_mean
-from jaxml.unlearning._objectives import Scalar
-from jaxml.unlearning._validate import check_alike, check_floating, check_mask
+from jaxml import checks
+from jaxml.unlearning._counted import check_values, counted_mean, row_sums
+from jaxml.unlearning._objectives import Scalar, nll
 
 
 def wga(
@@ -60,15 +59,33 @@ def satimp(
     Source: Yang et al., "Exploring criteria of loss reweighting to enhance LLM unlearning"
     (ICML 2025).
     """
-    check_floating(logp=logp)
-    check_mask(mask, logp=logp)
-    for name, value in (("beta1", beta1), ("beta2", beta2)):
-        if not known(value, lambda value: value >= 0):
-            raise ValueError(f"{name}={value}: accepted is 0 or more")
+    check_values(logp=logp)
+    checks.mask(mask, logp=logp)
+    checks.at_least(0, beta1=beta1, beta2=beta2)
     logp = jnp.where(mask, logp, 0)
     constant = jax.lax.stop_gradient(logp)
     weight = jnp.exp(beta1 * constant) * (-jnp.expm1(constant)) ** beta2
     return counted_mean(weight * logp, mask, name="logp")
+
+
+def mean_nll(
+    logp: Float[Array, "sequence token"], mask: Bool[Array, "sequence token"]
+) -> Float[Array, ""]:
+    """Return minus the mean log-probability of the tokens that count: the loss of training.
+
+    Args:
+      logp: log p of each token, `[sequence, token]`, in nats, as of `token_log_prob`.
+      mask: `[sequence, token]`, True where a token counts: `mask[..., 1:]` of the text.
+
+    Returns:
+      The loss in nats a token; 0 for a batch in which no token counts.
+
+    Raises:
+      ValueError: the shapes differ or a wrong dtype.
+    """
+    check_values(logp=logp)
+    checks.mask(mask, logp=logp)
+    return nll(row_sums(logp, mask), lengths=jnp.sum(mask, axis=-1, dtype=jnp.int32))
 
 
 def kl_retain(
@@ -93,8 +110,8 @@ def kl_retain(
     Raises:
       ValueError: the shapes differ or a wrong dtype.
     """
-    check_floating(logits=logits, reference_logits=reference_logits)
-    check_alike(logits=logits, reference_logits=reference_logits)
+    check_values(logits=logits, reference_logits=reference_logits)
+    checks.same_shape(logits=logits, reference_logits=reference_logits)
     log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(reference_logits)
     q = jnp.exp(log_q)
     # A token that the reference excludes adds q log q = 0.

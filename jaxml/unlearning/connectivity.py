@@ -19,21 +19,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxml import checks
 from jaxml.tracing import as_partial, known
+from jaxml.unlearning._counted import check_values
 from jaxml.unlearning._optimise import adamw, minimise
-from jaxml.unlearning._validate import (
-    check_alike,
-    check_counts,
-    check_floating,
-    check_positive,
-    check_rows,
-    check_trees,
-)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["points", "values"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Path:
     """Measures along a path of models.
@@ -47,9 +39,7 @@ class Path:
     values: PyTree
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["middle", "history"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bend:
     """Result of fitting a curve between two models.
@@ -64,9 +54,9 @@ class Bend:
 
 
 def linear_path(
+    evaluate: Callable[[PyTree], Any],
     params_a: PyTree,
     params_b: PyTree,
-    evaluate: Callable[[PyTree], Any],
     *,
     points: int | Float[Array, " point"] = 11,
 ) -> Path:
@@ -75,10 +65,13 @@ def linear_path(
     All are evaluated one after another by one compiled program.
 
     Args:
-      params_a: a, a pytree of floating-point arrays `[...]`; mixed in float32 or better.
-      params_b: b, of the same structure.
       evaluate: function of parameters to a pytree of arrays, such as losses.
+      params_a: a, a pytree of floating-point arrays `[...]`; mixed in float32 or better.
+      params_b: b, of the structure of `params_a`.
       points: values of l, `[point]`; or how many, evenly from 0 to 1.
+
+    Returns:
+      The points and the values at each.
 
     Raises:
       ValueError: the trees have different structures, shapes or dtypes, a leaf is not
@@ -91,21 +84,24 @@ def linear_path(
 
 
 def bezier_path(
+    evaluate: Callable[[PyTree], Any],
     params_a: PyTree,
     middle: PyTree,
     params_b: PyTree,
-    evaluate: Callable[[PyTree], Any],
     *,
     points: int | Float[Array, " point"] = 11,
 ) -> Path:
     """Return measures of the models on the curve (1 - l)^2 a + 2 l (1 - l) m + l^2 b.
 
     Args:
-      params_a: a, a pytree of floating-point arrays `[...]`; mixed in float32 or better.
-      middle: m, of the same structure, as of `bezier_fit`.
-      params_b: b, of the same structure.
       evaluate: function of parameters to a pytree of arrays, such as losses.
+      params_a: a, a pytree of floating-point arrays `[...]`; mixed in float32 or better.
+      middle: m, of the structure of `params_a`, as of `bezier_fit`.
+      params_b: b, of the structure of `params_a`.
       points: values of l, `[point]`; or how many, evenly from 0 to 1.
+
+    Returns:
+      The points and the values at each.
 
     Raises:
       ValueError: the trees have different structures, shapes or dtypes, a leaf is not
@@ -119,9 +115,9 @@ def bezier_path(
 
 def bezier_fit(
     key: Key[Array, ""],
+    loss: Callable[[PyTree, Array], Array],
     params_a: PyTree,
     params_b: PyTree,
-    loss: Callable[[PyTree, Array], Array],
     *,
     steps: int = 100,
     learning_rate: float = 1e-5,
@@ -134,13 +130,16 @@ def bezier_fit(
 
     Args:
       key: of the places and of the loss; consumed.
-      params_a: one end, a pytree of floating-point arrays `[...]`.
-      params_b: the other end, of the same structure.
       loss: function of parameters and a key, for a batch it may draw, to a scalar.
+      params_a: one end, a pytree of floating-point arrays `[...]`.
+      params_b: the other end, of the structure of `params_a`.
       steps: of the optimizer.
       learning_rate: of AdamW, constant.
       optimizer: instead of AdamW without decay; keep the object, as a compiled loop is known
         by it.
+
+    Returns:
+      The control point, and the loss at each step.
 
     Raises:
       ValueError: the trees have different structures, shapes or dtypes, a leaf is not
@@ -150,8 +149,8 @@ def bezier_fit(
     (NeurIPS 2018).
     """
     _check_models(params_a=params_a, params_b=params_b)
-    check_counts(steps=steps)
-    check_positive(learning_rate=learning_rate)
+    checks.counts(steps=steps)
+    checks.positive(learning_rate=learning_rate)
     optimizer = optimizer or adamw(learning_rate)
     return _fit(key, params_a, params_b, as_partial(loss), steps=steps, optimizer=optimizer)
 
@@ -175,12 +174,9 @@ def barrier(points: Float[Array, " point"], loss: Float[Array, " point"]) -> Flo
     Source: Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis" (ICML
     2020).
     """
-    check_rows(points=points)
-    check_floating(loss=loss)
-    check_alike(points=points, loss=loss)
-    inside = lambda l: (l[0] == 0) & (l[-1] == 1) & jnp.all((l >= 0) & (l <= 1))
-    if not known(points, inside):
-        raise ValueError(f"points: {points}; accepted are 0 first, 1 last, the others between")
+    checks.rows(points=points, loss=loss)
+    if not known(points, _span_the_path):
+        raise checks.refused("points", points, "0 first, 1 last, the others between")
     l = points.astype(loss.dtype)
     return jnp.max(loss - ((1 - l) * loss[0] + l * loss[-1]))
 
@@ -223,11 +219,14 @@ def _model(l: Array, controls: tuple[PyTree, ...]) -> PyTree:
 
 def _places(points: int | Array, trees: PyTree) -> Array:
     if isinstance(points, int):
-        if points < 2:
-            raise ValueError(f"points={points}: accepted is 2 or more")
+        checks.counts(least=2, points=points)
         return jnp.linspace(0, 1, points, dtype=_wide(jax.tree.leaves(trees)))
-    check_rows(points=points)
+    checks.rows(points=points)
     return points
+
+
+def _span_the_path(l: Array) -> Array:
+    return (l[0] == 0) & (l[-1] == 1) & jnp.all((l >= 0) & (l <= 1))
 
 
 def _wide(leaves: Any) -> jnp.dtype:
@@ -237,7 +236,7 @@ def _wide(leaves: Any) -> jnp.dtype:
 
 
 def _check_models(**trees: PyTree) -> None:
-    check_trees(**trees)
+    checks.same_trees(**trees)
     name, first = next(iter(trees.items()))
     for path, leaf in jax.tree_util.tree_leaves_with_path(first):
-        check_floating(**{f"{name}{jax.tree_util.keystr(path)}": leaf})
+        check_values(**{f"{name}{jax.tree_util.keystr(path)}": leaf})

@@ -1,11 +1,13 @@
 """What every attack keeps: exact counts, untouched rows, right labels, one trigger."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from jaxml.backdoor import attacks
 
@@ -21,6 +23,23 @@ def linear(images):
     return images.reshape(len(images), -1) @ WEIGHTS
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Dimmed:
+    """A trigger of one's own with an array: the left half is darker."""
+
+    factor: jax.Array
+    side: int = dataclasses.field(default=4, metadata={"static": True})
+
+    def __call__(self, images):
+        return images.at[:, :, : self.side].multiply(self.factor)
+
+
+def inverted(images):
+    """A trigger of one's own without any."""
+    return 1 - images
+
+
 SETTINGS = dict(ratio=0.3, target=2)
 NOISE = dict(step=4 / 255, iterations=4, batch_size=3)
 RELABELLED = {
@@ -28,13 +47,25 @@ RELABELLED = {
     for name in ("badnets", "blend", "trojan", "wanet")
 }
 ADVERSARIAL = {
-    name: functools.partial(getattr(attacks, name), logits_fn=linear, **NOISE, **SETTINGS)
+    name: lambda key, *data, name=name, **settings: getattr(attacks, name)(
+        key, linear, *data, **NOISE | SETTINGS | settings
+    )
     for name in ("label_consistent", "clean_label")
 }
 KEPT = {"sig": functools.partial(attacks.sig, **SETTINGS), **ADVERSARIAL}
 ADAPTIVE = functools.partial(attacks.adaptive_blend, ratio=0.1, target=2)
 TO_ALL = functools.partial(attacks.all_to_all, ratio=0.3, classes=CLASSES)
-ALL = {**RELABELLED, **KEPT, "adaptive_blend": ADAPTIVE, "all_to_all": TO_ALL}
+OWN = {
+    name: lambda key, *data, trigger=trigger, **settings: attacks.poison(
+        key, trigger, *data, classes=CLASSES, **SETTINGS | settings
+    )
+    for name, trigger in {
+        "function": inverted,
+        "pytree": Dimmed(jnp.asarray(0.5)),
+        "partial": Partial(lambda shift, images: images + shift, jnp.asarray(0.05)),
+    }.items()
+}
+ALL = {**RELABELLED, **KEPT, **OWN, "adaptive_blend": ADAPTIVE, "all_to_all": TO_ALL}
 every_attack = pytest.mark.parametrize("name", ALL)
 
 
@@ -76,13 +107,34 @@ def test_labels_of_poisoned_rows(name):
     np.testing.assert_array_equal(poisoned.labels[chosen], expected[chosen])
 
 
-@pytest.mark.parametrize("name", [*RELABELLED, "all_to_all", "sig"])
+@pytest.mark.parametrize("name", [*RELABELLED, *OWN, "all_to_all", "sig"])
 def test_training_and_test_have_one_trigger(name):
     poisoned = run(name)
     chosen = poisoned.is_poisoned
-    found = poisoned.trigger(IMAGES)
-    np.testing.assert_array_equal(poisoned.images[chosen], found[chosen])
-    assert jnp.any(found != IMAGES, axis=(1, 2, 3)).all()
+    triggered = poisoned.trigger(IMAGES)
+    np.testing.assert_array_equal(poisoned.images[chosen], triggered[chosen])
+    assert jnp.any(triggered != IMAGES, axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("name", ["badnets", "sig", "clean_label", "all_to_all"])
+def test_every_attack_takes_a_trigger_of_ones_own(name):
+    poisoned = ALL[name](KEY, IMAGES, LABELS, trigger=lambda images: jnp.zeros_like(images))
+    np.testing.assert_array_equal(poisoned.is_poisoned, run(name).is_poisoned)
+    np.testing.assert_array_equal(poisoned.images[poisoned.is_poisoned], 0)
+    np.testing.assert_array_equal(poisoned.labels, run(name).labels)
+
+
+def test_attacks_are_poison_with_the_trigger_that_they_draw():
+    for name in RELABELLED:
+        again = attacks.poison(KEY, run(name).trigger, IMAGES, LABELS, classes=CLASSES, **SETTINGS)
+        for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(run(name)), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("broken", [lambda x: x[:, :4], lambda x: x.astype(jnp.float16)])
+def test_a_trigger_that_returns_other_images_is_named(broken):
+    with pytest.raises(ValueError, match=r"trigger\(images\)=float.*: accepted is float32\[17, 8"):
+        attacks.poison(KEY, broken, IMAGES, LABELS, ratio=0.3)
 
 
 def test_relabelling_to_all_and_to_wrong_labels():
@@ -132,8 +184,8 @@ def test_checkerboard_of_label_consistent():
 
 def test_checkerboard_in_four_corners():
     """Mirrored to the lower right each corner shows the same."""
-    grey = jnp.full((1, 8, 8, 3), 0.5)
-    one, four = (attacks.checkerboard_trigger((8, 8, 3), corners=n)(grey)[0] for n in (1, 4))
+    gray = jnp.full((1, 8, 8, 3), 0.5)
+    one, four = (attacks.checkerboard_trigger((8, 8, 3), corners=n)(gray)[0] for n in (1, 4))
     np.testing.assert_array_equal((four != 0.5).sum(), 4 * 27)
     for axes in ((), (0,), (1,), (0, 1)):
         lower, expected = (np.asarray(x)[-3:, -3:] for x in (jnp.flip(four, axes), one))
@@ -174,7 +226,7 @@ def test_adaptive_blend_shows_half_of_the_pieces():
 
 def test_captured_images_are_checked_under_jit():
     bright = 2 * IMAGES
-    with pytest.raises(ValueError, match="images: hold"):
+    with pytest.raises(ValueError, match="images=.* with values from .*: accepted is 0 to 1"):
         jax.jit(lambda key: attacks.blend(key, bright, LABELS))(KEY)
     found = jax.jit(lambda key: RELABELLED["blend"](key, IMAGES, LABELS))(KEY)
     np.testing.assert_allclose(found.images, run("blend").images, atol=1e-6)
@@ -206,14 +258,16 @@ def test_attack_success_rate_counts_the_rows_it_should():
 BAD = {
     "ratio=0": dict(ratio=0.0),
     "ratio=1": dict(ratio=1.0),
-    "ratio=0.001: of 57 rows this leaves none": dict(ratio=0.001),
-    "target=-1: accepted are labels from 0": dict(target=-1),
-    "images: dtype uint8": dict(images=IMAGES.astype(jnp.uint8)),
-    "images: hold NaN": dict(images=IMAGES.at[0, 0, 0, 0].set(jnp.nan)),
-    "images: hold NaN or": dict(images=255 * IMAGES),
-    r"images: shape \(8, 8, 3\)": dict(images=IMAGES[0]),
-    "labels: float32": dict(labels=LABELS.astype(jnp.float32)),
-    r"labels: int32\[3\]": dict(labels=LABELS[:3]),
+    "ratio=0.001: .* leaves one of 57 rows": dict(ratio=0.001),
+    "target=-1: accepted is a whole number, 0 or more": dict(target=-1),
+    "images=uint8.*: accepted is floating-point": dict(images=IMAGES.astype(jnp.uint8)),
+    "images=.* from nan to nan: accepted is 0 to 1": dict(
+        images=IMAGES.at[0, 0, 0, 0].set(jnp.nan)
+    ),
+    "images=.* to 22.*: accepted is 0 to 1": dict(images=255 * IMAGES),
+    r"images=float32\[8, 8, 3\]: accepted is \[row, height, width": dict(images=IMAGES[0]),
+    "labels=float32": dict(labels=LABELS.astype(jnp.float32)),
+    r"labels=int32\[3\]: accepted is integers \[57\]": dict(labels=LABELS[:3]),
 }
 
 
@@ -225,7 +279,7 @@ def test_labels_may_be_captured_by_a_compiled_function(name):
 
 @pytest.mark.parametrize("settings", [dict(target=99), dict(ratio=0.02)], ids=str)
 def test_a_class_without_rows_to_poison_is_named(settings):
-    with pytest.raises(ValueError, match="leaves no row of the class target="):
+    with pytest.raises(ValueError, match="ratio=.*: .* leaves a row of class target="):
         attacks.sig(KEY, IMAGES, LABELS, **settings)
 
 
@@ -235,7 +289,7 @@ def test_bad_input_is_named(name, message, unchecked):
     settings = {"images": IMAGES, "labels": LABELS, **BAD[message]}
     arrays = [settings.pop(n) for n in ("images", "labels")]
     if name == "label_consistent":
-        arrays.append(linear)
+        arrays.insert(0, linear)
     with pytest.raises(ValueError, match=message):
         getattr(attacks, name)(KEY, *arrays, **settings)
 
@@ -243,11 +297,11 @@ def test_bad_input_is_named(name, message, unchecked):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f: f("badnets", relabel="all"), "relabel='all': accepted are all_to_one"),
-        (lambda f: f("badnets", classes=4), "classes=4"),
-        (lambda f: f("badnets", target=10), "target=10: accepted are labels from 0 and below 10$"),
-        (lambda f: f("sig", target=-1), "target=-1: accepted are labels from 0$"),
-        (lambda f: f("adaptive_blend", ratio=0.6), "ratio=0.6: covers"),
+        (lambda f: f("badnets", relabel="all"), "relabel='all': accepted is one of 'all_to_one'"),
+        (lambda f: f("badnets", classes=4), "labels=.* from 0 to 4: accepted is 0 to 3"),
+        (lambda f: f("badnets", target=10), "target=10: accepted is 0 to 9$"),
+        (lambda f: f("sig", target=-1), "target=-1: accepted is a whole number, 0 or more$"),
+        (lambda f: f("adaptive_blend", ratio=0.6), "ratio=0.6: accepted is below 0.5"),
         (lambda f: f("clean_label", linear, epsilon=0.0), "epsilon=0.0"),
         (lambda f: f("clean_label", linear, iterations=0), "iterations=0"),
         (lambda f: f("clean_label", linear, batch_size=0), "batch_size=0"),
@@ -255,4 +309,4 @@ def test_bad_input_is_named(name, message, unchecked):
 )
 def test_bad_settings_are_named(call, message, unchecked):
     with pytest.raises(ValueError, match=message):
-        call(lambda name, *rest, **s: getattr(attacks, name)(KEY, IMAGES, LABELS, *rest, **s))
+        call(lambda name, *f, **s: getattr(attacks, name)(KEY, *f, IMAGES, LABELS, **s))

@@ -12,10 +12,10 @@ from jax.sharding import PartitionSpec as P
 from jaxml.backdoor._evaluate import auroc, detection_rates
 from jaxml.backdoor._identify import (
     IdentifyConfig,
-    identification,
     identify,
-    identify_round,
-    identify_start,
+    identify_init,
+    identify_result,
+    identify_step,
 )
 from jaxml.backdoor._mspc import mspc
 from jaxml.sharding import data_mesh
@@ -90,10 +90,10 @@ def test_reference_equals_the_published_loop_in_numpy(dtype, atol):
     splits, masks = published_loop(SMALL)
     assert 0 < splits[0].sum() < ROWS and any(np.any(w != splits[0]) for w in splits)
     assert 0 < np.mean(masks[-1] == 0) < 1
-    state = identify_start(network, images, config=SMALL)
+    state = identify_init(network, images, config=SMALL)
     np.testing.assert_array_equal(state.score > 0, splits[0])
     for w, mask in zip(splits[1:], masks, strict=True):
-        state = identify_round(network, images, state, config=SMALL)
+        state = identify_step(network, images, state, config=SMALL)
         np.testing.assert_allclose(state.mask.ravel(), mask, atol=atol)
         np.testing.assert_array_equal(state.score > 0, w)
     assert state.mask.dtype == state.score.dtype == dtype
@@ -155,7 +155,7 @@ def test_backdoors_are_identified_as_well_as_by_the_published_solver():
     published = dataclasses.replace(IdentifyConfig.reference(), rounds=2, steps=150)
     found = identify(model, images, config=fast, progress=lambda *call: calls.append(call))
     reference = identify(model, images, config=published)
-    start = identify_start(model, images, config=fast)
+    start = identify_init(model, images, config=fast)
     area = [float(auroc(score, poisoned)) for score in (found.score, reference.score, start.score)]
     assert area[0] > 0.99 > 0.9 > area[2]
     assert abs(area[0] - area[1]) < 0.005
@@ -170,15 +170,15 @@ def test_backdoors_are_identified_as_well_as_by_the_published_solver():
 def test_stopping_after_a_round_and_going_on_gives_the_same_bits():
     images = jnp.asarray(IMAGES, "float32")
     config = dataclasses.replace(SMALL, flagged_only=True, rounds=2)
-    state = identify_round(
-        network, images, identify_start(network, images, config=config), config=config
+    state = identify_step(
+        network, images, identify_init(network, images, config=config), config=config
     )
     # As a checkpoint has it: leaves on the host, put back into the tree.
     leaves, tree = jax.tree.flatten(state)
     saved = [np.asarray(leaf).copy() for leaf in leaves]
     jax.clear_caches()
     restored = jax.tree.unflatten(tree, [jnp.asarray(leaf) for leaf in saved])
-    resumed = identification(identify_round(network, images, restored, config=config))
+    resumed = identify_result(identify_step(network, images, restored, config=config))
     unbroken = identify(network, images, config=config)
     assert_close(resumed, unbroken, atol=0)
 
@@ -233,7 +233,9 @@ def test_a_host_callback_scores_but_cannot_learn_a_mask():
     callback = lambda x: jax.pure_callback(host, out(x), x)
     mask = jnp.ones((SIDE, SIDE))
     np.testing.assert_allclose(mspc(callback, images, mask), mspc(network, images, mask))
-    with pytest.raises(ValueError, match=r"logits_fn: has no gradient in the images, .*callback"):
+    with pytest.raises(
+        ValueError, match=r"logits_fn=.*: accepted is .* gradient in the images, .*callback"
+    ):
         identify(callback, images, config=SMALL)
 
 
@@ -247,30 +249,32 @@ def test_a_host_callback_scores_but_cannot_learn_a_mask():
         (dict(weight_decay=-1.0), "weight_decay=-1.0"),
         (dict(learning_rate=0.0), "learning_rate=0.0"),
         (dict(momentum=1.0), "momentum=1.0"),
+        (dict(momentum=np.nan), "momentum=nan"),
+        (dict(sparsity=np.nan), "sparsity=nan"),
         (dict(shift=1.0), "shift=1.0"),
         (dict(scales=()), r"scales=\(\)"),
     ],
 )
 def test_bad_settings_are_named(setting, message):
     with pytest.raises(ValueError, match=message):
-        identify_start(network, jnp.asarray(IMAGES), config=dataclasses.replace(SMALL, **setting))
+        identify_init(network, jnp.asarray(IMAGES), config=dataclasses.replace(SMALL, **setting))
 
 
 def test_a_state_of_another_run_is_refused(unchecked):
     images, config = jnp.asarray(IMAGES), dataclasses.replace(SMALL, rounds=1)
-    state = identify_start(network, images, config=config)
-    with pytest.raises(ValueError, match="state: of 50 images"):
-        identify_round(network, images[:9], state, config=config)
-    with pytest.raises(ValueError, match="state: 0 of 1 rounds are done; config asks for 3"):
-        identify_round(network, images, state, config=SMALL)
-    state = identify_round(network, images, state, config=config)
-    with pytest.raises(ValueError, match="state: 1 of 1 rounds are done"):
-        identify_round(network, images, state, config=config)
+    state = identify_init(network, images, config=config)
+    with pytest.raises(ValueError, match=r"state.score=float64\[50\]: accepted is \[9\]"):
+        identify_step(network, images[:9], state, config=config)
+    with pytest.raises(ValueError, match="rounds=3: accepted is 1, those of the state"):
+        identify_step(network, images, state, config=SMALL)
+    state = identify_step(network, images, state, config=config)
+    with pytest.raises(ValueError, match="state.round=1: accepted is below rounds=1"):
+        identify_step(network, images, state, config=config)
 
 
 def test_bytes_and_broken_logits_are_named(unchecked):
-    with pytest.raises(ValueError, match="images: dtype uint8"):
+    with pytest.raises(ValueError, match="images=uint8.*: accepted is floating-point"):
         identify(network, jnp.zeros((2, 8, 8, 1), jnp.uint8), config=SMALL)
     broken = lambda x: jnp.where(x[:, :1, 0, 0] == IMAGES[5, 0, 0, 0], jnp.nan, network(x))
-    with pytest.raises(ValueError, match="the first is row 5"):
+    with pytest.raises(ValueError, match="NaN or infinity in 1 rows, the first of them row 5"):
         identify(broken, jnp.asarray(IMAGES), config=SMALL)

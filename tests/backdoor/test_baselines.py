@@ -7,7 +7,6 @@ import pytest
 from scipy import ndimage, stats
 
 from jaxml.backdoor import baselines
-from jaxml.backdoor.baselines._rows import in_batches
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -36,11 +35,6 @@ def linear_logits(images):
 
 def amplified(level, images):
     return linear_logits(images) * level.astype(images.dtype)
-
-
-def test_batches_give_what_one_call_gives():
-    double = lambda x: 2 * x
-    np.testing.assert_array_equal(in_batches(double, 3, jnp.asarray(IMAGES)), 2 * IMAGES)
 
 
 def test_strip_is_minus_the_entropy_of_a_constant_network():
@@ -232,21 +226,30 @@ def test_jit_vmap_and_float32(name):
 
 
 BAD = {
-    "images: shape": lambda: baselines.strip(KEY, linear_logits, jnp.ones((3, 4))),
-    "images: dtype": lambda: baselines.strip(KEY, linear_logits, jnp.ones((3, 4, 4, 1), int)),
-    "images: 1 row": lambda: baselines.strip(KEY, linear_logits, jnp.ones((1, 4, 4, 1))),
+    r"images=float64\[3, 4\]: accepted is \[row, height": lambda: baselines.strip(
+        KEY, linear_logits, jnp.ones((3, 4))
+    ),
+    "images=int.*: accepted is floating-point": lambda: baselines.strip(
+        KEY, linear_logits, jnp.ones((3, 4, 4, 1), int)
+    ),
+    r"images=float64\[1, .*: accepted is 2 rows": lambda: baselines.strip(
+        KEY, linear_logits, jnp.ones((1, 4, 4, 1))
+    ),
     "weight=2": lambda: baselines.strip(KEY, linear_logits, jnp.asarray(IMAGES), weight=2.0),
     "blends=0": lambda: baselines.strip(KEY, linear_logits, jnp.asarray(IMAGES), blends=0),
-    "losses: shape": lambda: baselines.abl(jnp.ones((2, 2, 2))),
+    r"losses=float64\[2, 2, 2\]: accepted is \[row\] or": lambda: baselines.abl(
+        jnp.ones((2, 2, 2))
+    ),
     "gamma=-1": lambda: baselines.abl_loss(jnp.ones(2), gamma=-1.0),
+    "gamma=nan": lambda: baselines.abl_loss(jnp.ones(2), gamma=np.nan),
     "degrees=200": lambda: baselines.sd_fct(KEY, linear_logits, jnp.asarray(IMAGES), degrees=200.0),
-    "features: holds NaN": lambda: baselines.spectral_signature(
+    "features=.* with NaN or infinity: accepted is finite": lambda: baselines.spectral_signature(
         jnp.full((2, 2), jnp.nan), jnp.zeros(2, int)
     ),
-    "labels: 0..3": lambda: baselines.spectral_signature(
+    "labels=.* with values from 0 to 3: accepted is 0 to 2": lambda: baselines.spectral_signature(
         jnp.ones((2, 2)), jnp.asarray([0, 3]), classes=3
     ),
-    r"labels: int64\[3\]": lambda: baselines.activation_clustering(
+    r"labels=int64\[3\]: accepted is integers \[2\]": lambda: baselines.activation_clustering(
         jnp.ones((2, 2)), jnp.zeros(3, int), components=1
     ),
     "components=3": lambda: baselines.activation_clustering(
@@ -255,13 +258,22 @@ BAD = {
     "l1=-1": lambda: baselines.cognitive_distillation(
         KEY, linear_logits, jnp.asarray(IMAGES), l1=-1.0
     ),
-    "levels: float": lambda: baselines.ibd_psc(
+    "levels=float": lambda: baselines.ibd_psc(
         linear_logits, amplified, jnp.asarray(IMAGES), jnp.ones(2)
+    ),
+    **{
+        f"{name}=nan": lambda name=name: baselines.cognitive_distillation(
+            KEY, linear_logits, jnp.asarray(IMAGES), **{name: np.nan}
+        )
+        for name in ("learning_rate", "l1", "tv")
+    },
+    "labels=.* with negative numbers: accepted is 0 or more": lambda: baselines.ibd_psc_level(
+        amplified, jnp.asarray(IMAGES), jnp.arange(7) - 1, jnp.asarray(LEVELS)
     ),
     "error=2": lambda: baselines.ibd_psc_level(
         amplified, jnp.asarray(IMAGES), jnp.zeros(7, int), jnp.asarray(LEVELS), error=2.0
     ),
-    "variance: shape": lambda: baselines.activation_likelihood(
+    r"variance=float64\[2\]: accepted is \[3\]": lambda: baselines.activation_likelihood(
         jnp.ones((2, 3)), jnp.ones(3), jnp.ones(2)
     ),
     "share=0": lambda: baselines.flare(jnp.ones((3, 2)), share=0.0),

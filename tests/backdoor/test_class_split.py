@@ -64,11 +64,19 @@ def test_jit_vmap_and_float32():
 
 
 BAD = {
-    "hint: shape": lambda x, y: class_split(x, y, jnp.ones(3)),
+    r"hint=float64\[3\]: accepted is \[4\], the shape of labels": lambda x, y: class_split(
+        x, y, jnp.ones(3)
+    ),
     "components=0": lambda x, y: class_split(x, y, jnp.ones(4), components=0),
-    "labels: 0..1": lambda x, y: class_split(x, y, jnp.ones(4), classes=1),
-    "hint: holds NaN": lambda x, y: class_split(x, y, jnp.full(4, jnp.nan)),
-    "features: holds NaN": lambda x, y: class_split(x * jnp.nan, y, jnp.ones(4)),
+    "labels=.* with values from 0 to 1: accepted is 0 to 0": lambda x, y: class_split(
+        x, y, jnp.ones(4), classes=1
+    ),
+    "hint=.* with NaN or infinity: accepted is finite": lambda x, y: class_split(
+        x, y, jnp.full(4, jnp.nan)
+    ),
+    "features=.* with NaN or infinity: accepted is finite": lambda x, y: class_split(
+        x * jnp.nan, y, jnp.ones(4)
+    ),
 }
 
 

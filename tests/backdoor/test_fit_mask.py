@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxml.backdoor._fit_mask import IdentifyConfig, batches
+from jaxml.backdoor import IdentifyConfig
+from jaxml.backdoor._fit_mask import batches
 
 FLAGGED = np.random.default_rng(0).uniform(size=50) < 0.4
 CONFIG = IdentifyConfig(scales=(2.0, 3.0, 5.0))

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.backdoor._mspc import SCALES, mspc
+from jaxml.backdoor._amplify import SCALES
+from jaxml.backdoor._mspc import mspc
 from jaxml.backdoor._spc import spc
 
 
@@ -47,5 +48,5 @@ def test_bad_settings_are_named(settings, message):
 
 
 def test_bytes_are_refused(unchecked):
-    with pytest.raises(ValueError, match="images: dtype uint8"):
+    with pytest.raises(ValueError, match="images=uint8.*: accepted is floating-point"):
         spc(brighter_than_half, jnp.zeros((2, 4, 4, 1), jnp.uint8))

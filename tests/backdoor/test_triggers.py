@@ -126,18 +126,31 @@ def test_is_a_pytree_under_jit_and_vmap():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: patch_trigger(jnp.ones((13, 2, 3)), SHAPE), "patch: .* do not fit"),
-        (lambda: patch_trigger(jnp.ones((3, 3, 1)), SHAPE), "patch: .* do not fit"),
-        (lambda: square_trigger(jnp.ones((3, 3, 3)), SHAPE, margin=-1), "patch: .* do not fit"),
+        (lambda: patch_trigger(jnp.ones((13, 2, 3)), SHAPE), "patch=.*13, 2, 3.*: .* fits images"),
+        (lambda: patch_trigger(jnp.ones((3, 3, 1)), SHAPE), "patch=.*3, 3, 1.*: .* fits images"),
+        (lambda: square_trigger(jnp.ones((3, 3, 3)), SHAPE, margin=-1), "margin=-1: accepted is"),
+        (lambda: square_trigger(jnp.ones((3, 3, 3)), SHAPE, margin=8), "patch=.* with margin=8"),
         (lambda: blend_trigger(jnp.ones(SHAPE), alpha=1.5), "alpha=1.5"),
-        (lambda: warp_trigger(jax.random.key(0), SHAPE, points=1), "points=1: accepted are 2 to"),
-        (lambda: warp_trigger(jax.random.key(0), SHAPE, points=11), "accepted are 2 to 10"),
+        (lambda: warp_trigger(jax.random.key(0), SHAPE, points=1), "points=1: .* 2 or more"),
+        (
+            lambda: warp_trigger(jax.random.key(0), SHAPE, points=11),
+            "points=11: accepted is 2 to 10",
+        ),
         (lambda: warp_trigger(jax.random.key(0), SHAPE, strength=0.0), "strength=0.0"),
-        (lambda: sinusoid_trigger(SHAPE)(jnp.ones((1, 9, 9, 3))), "images: shape"),
-        (lambda: sinusoid_trigger(SHAPE)(jnp.ones(SHAPE)), "images: shape"),
-        (lambda: sinusoid_trigger(SHAPE)(jnp.ones((1, *SHAPE), "uint8")), "images: dtype uint8"),
-        (lambda: sinusoid_trigger(SHAPE)(jnp.full((1, *SHAPE), jnp.nan)), "images: hold NaN"),
-        (lambda: sinusoid_trigger(SHAPE)(jnp.full((1, *SHAPE), 255.0)), "images: hold NaN or"),
+        (
+            lambda: sinusoid_trigger(SHAPE)(jnp.ones((1, 9, 9, 3))),
+            "images=.*the size of the trigger",
+        ),
+        (lambda: sinusoid_trigger(SHAPE)(jnp.ones(SHAPE)), r"images=.*: accepted is \[row, height"),
+        (lambda: sinusoid_trigger(SHAPE)(jnp.ones((1, *SHAPE), "uint8")), "images=uint8"),
+        (
+            lambda: sinusoid_trigger(SHAPE)(jnp.full((1, *SHAPE), jnp.nan)),
+            "images=.* from nan to nan",
+        ),
+        (
+            lambda: sinusoid_trigger(SHAPE)(jnp.full((1, *SHAPE), 255.0)),
+            "images=.* to 255.0: .* 0 to 1",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message, unchecked):

@@ -7,15 +7,21 @@ import jax
 import numpy as np
 import pytest
 
+from jaxml import llm
 from jaxml.cli import main
-from jaxml.commands.unlearn_files import tokenised
 from jaxml.data.text import load_texts
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
 from jaxml.unlearning import coreset
 
 CONFIG = LlamaConfig(
-    vocabulary=12, width=8, layers=2, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=12,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 WORDS = "a b c d e f A B C D".split()
 LENGTH = 6
@@ -60,10 +66,9 @@ def test_the_chosen_chunks_are_written_and_unlearnt(files, tmp_path, capsys):
     assert run(files, out, *"--score loss --fraction 0.3 --keep bottom".split()) == 0
     assert "3 of 10 chunks chosen by loss" in capsys.readouterr().out
 
-    loaded = llama.load(files / "model")
-    tokenizer = llama.load_tokenizer(files / "model", CONFIG)
+    loaded = llm.load(files / "model")
     forget = files / "forget.txt"
-    texts = tokenised(load_texts(forget), tokenizer, LENGTH, forget)
+    texts = llm.tokenize(loaded, load_texts(forget), length=LENGTH)
     logp = llama.log_prob(loaded.params, texts.tokens, CONFIG)
     scores = np.asarray(coreset.loss(logp, texts.mask[:, 1:]))
     best = np.argsort(scores)[:3]
@@ -119,13 +124,16 @@ def test_grand_says_of_which_parameters_and_random_follows_the_seed(files, tmp_p
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--score", "best"], "score='best': accepted are 'random', 'el2n'"),
-        (["--score", "keyword_density"], "score='keyword_density' needs --retain"),
+        (["--score", "best"], "score='best': accepted is one of 'random', 'el2n'"),
+        (
+            ["--score", "keyword_density"],
+            "retain=None: accepted is a file of texts to keep with score='keyword_density'",
+        ),
         (["--fraction", "0"], "fraction=0.0: accepted is above 0 and up to 1"),
         (["--fraction", "1.5"], "fraction=1.5: accepted"),
         (["--keep", "best"], "keep='best': accepted are 'top', 'bottom', 'middle'"),
-        (["--count", "0"], "count=0: accepted is 1 or more"),
-        (["--length", "1"], "length=1: accepted is 2 or more"),
+        (["--count", "0"], "count=0: accepted is a whole number, 1 or more"),
+        (["--length", "1"], "length=1: accepted is a whole number, 2 or more"),
         (["--forget", "nowhere.txt"], "nowhere.txt: no such file"),
         (["--forget", "short.txt"], "short.txt: 3 tokens, one chunk of length=6"),
         (["--model", "nowhere"], "nowhere: no such folder or GGUF file"),
@@ -141,7 +149,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ):
     monkeypatch.chdir(files)
     if "smaller" in more and not (files / "smaller").exists():
-        small = LlamaConfig(**{**vars(CONFIG), "vocabulary": 8})
+        small = LlamaConfig(**{**vars(CONFIG), "vocab_size": 8})
         llama.save(files / "smaller", llama.init(jax.random.key(0), small), small)
         llama.load_tokenizer(files / "model", CONFIG).save_pretrained(files / "smaller")
     assert run(files, tmp_path / "out", *more) == 2

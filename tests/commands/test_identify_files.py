@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxml.backdoor import IdentifyConfig
 from jaxml.cli import main
+from jaxml.commands import identify
 from jaxml.commands.identify_files import identify_files
-from jaxml.data.images import load_rows
+from jaxml.data.image_rows import load_rows
 
 SIDE, ROWS = 8, 120
 POISONED = np.arange(ROWS) % 10 == 3
@@ -140,7 +142,7 @@ def test_killed_run_goes_on_to_the_same_result(data, capsys):
 
     out = data / "out"
     arguments = (data / "a.npz", str(data / "model.py"), out)
-    settings = dict(rounds=2, steps=120)
+    settings = dict(config=IdentifyConfig(rounds=2, steps=120))
     with pytest.raises(KeyboardInterrupt):
         identify_files(*arguments, **settings, progress=kill)
     stages = [f"identify/stages/round_{done}.npz" for done in range(2)]
@@ -163,12 +165,13 @@ def test_killed_run_goes_on_to_the_same_result(data, capsys):
 
 def test_logits_of_half_precision_survive_the_disk(data):
     arguments = (data / "a.npz", f"{data / 'model.py'}:half", data / "out")
-    identify_files(*arguments, rounds=1, steps=120)
+    config = IdentifyConfig(rounds=1, steps=120)
+    identify_files(*arguments, config=config)
     first = (data / "out/scores.csv").read_bytes()
     (data / "out/scores.csv").unlink()
     stage = data / "out/identify/stages/round_1.npz"
     written = stage.stat().st_mtime_ns
-    identify_files(*arguments, rounds=1, steps=120)
+    identify_files(*arguments, config=config)
     assert stage.stat().st_mtime_ns == written
     assert (data / "out/scores.csv").read_bytes() == first
     assert {row["row"] for row in table(data / "out") if row["flagged"] == "1"} == {
@@ -199,7 +202,7 @@ def test_flags_of_nearly_everything_come_with_a_warning(data, capsys):
         ("flat.npz", "model.py", "flat.npz: images is uint8[120, 64]"),
         ("bytes.npz", "model.py", "bytes.npz: images are not all from 0 to 1"),
         ("a.npz", "missing.py", "missing.py: no such file"),
-        ("a.npz", "contrast.txt", "no such file; give FILE.py"),
+        ("a.npz", "contrast.txt", "no such file; accepted is FILE.py"),
         ("a.npz", "model.py:other", "model.py: no function 'other'"),
         ("a.npz", "model.py:number", "model.py: no function 'number'"),
         ("a.npz", "syntax.py", "syntax.py: SyntaxError"),
@@ -208,8 +211,8 @@ def test_flags_of_nearly_everything_come_with_a_warning(data, capsys):
         ("a.npz", "model.py:broken", "broken raised RuntimeError: weights are missing"),
         ("a.npz", "model.py:ends", "ends raised SystemExit: 3"),
         ("a.npz", "model.py:on_host", "on_host raised TracerArrayConversionError"),
-        ("a.npz", "model.py:with_features", "accepted are logits [row, class]"),
-        ("a.npz", "model.py:undefined", "logits are not finite in "),
+        ("a.npz", "model.py:with_features", "accepted is floating-point logits [2, class]"),
+        ("a.npz", "model.py:undefined", "with NaN or infinity in "),
         ("wide.npz", "model.py", "logits_fn raised"),
     ],
 )
@@ -247,6 +250,11 @@ def test_bad_settings_are_named(option, value, data, capsys):
     error = capsys.readouterr().err
     assert f"{option[2:]}={value}" in error and error.count("\n") == 1
     assert not (data / "out").exists()
+
+
+def test_defaults_are_those_of_the_library():
+    defaults = {name: default for name, (_, default, _) in identify.SETTINGS.items()}
+    assert IdentifyConfig(**defaults) == IdentifyConfig()
 
 
 def test_every_container_holds_the_same_images(data):

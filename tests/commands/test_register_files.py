@@ -1,18 +1,25 @@
 """`jaxml register` on small files of every kind."""
 
+import inspect
 import json
+from typing import get_args
 
 import nibabel
 import numpy as np
+import pytest
 from PIL import Image
 
+from jaxml import registration
 from jaxml.cli import main
+from jaxml.commands.register import PROJECTIONS
 from jaxml.data import load_volume
+from jaxml.registration._inputs import Projection
+from jaxml.registration._register import _STEPS
 
 
-def blob(shape, centre, radius):
+def blob(shape, center, radius):
     index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
-    distance = np.linalg.norm((index - np.array(centre)) / np.array(radius), axis=-1)
+    distance = np.linalg.norm((index - np.array(center)) / np.array(radius), axis=-1)
     ripple = 0.3 * np.sin(index.sum(axis=-1))
     return (100 * np.exp(-(distance**2)) * (1 + ripple)).astype(np.float32)
 
@@ -22,8 +29,8 @@ def run(*arguments):
 
 
 def test_pictures(tmp_path, capsys):
-    for name, centre in (("a", (15, 17)), ("b", (17, 15))):
-        image = blob((32, 34), centre, (8, 8)).clip(0, 255).astype(np.uint8)
+    for name, center in (("a", (15, 17)), ("b", (17, 15))):
+        image = blob((32, 34), center, (8, 8)).clip(0, 255).astype(np.uint8)
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     out = tmp_path / "out"
     assert run(tmp_path / "a.png", tmp_path / "b.png", "--out", out, "--steps", 60) == 0
@@ -47,17 +54,17 @@ def test_volumes_of_other_orientation_and_voxel_size(tmp_path):
     moving_affine = np.diag([-2.5, 2.0, 2.0, 1.0])
     moving_affine[0, 3] = 40
 
-    def ball(shape, affine, centre):
+    def ball(shape, affine, center):
         index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
         world = index @ affine[:3, :3].T + affine[:3, 3]
-        return np.exp(-np.sum((world - centre) ** 2, axis=-1) / 2 / 8**2).astype(np.float32)
+        return np.exp(-np.sum((world - center) ** 2, axis=-1) / 2 / 8**2).astype(np.float32)
 
     fixed = ball((20, 20, 14), fixed_affine, np.array([20.0, 20, 20]))
     moving = ball((18, 22, 22), moving_affine, np.array([26.0, 20, 20]))
     nibabel.save(nibabel.Nifti1Image(fixed, fixed_affine), tmp_path / "a.nii.gz")
     nibabel.save(nibabel.Nifti1Image(moving, moving_affine), tmp_path / "b.nii")
     out = tmp_path / "out"
-    settings = ("--out", out, "--steps", 60, "--regularity", 0.1)
+    settings = ("--out", out, "--steps", 60, "--smoothness", 0.1)
     assert run(tmp_path / "a.nii.gz", tmp_path / "b.nii", *settings) == 0
     moved = nibabel.load(out / "moved.nii.gz")
     np.testing.assert_allclose(moved.affine, fixed_affine)
@@ -93,7 +100,18 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
     assert run(tmp_path / "a.npy", tmp_path / "a.npy", "--projection", "magic", "--out", out) == 2
-    assert "fold_free, layer, none" in capsys.readouterr().err
+    assert "one of 'fold_free', 'layer', 'none'" in capsys.readouterr().err
     assert run(tmp_path / "a.npy", tmp_path / "a.npy", "--steps", 0, "--out", out) == 2
     assert "steps" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_help_says_what_the_library_takes(capsys):
+    defaults = inspect.signature(registration.register).parameters
+    with pytest.raises(SystemExit, match="0"):
+        run("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert {name.replace("none", "") or None for name in PROJECTIONS} == {*get_args(Projection)}
+    assert f"{', '.join(PROJECTIONS[:-1])} or none (default: {PROJECTIONS[0]})" in text
+    assert f"roughness (default: {defaults['smoothness'].default})" in text
+    assert f"(default: {_STEPS}, on fine ones {_STEPS // 10})" in text

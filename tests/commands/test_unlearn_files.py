@@ -11,7 +11,13 @@ from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
 
 CONFIG = LlamaConfig(
-    vocabulary=12, width=8, layers=3, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=12,
+    hidden_size=8,
+    num_layers=3,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 WORDS = "a b c d e f A B C D".split()
 
@@ -101,7 +107,8 @@ def test_privacy_of_a_model_against_itself_is_zero(files, tmp_path, capsys):
         (["--method", "dpo"], "alternative: None with method='dpo'"),
         (["--method", "rmu"], "layer=7: accepted is 0 to 2"),
         (["--steps", "0"], "steps=0"),
-        (["--length", "1"], "length=1: accepted is 2 or more"),
+        (["--model", "own/model"], "own/model: no such folder or GGUF file, and not in the cache"),
+        (["--length", "1"], "length=1: accepted is a whole number, 2 or more"),
         (["--forget", "nowhere.txt"], "nowhere.txt"),
         (["--model", "nowhere"], "nowhere: no such folder or GGUF file"),
     ],
@@ -112,6 +119,21 @@ def test_bad_input_is_one_line(files, tmp_path, capsys, more, message):
     assert message in told and len(told.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--method", "nop"], "method='nop': accepted is one of 'ga', 'npo'"),
+        (["--retain-term", "mse"], "retain='mse': accepted is one of 'none', 'nll', 'kl'"),
+    ],
+)
+def test_a_mistyped_name_is_refused_before_anything_is_loaded(
+    files, tmp_path, capsys, monkeypatch, unchecked, more, message
+):
+    monkeypatch.setattr(llama, "load", lambda *args, **settings: pytest.fail("loaded"))
+    assert run(files, tmp_path / "out", *more) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_nothing_to_measure_is_told(files, capsys):
     assert main(["evaluate-unlearning", "--model", str(files / "model")]) == 2
-    assert "nothing to measure; give --verbatim" in capsys.readouterr().err
+    assert "measures=None: accepted is --verbatim, --knowledge" in capsys.readouterr().err

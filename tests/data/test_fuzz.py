@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 from damaged_files import Reader, assert_survives, with_checksums, without_checksums
 
-from jaxml.data import DataError, audio, brain, images, questions, rows, speech, text, volume
+from jaxml.data import (
+    DataError,
+    audio,
+    brain,
+    image_rows,
+    images,
+    questions,
+    rows,
+    speech,
+    text,
+    volume,
+)
 from jaxml.data.sources import download, spoken_digit, tiny_images
 from jaxml.output import stages
 
@@ -204,7 +215,7 @@ READERS = {
     "images npz": whole("a.npz", PICTURES, images.load_images),
     "images": member("a.npz", PICTURES, "images", images.load_images),
     "labels": member("a.npz", PICTURES, "labels", images.load_images),
-    "rows npz": member("a.npz", {"images": PIXELS / 255}, "images", images.load_rows),
+    "rows npz": member("a.npz", {"images": PIXELS / 255}, "images", image_rows.load_rows),
     "joined": whole(TRAIN, labelled(), of_folder(images.load_images), beside=TEST),
     "joined offset": member(
         TRAIN, labelled(), "offset", of_folder(images.load_images), beside=TEST
@@ -225,7 +236,7 @@ READERS = {
     "class png chunks": Reader(
         "a/0.png",
         lambda: without_checksums(picture("png", "P")),
-        of_classes(images.load_rows),
+        of_classes(image_rows.load_rows),
         with_checksums,
         classes,
     ),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from damaged_files import limits
 
+from jaxml.files.errors import DataError
 from jaxml.files.npz import read_npy, read_npz
 
 ARRAYS = {
@@ -61,7 +62,7 @@ def test_an_archive_comes_back(tmp_path, save):
 def test_what_is_not_asked_for_may_be_anything(tmp_path):
     np.savez(tmp_path / "a.npz", good=np.arange(3), objects=np.array([None]))
     assert_same(read_npz(tmp_path / "a.npz", "good")["good"], np.arange(3))
-    with pytest.raises(ValueError, match="no array of numbers or texts: .*O"):
+    with pytest.raises(DataError, match="no array of numbers or texts: .*O"):
         read_npz(tmp_path / "a.npz")
 
 
@@ -98,7 +99,7 @@ def header(descr="'<f4'", order="False", shape="(3,)"):
 )
 def test_a_header_is_not_believed(tmp_path, content, message):
     (tmp_path / "a.npy").write_bytes(content)
-    with limits(), pytest.raises(ValueError, match=message):
+    with limits(), pytest.raises(DataError, match=message):
         read_npy(tmp_path / "a.npy")
 
 
@@ -120,10 +121,10 @@ def test_an_archive_does_not_claim_more_than_it_can_hold(tmp_path):
     path = tmp_path / "a.npz"
     claimed = written(header("'|u1'", shape=f"({2**40},)"))
     archive(path, claimed, file_size=2**40 + len(claimed))
-    with limits(), pytest.raises(ValueError, match="claims more than it can hold"):
+    with limits(), pytest.raises(DataError, match="claims more than it can hold"):
         read_npz(path)
     archive(path, claimed, file_size=2**40 + len(claimed), compress_size=2**39)
-    with limits(), pytest.raises(ValueError, match="larger than the file"):
+    with limits(), pytest.raises(DataError, match="larger than the file"):
         read_npz(path)
 
 
@@ -147,7 +148,7 @@ def test_zeros_that_are_there_are_read(tmp_path):
 )
 def test_a_damaged_archive_is_one_error(tmp_path, write, message):
     write(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         read_npz(tmp_path / "a.npz")
 
 
@@ -157,5 +158,5 @@ def test_what_is_no_file(tmp_path, read):
         read(tmp_path / "none")
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe"):
-        with pytest.raises(ValueError, match="not a file"):
+        with pytest.raises(DataError, match="not a file"):
             read(path)

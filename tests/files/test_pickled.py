@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from damaged_files import limits
 
+from jaxml.files.errors import DataError
 from jaxml.files.pickled import Call, array_of, read_pickle
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
@@ -74,7 +75,7 @@ HOSTILE = {
 def test_hostile_pickles_are_refused(tmp_path, name):
     content, message = HOSTILE[name]
     end = b"" if name == "no end" else p.STOP
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(DataError, match=message):
         read(tmp_path, p.PROTO + b"\x02" + content + end)
 
 

@@ -9,6 +9,7 @@ import pytest
 from damaged_files import limits, with_checksums
 from PIL import Image, features
 
+from jaxml.files.errors import DataError
 from jaxml.files.pictures import decode
 
 PIXELS = np.arange(60, dtype=np.uint8).reshape(5, 4, 3) * 4
@@ -32,7 +33,7 @@ def test_other_formats_are_not_read_under_any_name(kind):
     if kind == "webp" and not features.check("webp"):
         pytest.skip("Pillow was built without webp")
     content = encoded(kind)
-    with pytest.raises(ValueError, match="cannot identify"):
+    with pytest.raises(DataError, match="cannot identify"):
         decode(content)
     assert "GhostScript" not in sys.modules
 
@@ -53,7 +54,7 @@ SIZES = ((5_000, 1_000), (10_000, 8_000), (10_000, 10_000), (2**31 - 1, 1), (2**
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_size_is_not_believed(size):
-    with limits(), pytest.raises(ValueError, match="exceeds limit|are not there"):
+    with limits(), pytest.raises(DataError, match="exceeds limit|are not there"):
         decode(png(*size))
 
 
@@ -67,7 +68,7 @@ def test_large_pictures_of_one_colour_are_read(mode):
 
 def test_damage_is_an_error_and_no_warning():
     for content in (b"", encoded("png")[:45], encoded("jpeg")[:200], b"\x89PNG\r\n\x1a\n"):
-        with pytest.raises(ValueError):
+        with pytest.raises(DataError):
             decode(content)
     broken = Image.Exif()
     broken[0x010F] = "maker"

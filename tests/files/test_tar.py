@@ -7,6 +7,7 @@ import tarfile
 import pytest
 from damaged_files import limits
 
+from jaxml.files.errors import DataError
 from jaxml.files.tar import read_tar
 
 WANTED = r"(?:.*/)?[^/]*\.wav"
@@ -65,13 +66,13 @@ def test_links_are_no_files(tmp_path):
 def test_a_negative_size_does_not_lead_back_for_ever(tmp_path):
     for size in (-512, -1024, -(2**40)):
         path = save(tmp_path / "a", good("1.wav"), (entry("2.wav", size), b""))
-        with pytest.raises(ValueError, match=r"2\.wav has -"):
+        with pytest.raises(DataError, match=r"2\.wav has -"):
             read_tar(path, WANTED)
         pax = entry("2.wav", pax_headers={"size": str(size)})
         content = good("1.wav")[0].tobuf() + b"abc" + bytes(509)
         content += pax.tobuf(tarfile.PAX_FORMAT) + bytes(1024)
         path.write_bytes(gzip.compress(content))
-        with pytest.raises(ValueError, match=r"2\.wav has -"):
+        with pytest.raises(DataError, match=r"2\.wav has -"):
             read_tar(path, WANTED)
 
 
@@ -97,7 +98,7 @@ def test_a_sparse_file_is_no_file(tmp_path):
 
 def test_a_size_is_not_believed(tmp_path):
     path = save(tmp_path / "a", (entry("1.wav", 2**40), b"abc"))
-    with limits(), pytest.raises(ValueError, match="unexpected end"):
+    with limits(), pytest.raises(DataError, match="unexpected end"):
         read_tar(path, WANTED)
 
 
@@ -108,7 +109,7 @@ PACKED, EMPTY = (gzip.compress(content, mtime=0) for content in (b"text", b""))
 @pytest.mark.parametrize("content", [b"", b"text", PACKED, EMPTY])
 def test_damage_is_an_error(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises((OSError, ValueError)):
+    with pytest.raises((OSError, DataError)):
         read_tar(tmp_path / "a", WANTED)
 
 
@@ -117,5 +118,5 @@ def test_a_cut_archive_is_an_error(tmp_path):
     with gzip.GzipFile(fileobj=stream, mode="wb") as file:
         file.write(good("1.wav")[0].tobuf())
     (tmp_path / "a").write_bytes(stream.getvalue()[:-12])
-    with pytest.raises(ValueError):
+    with pytest.raises(DataError):
         read_tar(tmp_path / "a", WANTED)

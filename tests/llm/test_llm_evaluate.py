@@ -6,14 +6,20 @@ import pytest
 from llama_parameters import drawn
 
 from jaxml.data.questions import ChoiceQuestion, Passage, Question
-from jaxml.llm import _evaluate as evaluate
+from jaxml.llm import _measures as measures
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
 from jaxml.unlearning import Sequences, metrics
 
 WORDS = tuple("abcdefghijklmnopqrstuvwxyz")
 DECODER = LlamaConfig(
-    vocabulary=30, width=32, layers=1, heads=1, key_heads=1, head_width=32, mlp_width=4
+    vocab_size=30,
+    hidden_size=32,
+    num_layers=1,
+    num_heads=1,
+    num_kv_heads=1,
+    head_dim=32,
+    intermediate_size=4,
 )
 
 
@@ -48,13 +54,13 @@ PARAMS = alphabet()
 
 def test_verbatim_is_rouge_of_the_greedy_continuation():
     passages = [Passage("abc", "defg"), Passage("m", "nxyo"), Passage("pqr", "stuv")]
-    found = evaluate.verbatim(PARAMS, DECODER, Letters(), passages, tokens=4, batch_size=2)
+    found = measures.verbatim(PARAMS, DECODER, Letters(), passages, tokens=4, batch_size=2)
     # Of "n o p q" against "n x y o", the subsequence "n o" of four words each.
     np.testing.assert_allclose(found, 100 * (1 + 0.5 + 1) / 3)
 
 
 def test_verbatim_cuts_the_reference():
-    found = evaluate.verbatim(PARAMS, DECODER, Letters(), [Passage("abc", "dexxxxxx")], tokens=2)
+    found = measures.verbatim(PARAMS, DECODER, Letters(), [Passage("abc", "dexxxxxx")], tokens=2)
     assert found == 100
 
 
@@ -68,7 +74,7 @@ def test_knowledge_asks_in_the_form_of_muse():
             prompts.append(text)
             return super().encode("r", add_special_tokens=False)
 
-    found = evaluate.knowledge(
+    found = measures.knowledge(
         PARAMS, DECODER, Telling(), questions, examples=[("e", "f")], tokens=2
     )
     assert prompts[0] == metrics.knowledge_prompt("what", examples=[("e", "f")])
@@ -89,10 +95,10 @@ def test_choices_are_those_of_the_last_token():
         ChoiceQuestion("b?", choices, 2),
         ChoiceQuestion("c?", choices, 0),
     ]
-    found = evaluate.choices(PARAMS, DECODER, Ending(), questions, batch_size=2)
+    found = measures.choices(PARAMS, DECODER, Ending(), questions, batch_size=2)
     np.testing.assert_allclose(found.accuracy, 2 / 3, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"questions: of \[2, 4\] choices"):
-        evaluate.choices(
+    with pytest.raises(ValueError, match=r"questions='\[2, 4\] choices': accepted is one number"):
+        measures.choices(
             PARAMS, DECODER, Ending(), [*questions, ChoiceQuestion("a?", choices[:2], 0)]
         )
 
@@ -101,7 +107,7 @@ def test_membership_ranks_what_is_known_higher():
     known = np.arange(8)
     tokens = np.stack([known, known[::-1], known + 3])
     texts = Sequences(jnp.asarray(tokens, jnp.int32), jnp.ones((3, 8), bool))
-    found = evaluate.membership(PARAMS, DECODER, texts, batch_size=2)
+    found = measures.membership(PARAMS, DECODER, texts, batch_size=2)
     logp = llama.log_prob(PARAMS, texts.tokens, DECODER)
     np.testing.assert_allclose(
         found, [np.sort(row)[: int(0.4 * 7)].mean() for row in np.asarray(logp)], rtol=1e-5
@@ -112,12 +118,12 @@ def test_membership_ranks_what_is_known_higher():
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_batches_and_padding_change_nothing(batch_size):
     passages = [Passage(text, "zz") for text in ("abcdefgh", "m", "tuv")]
-    found = evaluate.continuations(
+    found = measures.continuations(
         PARAMS, DECODER, Letters(), [p.prompt for p in passages], 3, batch_size
     )
     assert found == ["i j k", "n o p", "w x y"]
 
 
 def test_no_prompt_is_named():
-    with pytest.raises(ValueError, match="no prompt"):
-        evaluate.verbatim(PARAMS, DECODER, Letters(), [])
+    with pytest.raises(ValueError, match=r"prompts=\[\]: accepted is one prompt"):
+        measures.verbatim(PARAMS, DECODER, Letters(), [])

@@ -14,7 +14,13 @@ from jaxml.models.llama import LlamaConfig
 from jaxml.unlearning import Sequences, coreset, token_log_prob
 
 CONFIG = LlamaConfig(
-    vocabulary=12, width=8, layers=2, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=12,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 # Large enough that predictions differ.
 PARAMS = drawn(CONFIG, matrices=5, rest=5)
@@ -67,7 +73,7 @@ def whole():
         "perplexity": coreset.perplexity(logp, counted),
         "min_k": coreset.min_k(logp, counted),
         "moderate": coreset.moderate(KEY, features()),
-        "k_centre": coreset.k_centre(features()),
+        "k_center": coreset.k_center(features()),
         "keyword_density": (HITS & MASK).sum(1) / MASK.sum(1),
     }
 
@@ -78,7 +84,7 @@ def test_scores_are_those_of_all_chunks_at_once(name, whole):
     found = chunk_scores(KEY, name, PARAMS, CONFIG, TEXTS, hits=HITS, batch_size=3)
     assert found.shape == (7,)
     # Differences of distances that nearly cancel, and an order that is the same or not.
-    tolerance = {"moderate": dict(rtol=1e-4, atol=1e-5), "k_centre": dict(rtol=0)}
+    tolerance = {"moderate": dict(rtol=1e-4, atol=1e-5), "k_center": dict(rtol=0)}
     np.testing.assert_allclose(found, whole[name], **tolerance.get(name, dict(rtol=2e-5)))
 
 
@@ -110,9 +116,12 @@ def test_texts_and_hits_leave_out_padding_and_special_tokens():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(name="nice"), "name='nice': accepted are 'random', 'el2n'"),
-        (dict(name="keyword_density"), "hits: None with name='keyword_density'"),
-        (dict(batch_size=0), "batch_size=0: accepted is 1 or more"),
+        (dict(name="nice"), "name='nice': accepted is one of 'random', 'el2n'"),
+        (
+            dict(name="keyword_density"),
+            r"hits=None: accepted is \[chunk, time\] with name='keyword_density'",
+        ),
+        (dict(batch_size=0), "batch_size=0: accepted is a whole number, 1 or more"),
         (dict(texts=Sequences(TEXTS.tokens + 1, TEXTS.mask)), "texts: tokens from 1 to 12"),
         (dict(name="moderate", texts=jax.tree.map(lambda x: x[:3], TEXTS)), "clusters=4"),
     ],

@@ -14,11 +14,17 @@ from jaxml import unlearning
 from jaxml.llm._unlearn import sequence_log_probs, unlearn_decoder
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
-from jaxml.unlearning import Sequences, UnlearnConfig
-from jaxml.unlearning import _unlearn_loss as unlearn_loss
+from jaxml.unlearning import Objective, Sequences, UnlearnConfig
+from jaxml.unlearning._sequences import draw_rows
 
 DECODER = LlamaConfig(
-    vocabulary=23, width=8, layers=3, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=23,
+    hidden_size=8,
+    num_layers=3,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
@@ -156,7 +162,7 @@ def test_batches_are_drawn_independently_and_are_different_rows():
     found = run("npo", batch_size=2, steps=1)
     again = run("npo", batch_size=2, steps=1)
     jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
-    drawn = [unlearn_loss.draw_rows(key, jnp.arange(5), 3) for key in jax.random.split(KEY, 50)]
+    drawn = [draw_rows(key, jnp.arange(5), 3) for key in jax.random.split(KEY, 50)]
     assert all(len(set(np.asarray(rows).tolist())) == 3 for rows in drawn)
     assert len({tuple(np.asarray(rows).tolist()) for rows in drawn}) > 20
 
@@ -166,6 +172,32 @@ def test_goes_on_where_it_was(tmp_path):
     run("npo", batch_size=2, steps=3, folder=tmp_path)
     found = run("npo", batch_size=2, steps=6, folder=tmp_path)
     jax.tree.map(np.testing.assert_array_equal, found, whole)
+
+
+def own_ascent(batch, beta):
+    return unlearning.gradient_ascent(batch.logp, lengths=batch.lengths)
+
+
+def test_an_objective_of_the_callers_has_checkpoints_of_its_own(tmp_path):
+    own = Objective(own_ascent)
+    whole = run(own, batch_size=2, steps=6)
+    jax.tree.map(np.testing.assert_array_equal, whole, run("ga", batch_size=2, steps=6))
+    run(own, batch_size=2, steps=3, folder=tmp_path)
+    for other in ("ga", Objective(lambda batch, beta: own_ascent(batch, beta))):
+        with pytest.raises(ValueError, match="other settings: data.*own_ascent"):
+            run(other, batch_size=2, steps=6, folder=tmp_path)
+    found = run(own, batch_size=2, steps=6, folder=tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, found, whole)
+
+
+def test_plain_tokens_all_count():
+    whole = Sequences(FORGET.tokens, jnp.ones_like(FORGET.mask))
+    found = sequence_log_probs(PARAMS, np.asarray(FORGET.tokens), DECODER)
+    np.testing.assert_array_equal(found, sequence_log_probs(PARAMS, whole, DECODER))
+    settings = dict(config=UnlearnConfig(steps=2))
+    expected = unlearn_decoder(KEY, PARAMS, DECODER, whole, whole, **settings)
+    plain = unlearn_decoder(KEY, PARAMS, DECODER, FORGET.tokens, FORGET.tokens, **settings)
+    jax.tree.map(np.testing.assert_array_equal, plain, expected)
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):
@@ -198,9 +230,9 @@ def test_bad_settings_are_named(change, message):
             None,
             "does the tokenizer belong to the model",
         ),
-        (Sequences(FORGET.tokens[:, :1], FORGET.mask[:, :1]), None, "rows of 2 tokens or more"),
-        (jax.tree.map(lambda leaf: leaf[:0], FORGET), None, "rows of 2 tokens or more"),
-        (FORGET, INSTEAD, "alternative: given with method='npo'"),
+        (Sequences(FORGET.tokens[:, :1], FORGET.mask[:, :1]), None, "of 2 tokens or more"),
+        (FORGET[:0], None, "of 2 tokens or more"),
+        (FORGET, INSTEAD, "accepted is None with method='npo'"),
     ],
 )
 def test_bad_texts_are_named(forget, alternative, message):
@@ -216,14 +248,18 @@ def test_an_unknown_name_is_told(name, unchecked):
 
 def test_a_mask_of_another_shape_is_named(unchecked):
     forget = Sequences(FORGET.tokens, FORGET.mask[:2])
-    with pytest.raises(ValueError, match=re.escape("forget: mask bool[2, 9]")):
+    with pytest.raises(
+        ValueError, match=re.escape("forget.mask=bool[2, 9]: accepted is bool[5, 9]")
+    ):
         unlearn_decoder(KEY, PARAMS, DECODER, forget, RETAIN)
 
 
 def test_alternatives_are_one_a_row():
     config = UnlearnConfig("dpo")
-    short = jax.tree.map(lambda leaf: leaf[:2], INSTEAD)
-    for alternative, message in ((None, "None with method='dpo'"), (short, "2 rows; forget has 5")):
+    for alternative, message in (
+        (None, "alternative=None.* with method='dpo'"),
+        (INSTEAD[:2], r"alternative=int32\[2, 6\]: accepted is 5 rows, one for each of forget"),
+    ):
         with pytest.raises(ValueError, match=message):
             unlearn_decoder(
                 KEY, PARAMS, DECODER, FORGET, RETAIN, config=config, alternative=alternative

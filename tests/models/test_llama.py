@@ -13,11 +13,18 @@ from jaxml.models.llama import LlamaConfig, Scaling
 from jaxml.models.llama.rope import frequencies
 
 SIZES = dict(
-    vocabulary=37, width=16, layers=3, heads=4, key_heads=2, head_width=6, mlp_width=20, theta=100.0
+    vocab_size=37,
+    hidden_size=16,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=6,
+    intermediate_size=20,
+    rope_theta=100.0,
 )
 CONFIGS = {
     "llama": LlamaConfig(**SIZES),
-    "tied": LlamaConfig(**SIZES, tied=True, scaling=Scaling("linear", 2.0)),
+    "tied": LlamaConfig(**SIZES, tie_embeddings=True, scaling=Scaling("linear", 2.0)),
     "mistral": LlamaConfig(**SIZES, architecture="mistral", window=3),
     "qwen2": LlamaConfig(**SIZES, architecture="qwen2"),
 }
@@ -47,7 +54,7 @@ def reference(params, tokens, config, until=None):
     params = jax.tree.map(np.asarray, params)
     norm = lambda x, scale: scale * x / np.sqrt((x**2).mean(-1, keepdims=True) + config.epsilon)
     silu = lambda x: x / (1 + np.exp(-x))
-    half = config.head_width // 2
+    half = config.head_dim // 2
 
     def turned(x, time):
         """Pairs as complex numbers times exp(i angle)."""
@@ -55,18 +62,18 @@ def reference(params, tokens, config, until=None):
         return np.concatenate([pairs.real, pairs.imag], axis=-1)
 
     hidden = params["embed"][tokens]
-    for i in range(config.layers if until is None else until):
+    for i in range(config.num_layers if until is None else until):
         layer = {name: leaf[i] for name, leaf in params["layers"].items()}
         x = norm(hidden, layer["attention_norm"])
         q, k, v = (x @ layer[n] + layer.get(f"{n}_bias", 0) for n in "qkv")
-        q, k, v = (y.reshape(len(tokens), -1, config.head_width) for y in (q, k, v))
+        q, k, v = (y.reshape(len(tokens), -1, config.head_dim) for y in (q, k, v))
         mixed = np.zeros_like(q)
         for t in range(len(tokens)):
             first = 0 if config.window is None else max(0, t - config.window + 1)
-            for head in range(config.heads):
-                own = head // (config.heads // config.key_heads)
+            for head in range(config.num_heads):
+                own = head // (config.num_heads // config.num_kv_heads)
                 score = [
-                    turned(q[t, head], t) @ turned(k[s, own], s) / np.sqrt(config.head_width)
+                    turned(q[t, head], t) @ turned(k[s, own], s) / np.sqrt(config.head_dim)
                     for s in range(first, t + 1)
                 ]
                 weight = np.exp(score) / np.exp(score).sum()
@@ -156,10 +163,10 @@ def test_bfloat16_is_near():
 
 
 def test_initial_parameters():
-    config = LlamaConfig(32000, 288, 6, 6, 6, 48, 768, tied=True)
+    config = LlamaConfig(32000, 288, 6, 6, 6, 48, 768, tie_embeddings=True)
     shapes = jax.eval_shape(functools.partial(llama.init, config=config), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 15_191_712
-    qwen2 = dataclasses.replace(CONFIGS["qwen2"], mlp_width=400)
+    qwen2 = dataclasses.replace(CONFIGS["qwen2"], intermediate_size=400)
     params = llama.init(jax.random.key(0), qwen2, dtype="float64")
     np.testing.assert_array_equal(params["layers"]["mlp_norm"], 1)
     np.testing.assert_array_equal(params["layers"]["k_bias"], 0)
@@ -169,7 +176,7 @@ def test_initial_parameters():
 
 def test_frequencies_of_llama3_by_hand():
     config = LlamaConfig(
-        **SIZES | dict(head_width=8, theta=1e4), scaling=Scaling("llama3", 8.0, 1.0, 4.0, 1000)
+        **SIZES | dict(head_dim=8, rope_theta=1e4), scaling=Scaling("llama3", 8.0, 1.0, 4.0, 1000)
     )
     # 159, 15.9, 1.59 and 0.159 turns in 1000 tokens.
     kept = (1000 / (200 * np.pi) - 1) / 3
@@ -180,10 +187,13 @@ def test_frequencies_of_llama3_by_hand():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(architecture="gpt2"), "architecture='gpt2': accepted are llama, mistral, qwen2"),
-        (dict(key_heads=3), "key_heads=3: accepted are divisors of heads=4"),
-        (dict(head_width=5), "head_width=5: accepted are even"),
-        (dict(layers=0), "layers=0: accepted is 1 or more"),
+        (
+            dict(architecture="gpt2"),
+            "architecture='gpt2': accepted is one of 'llama', 'mistral', 'qwen2'",
+        ),
+        (dict(num_kv_heads=3), "num_kv_heads=3: accepted is a divisor of num_heads=4"),
+        (dict(head_dim=5), "head_dim=5: accepted is an even"),
+        (dict(num_layers=0), "num_layers=0: accepted is a whole number, 1 or more"),
         (dict(window=0), "window=0"),
     ],
 )
@@ -195,11 +205,11 @@ def test_bad_shapes_are_named(change, message, unchecked):
 @pytest.mark.parametrize(
     ("tokens", "more", "message"),
     [
-        (TOKENS[0], {}, r"tokens: int64\[7\]; accepted are integers \[row, time\]"),
-        (TOKENS.astype("float64"), {}, r"tokens: float64\[2, 7\]"),
+        (TOKENS[0], {}, r"tokens=int64\[7\]: accepted is integers \[row, time\]"),
+        (TOKENS.astype("float64"), {}, r"tokens=float64\[2, 7\]: accepted is integers"),
         (TOKENS, dict(until_layer=4), "until_layer=4: accepted is 0 to 3"),
-        (TOKENS, dict(mask=np.ones((2, 6), bool)), r"mask: bool\[2, 6\]; accepted is bool\[2, 7\]"),
-        (TOKENS, dict(mask=np.ones((2, 7))), r"mask: float64\[2, 7\]"),
+        (TOKENS, dict(mask=np.ones((2, 6), bool)), r"mask=bool\[2, 6\]: accepted is bool\[2, 7\]"),
+        (TOKENS, dict(mask=np.ones((2, 7))), r"mask=float64\[2, 7\]"),
     ],
 )
 def test_bad_input_is_named(tokens, more, message, unchecked):

@@ -14,7 +14,7 @@ from jaxml.models.llama import LlamaConfig, Scaling
 CONFIG = LlamaConfig(29, 16, 2, 4, 2, 6, 20, scaling=Scaling("llama3", 4.0, 1.0, 4.0, 16))
 CONFIGS = {
     "llama": CONFIG,
-    "mistral": dataclasses.replace(CONFIG, architecture="mistral", window=4, tied=True),
+    "mistral": dataclasses.replace(CONFIG, architecture="mistral", window=4, tie_embeddings=True),
 }
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 29, (3, 5)))
 STEPS = 6
@@ -108,17 +108,55 @@ def test_mask_and_temperature_may_be_arrays_that_a_compiled_function_captures():
     np.testing.assert_array_equal(drawn, draw(params, temperature=0.5))
 
 
+def second_likeliest(logits, step):
+    return jnp.argsort(logits, axis=-1)[:, -2]
+
+
+def odd_steps_drawn(key, logits, step):
+    """Return the likeliest tokens at even steps, else drawn ones."""
+    drawn = jax.random.categorical(jax.random.fold_in(key, step), logits)
+    return jnp.where(step % 2, drawn, jnp.argmax(logits, axis=-1))
+
+
+def test_a_sampler_of_ones_own_is_followed():
+    params = parameters(CONFIG)
+    new = llama.generate(params, TOKENS, CONFIG, steps=4, choose=second_likeliest)
+    tokens = TOKENS
+    for step in range(4):
+        logits = llama.apply(params, tokens, CONFIG)[:, -1]
+        np.testing.assert_array_equal(new[:, step], second_likeliest(logits, step))
+        tokens = jnp.concatenate([tokens, new[:, step, None]], axis=1)
+
+
+def test_a_sampler_may_bring_its_key():
+    params, key = parameters(CONFIG), jax.random.key(3)
+    choose = lambda key: jax.tree_util.Partial(odd_steps_drawn, key)
+    new = llama.generate(params, TOKENS, CONFIG, steps=2, choose=choose(key))
+    greedy = llama.generate(params, TOKENS, CONFIG, steps=1)
+    np.testing.assert_array_equal(new[:, 0], greedy[:, 0])
+    logits = llama.apply(params, jnp.concatenate([TOKENS, greedy], axis=1), CONFIG)[:, -1]
+    np.testing.assert_array_equal(new[:, 1], odd_steps_drawn(key, logits, jnp.asarray(1)))
+    # Keys are traced: several at once.
+    keys = jax.random.split(key, 3)
+    draw = lambda key: llama.generate(params, TOKENS, CONFIG, steps=2, choose=choose(key))
+    np.testing.assert_array_equal(jax.vmap(draw)(keys), jnp.stack([draw(key) for key in keys]))
+
+
 @pytest.mark.parametrize(
     ("tokens", "more", "message"),
     [
-        (TOKENS, dict(steps=0), "steps=0: accepted is 1 or more"),
-        (TOKENS[0], dict(steps=2), r"tokens: shape \(5,\); accepted is \[row, time\]"),
-        (TOKENS[:, :0], dict(steps=2), r"tokens: shape \(3, 0\)"),
-        (TOKENS, dict(steps=2, mask=jnp.ones((3, 4), bool)), r"mask: bool\[3, 4\]"),
+        (TOKENS, dict(steps=0), "steps=0: accepted is a whole number, 1 or more"),
+        (TOKENS[0], dict(steps=2), r"tokens=int\d+\[5\]: accepted is \[row, time\]"),
+        (TOKENS[:, :0], dict(steps=2), r"tokens=int\d+\[3, 0\]"),
+        (
+            TOKENS,
+            dict(steps=2, mask=jnp.ones((3, 4), bool)),
+            r"mask=bool\[3, 4\]: accepted is bool\[3, 5\]",
+        ),
         (
             TOKENS,
             dict(steps=2, mask=jnp.asarray([[True] * 4 + [False]] * 3)),
-            "mask: False in the last column",
+            r"mask=bool\[3, 5\] with False in the last column: accepted is padding left",
         ),
     ],
 )
@@ -130,7 +168,7 @@ def test_bad_input_is_named(tokens, more, message, unchecked):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (dict(temperature=0.0), "temperature=0.0: accepted are positive"),
+        (dict(temperature=0.0), "temperature=0.0: accepted is a number above 0"),
         (dict(top_k=30), "top_k=30: accepted is 1 to 29"),
     ],
 )

@@ -12,10 +12,12 @@ from jaxml.models.llama.rope import frequencies
 from jaxml.reproduce.unlearning.experiment import smollm2
 
 pytest.importorskip("gguf")
-LLAMA = LlamaConfig(64, 32, 2, 4, 2, 8, 40, tied=True, epsilon=1e-6, theta=5e5, length=99)
+LLAMA = LlamaConfig(
+    64, 32, 2, 4, 2, 8, 40, tie_embeddings=True, epsilon=1e-6, rope_theta=5e5, length=99
+)
 CONFIGS = {
     "llama": LLAMA,
-    "llama3": LlamaConfig(64, 32, 2, 4, 2, 8, 40, scaling=Scaling("llama3", 8.0), theta=5e5),
+    "llama3": LlamaConfig(64, 32, 2, 4, 2, 8, 40, scaling=Scaling("llama3", 8.0), rope_theta=5e5),
     "linear": LlamaConfig(64, 32, 2, 4, 4, 8, 40, scaling=Scaling("linear", 4.0)),
     "mistral": LlamaConfig(64, 32, 2, 4, 1, 8, 40, architecture="mistral", window=6),
     "qwen2": LlamaConfig(64, 32, 2, 4, 2, 8, 40, architecture="qwen2"),
@@ -43,28 +45,28 @@ def write(path, config, params, *, quantised=None, leave_out=()):
 
     kind = "qwen2" if config.architecture == "qwen2" else "llama"
     writer = gguf.GGUFWriter(path, kind)
-    writer.add_vocab_size(config.vocabulary)
-    writer.add_block_count(config.layers)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_block_count(config.num_layers)
     writer.add_context_length(config.length)
-    writer.add_embedding_length(config.width)
-    writer.add_feed_forward_length(config.mlp_width)
-    writer.add_head_count(config.heads)
-    writer.add_head_count_kv(config.key_heads)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
     writer.add_layer_norm_rms_eps(config.epsilon)
-    writer.add_rope_freq_base(config.theta)
-    writer.add_rope_dimension_count(config.head_width)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_dimension_count(config.head_dim)
     if config.window:
         writer.add_sliding_window(config.window)
     if config.scaling and config.scaling.kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config.scaling.factor)
     if config.scaling and config.scaling.kind == "llama3":
-        plain = config.theta ** (-np.arange(0, config.head_width, 2) / config.head_width)
+        plain = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
         divisors = (plain / frequencies(config)).astype("float32")
         writer.add_tensor("rope_freqs.weight", divisors)
     for name, array in disassemble(params, config, GGUF).items():
         if kind == "llama" and ("attn_q.w" in name or "attn_k.w" in name):
-            array = neighbours(array, config.heads if "attn_q" in name else config.key_heads)
+            array = neighbours(array, config.num_heads if "attn_q" in name else config.num_kv_heads)
         if name in leave_out:
             continue
         if quantised and array.ndim == 2 and array.shape[1] % 32 == 0:
@@ -146,7 +148,7 @@ def truncate(path):
             lambda p: write(p, LLAMA, parameters(LLAMA), leave_out={"token_embd.weight"}),
             "token_embd.weight missing",
         ),
-        (lambda p: unknown(p), "architecture 'gpt2'; accepted are llama, qwen2"),
+        (lambda p: unknown(p), "architecture='gpt2': accepted is one of 'llama', 'qwen2'"),
     ],
 )
 def test_bad_files_are_named(make, message, tmp_path):

@@ -53,8 +53,8 @@ def test_training_the_factors_leaves_the_rest_and_lowers_the_loss():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (dict(rank=0), "rank=0: accepted is 1 or more"),
-        (dict(names=("q", "norm")), r"names=\('q', 'norm'\): accepted are some of q, k, v"),
+        (dict(rank=0), "rank=0: accepted is a whole number, 1 or more"),
+        (dict(names=("q", "norm")), r"names=\('q', 'norm'\): accepted is some of q, k, v"),
         (dict(names=()), r"names=\(\)"),
     ],
 )
@@ -65,5 +65,7 @@ def test_bad_input_is_named(more, message, unchecked):
 
 def test_factors_of_another_decoder_are_named(unchecked):
     factors = llama.lora_init(jax.random.key(1), PARAMS, names=("q",))
-    with pytest.raises(ValueError, match=r"factors\['k'\]: for shape \(3, 8, 8\); params have"):
+    with pytest.raises(
+        ValueError, match=r"factors\['k'\]=\(3, 8, 8\): accepted is factors of a matrix"
+    ):
         llama.lora_merge(PARAMS, {"k": factors["q"]})

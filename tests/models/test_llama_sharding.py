@@ -30,7 +30,7 @@ def losses(model):
 
     @jax.jit
     def step(params, state, tokens):
-        chunk = 4 * len(TOKENS) * CONFIG.vocabulary
+        chunk = 4 * len(TOKENS) * CONFIG.vocab_size
         loss = lambda p: -llama.log_prob(p, tokens, CONFIG, remat=True, chunk=chunk).mean()
         value, slope = jax.value_and_grad(loss)(params)
         with jax.numpy_dtype_promotion("standard"):
@@ -107,8 +107,8 @@ def test_generation_on_a_mesh():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (dict(devices=9), "devices=9: this process sees 8 devices"),
-        (dict(model=3), "model=3: accepted are divisors of devices=8"),
+        (dict(devices=9), "devices=9: accepted is 1 to 8, which this process sees"),
+        (dict(model=3), "model=3: accepted is a divisor of devices=8"),
     ],
 )
 def test_bad_meshes_are_named(more, message, unchecked):
@@ -119,5 +119,5 @@ def test_bad_meshes_are_named(more, message, unchecked):
 def test_a_mesh_of_other_axes_is_named(unchecked):
     from jaxml.sharding import data_mesh
 
-    with pytest.raises(ValueError, match=r"mesh: axes \('data',\); accepted are data, model"):
+    with pytest.raises(ValueError, match=r"mesh=\('data',\): accepted is a mesh with axes"):
         llama.parameter_shardings(CONFIG, data_mesh())

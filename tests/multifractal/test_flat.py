@@ -3,34 +3,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.multifractal._flat import centre, flat_threshold, usable_segments
+from jaxml.multifractal._flat import center, flat_threshold, usable_segments
 from jaxml.multifractal._segments import Segments
 
 SCALES = (4, 8)
 
 
 @pytest.mark.parametrize("length", [7, 4, 1])
-def test_centre_takes_mean_and_peak_of_the_valid_part(length):
+def test_center_takes_mean_and_peak_of_the_valid_part(length):
     x = np.array([3.0, -8.0, 1.0, 2.0, 0.5, 0.25, 4.0])
-    centred, peak = centre(jnp.asarray(x), jnp.asarray(length, jnp.int32))
+    centerd, peak = center(jnp.asarray(x), jnp.asarray(length, jnp.int32))
     inside = x[:length]
     assert peak == np.abs(inside).max()
-    np.testing.assert_allclose(centred[:length], (inside - inside.mean()) / peak, atol=1e-15)
-    np.testing.assert_array_equal(centred[length:], 0)
+    np.testing.assert_allclose(centerd[:length], (inside - inside.mean()) / peak, atol=1e-15)
+    np.testing.assert_array_equal(centerd[length:], 0)
 
 
 @pytest.mark.parametrize(("x", "length"), [(np.zeros(5), 5), (np.ones(5), 0)])
-def test_centre_of_nothing_is_zero(x, length):
-    centred, peak = centre(jnp.asarray(x), jnp.asarray(length, jnp.int32))
-    np.testing.assert_array_equal(centred, 0)
+def test_center_of_nothing_is_zero(x, length):
+    centerd, peak = center(jnp.asarray(x), jnp.asarray(length, jnp.int32))
+    np.testing.assert_array_equal(centerd, 0)
     assert peak == 1
 
 
 @pytest.mark.parametrize("unit", [1e-30, 1e30])
-def test_centre_keeps_squares_of_any_unit_in_range(unit):
+def test_center_keeps_squares_of_any_unit_in_range(unit):
     x = jnp.asarray(unit * np.random.default_rng(0).normal(size=50), jnp.float32)
-    centred, peak = centre(x, jnp.asarray(50, jnp.int32))
-    assert 0.1 < jnp.sum(centred**2) < 50
+    centerd, peak = center(x, jnp.asarray(50, jnp.int32))
+    assert 0.1 < jnp.sum(centerd**2) < 50
     np.testing.assert_allclose(peak, np.abs(x).max())
 
 
@@ -78,5 +78,5 @@ def test_floor_cannot_raise_to_a_zero_threshold():
 
 def test_peak_is_a_constant_to_autodiff():
     x, length = jnp.array([1.0, -4.0, 2.0]), jnp.asarray(3, jnp.int32)
-    jacobian = jax.jacobian(lambda x: centre(x, length)[0])(x)
+    jacobian = jax.jacobian(lambda x: center(x, length)[0])(x)
     np.testing.assert_allclose(jacobian, (np.eye(3) - 1 / 3) / 4, atol=1e-15)

@@ -86,9 +86,9 @@ def test_constant_partner_gives_no_coefficient_and_no_nan():
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.ones(N - 1), r"y: float64\[1499\]; give it like x, float64\[1500\]"),
-        (np.ones(N, np.float32), r"y: float32\[1500\]; give it like x"),
-        (np.full(N, np.nan), "y: NaN or infinity at sample 0"),
+        (np.ones(N - 1), r"y=float64\[1499\]: accepted is float64\[1500\], as of x"),
+        (np.ones(N, np.float32), r"y=float32\[1500\]: accepted is float64\[1500\], as of x"),
+        (np.full(N, np.nan), r"y=float64\[1500\] with NaN or infinity at sample 0"),
     ],
 )
 def test_bad_partner_is_named(y, message, unchecked):

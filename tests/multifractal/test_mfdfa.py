@@ -74,7 +74,9 @@ def test_default_scales_are_octaves_of_four_bases():
 
 
 def test_default_scales_reject_short_series(unchecked):
-    with pytest.raises(ValueError, match="n: 100 samples leave fewer than two scales"):
+    with pytest.raises(
+        ValueError, match="n=100: accepted is samples enough for two scales between 16 and 12"
+    ):
         default_scales(100)
 
 
@@ -285,22 +287,37 @@ def test_without_x64_results_are_float32_and_right():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"x": np.array([])}, "x: 0 samples; give at least 3"),
-        ({"x": np.ones(2)}, "x: 2 samples; give at least 3"),
-        ({"x": np.ones((3, 100))}, r"x: shape \(3, 100\); give one series"),
-        ({"x": np.where(np.arange(100) == 7, np.nan, 1)}, "x: NaN or infinity at sample 7"),
-        ({"x": np.where(np.arange(100) == 9, np.inf, 1)}, "x: NaN or infinity at sample 9"),
-        ({"scales": (2, 16)}, r"scales: 2..16; give 3 \(order \+ 2"),
-        ({"scales": (4, 16), "order": 3}, r"scales: 4..16; give 5 \(order \+ 2"),
-        ({"scales": (16, 101)}, "scales: 16..101; give 3 .* to 100"),
-        ({"scales": (16,)}, "scales: .* at least two different"),
-        ({"q": [0.0, np.nan]}, "q: .* finite moment orders"),
-        ({"q": []}, "q: .* finite moment orders"),
-        ({"order": 4}, "order: 4; give one of 0, 1, 2, 3"),
-        ({"flat": "ignore"}, "flat: 'ignore'; give one of 'drop', 'floor', 'keep'"),
-        ({"length": 101}, "length: 101; give 0 to 100"),
-        ({"length": -1}, "length: -1; give 0 to 100"),
-        ({"length": 50.0}, "length: float"),
+        ({"x": np.array([])}, r"x=float64\[0\]: accepted is a series of 3 samples or more"),
+        ({"x": np.ones(2)}, r"x=float64\[2\]: accepted is a series of 3 samples or more"),
+        ({"x": np.ones((3, 100))}, r"x=float64\[3, 100\]: accepted is one series"),
+        (
+            {"x": np.where(np.arange(100) == 7, np.nan, 1)},
+            r"x=float64\[100\] with NaN or infinity at sample 7",
+        ),
+        (
+            {"x": np.where(np.arange(100) == 9, np.inf, 1)},
+            r"x=float64\[100\] with NaN or infinity at sample 9",
+        ),
+        (
+            {"scales": (2, 16)},
+            r"scales=\(2, 16\) with values from 2 to 16: accepted is 3, which is order \+ 2",
+        ),
+        (
+            {"scales": (4, 16), "order": 3},
+            r"scales=\(4, 16\) with values from 4 to 16: accepted is 5, which is order \+ 2",
+        ),
+        (
+            {"scales": (16, 101)},
+            r"scales=\(16, 101\) with values from 16 to 101: accepted is 3, .* to 100",
+        ),
+        ({"scales": (16,)}, r"scales=\(16,\): accepted is two different"),
+        ({"q": [0.0, np.nan]}, r"q=\[0.0, nan\]: accepted is .* finite moment orders"),
+        ({"q": []}, r"q=\[\]: accepted is .* finite moment orders"),
+        ({"order": 4}, "order=4: accepted is one of 0, 1, 2, 3"),
+        ({"flat": "ignore"}, "flat='ignore': accepted is one of 'drop', 'floor', 'keep'"),
+        ({"length": 101}, "length=101: accepted is 0 to 100"),
+        ({"length": -1}, "length=-1: accepted is 0 to 100"),
+        ({"length": 50.0}, "length=50.0: accepted is one integer"),
     ],
 )
 def test_bad_input_is_named(arguments, message, unchecked):

@@ -81,11 +81,14 @@ def test_a_constant_leads_its_backward_average_by_half_a_window(dtype):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"theta": 0.3}, "theta: 0.3; give one of 0.0, 0.5, 1.0"),
-        ({"scales": (16, 501)}, "scales: 501; a window and a segment need 2 s - 1 samples"),
-        ({"scales": (2, 16)}, "scales: 2..16; give 3"),
-        ({"x": np.full(N, np.inf)}, "x: NaN or infinity at sample 0"),
-        ({"length": N + 1}, "length: 1001; give 0 to 1000"),
+        ({"theta": 0.3}, "theta=0.3: accepted is one of 0.0, 0.5, 1.0"),
+        (
+            {"scales": (16, 501)},
+            r"scales=\(16, 501\) with 501: accepted is up to 500: a window and a segment",
+        ),
+        ({"scales": (2, 16)}, r"scales=\(2, 16\) with values from 2 to 16: accepted is 3, "),
+        ({"x": np.full(N, np.inf)}, r"x=float64\[1000\] with NaN or infinity at sample 0"),
+        ({"length": N + 1}, "length=1001: accepted is 0 to 1000"),
     ],
 )
 def test_bad_input_is_named(arguments, message, unchecked):

@@ -79,8 +79,15 @@ def test_float32_fits_narrow_and_wide_spectra(spread):
     np.testing.assert_allclose(found.width / spread, np.sqrt(4.09), rtol=1e-3)
 
 
-@pytest.mark.parametrize("shapes", [((2,), (2,)), ((5,), (4,)), ((3, 3), (3, 3))])
-def test_bad_shapes_are_named(shapes, unchecked):
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((2,), (2,)), r"alpha=float64\[2\]: accepted is \[q\], three"),
+        (((5,), (4,)), r"f=float64\[4\]: accepted is \[5\], the shape of alpha"),
+        (((3, 3), (3, 3)), r"alpha=float64\[3, 3\]: accepted is \[q\], three"),
+    ],
+)
+def test_bad_shapes_are_named(shapes, message, unchecked):
     alpha, f = map(jnp.ones, shapes)
-    with pytest.raises(ValueError, match="alpha, f: shapes"):
+    with pytest.raises(ValueError, match=message):
         quadratic_spectrum(alpha, f)

@@ -84,9 +84,9 @@ def test_iaaft_of_a_constant_is_the_constant():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.array([1.0]), "x: 1 samples; give at least 2"),
-        (np.array([1.0, np.nan, 3.0]), "x: NaN or infinity at sample 1"),
-        (np.ones((2, 3)), r"x: shape \(2, 3\)"),
+        (np.array([1.0]), r"x=float64\[1\]: accepted is a series of 2 samples or more"),
+        (np.array([1.0, np.nan, 3.0]), r"x=float64\[3\] with NaN or infinity at sample 1"),
+        (np.ones((2, 3)), r"x=float64\[2, 3\]: accepted is one series"),
     ],
 )
 def test_bad_input_is_named(kind, x, message, unchecked):

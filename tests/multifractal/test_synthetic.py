@@ -153,10 +153,10 @@ def test_exponents_of_noises():
 
 @pytest.mark.parametrize("generate", GENERATORS)
 def test_too_few_samples_are_rejected(generate, unchecked):
-    with pytest.raises(ValueError, match="n: 1; give at least 2 samples"):
+    with pytest.raises(ValueError, match="n=1: accepted is a whole number, 2 or more"):
         generate(KEY, 1)
 
 
 def test_cascade_rejects_other_than_powers_of_two(unchecked):
-    with pytest.raises(ValueError, match="n: 96; give a power of two"):
+    with pytest.raises(ValueError, match="n=96: accepted is a power of two"):
         synthetic.cascade(KEY, 96)

@@ -3,8 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from jaxml.files.write import write_whole
-from jaxml.output.stages import Stages, of_seed
+from jaxml.output.stages import SeedStages, Stages
 
 
 def _never():
@@ -51,28 +50,20 @@ def test_stages_of_a_seed_have_files_of_their_own(tmp_path):
             shown.append((bar, what))
 
     stages = Stages(tmp_path)
-    run, scratch = of_seed(stages, {"x": 1}, 2, Bars(), 7, "study: seed 3 of 3", "Large-")
-    run("NPO, KL", lambda: {"y": np.zeros(1)})
+    own = SeedStages(stages, {"x": 1}, 2, Bars(), 7, "study: seed 3 of 3", "Large-")
+    own.run("NPO, KL", lambda: {"y": np.zeros(1)})
     assert shown == [(7, {"description": "study: seed 3 of 3, NPO, KL"}), (7, {"advance": 1})]
-    run("width 32: NPO, random 0.05", lambda: {"y": np.ones(1)})
+    own.run("width 32: NPO, random 0.05", lambda: {"y": np.ones(1)})
     assert {f.name for f in tmp_path.iterdir()} == {
         "Large-NPO-KL-2.npz",
         "Large-width-32-NPO-random-0.05-2.npz",
     }
     # What a stage depends on is part of the key under which long results are kept.
     depends = {"x": 1, "run": 2}
-    told = {**depends, "stage": "NPO, KL"}
-    assert stages.run("Large-NPO-KL-2", told, _never)["y"] == 0
-    assert scratch("width 32: target") == stages.scratch(
+    of_stage = {**depends, "stage": "NPO, KL"}
+    assert stages.run("Large-NPO-KL-2", of_stage, _never)["y"] == 0
+    assert own.scratch("width 32: target") == stages.scratch(
         "Large-training-width-32-target-2", depends
     )
-    other, _ = of_seed(stages, {"x": 1}, 1, Bars(), 7, "", "Large-")
-    assert other("NPO, KL", lambda: {"y": np.full(1, 5)})["y"] == 5
-
-
-def test_a_failed_write_keeps_the_old_file(tmp_path):
-    write_whole(tmp_path / "a", b"old")
-    with pytest.raises(TypeError):
-        write_whole(tmp_path / "a", "text")  # type: ignore[arg-type]
-    assert (tmp_path / "a").read_bytes() == b"old"
-    assert [f.name for f in tmp_path.iterdir()] == ["a"]
+    other = SeedStages(stages, {"x": 1}, 1, Bars(), 7, "", "Large-")
+    assert other.run("NPO, KL", lambda: {"y": np.full(1, 5)})["y"] == 5

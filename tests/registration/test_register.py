@@ -44,12 +44,12 @@ def error(found, u, margin):
 
 
 @pytest.mark.parametrize(
-    "shape, size, similarity, regularity",
+    "shape, size, similarity, smoothness",
     [((32, 28), 1.2, ncc, 0.2), ((21, 20, 23), 0.6, mse, 0.001)],
 )
-def test_a_known_smooth_warp_is_recovered(shape, size, similarity, regularity):
+def test_a_known_smooth_warp_is_recovered(shape, size, similarity, smoothness):
     fixed, moving, u = pair(shape, size=size)
-    settings = dict(similarity=similarity, regularity=regularity)
+    settings = dict(similarity=similarity, smoothness=smoothness)
     found = register(fixed, moving, levels=2, steps=50, **settings)
     assert found.displacement.dtype == found.moved.dtype == "float32"
     assert found.loss.shape == (100,)
@@ -58,10 +58,23 @@ def test_a_known_smooth_warp_is_recovered(shape, size, similarity, regularity):
     assert found.folds == count_folds(found.displacement, scheme="digital") == 0
 
 
+def test_a_similarity_of_ones_own_registers_images_of_opposite_contrast():
+    fixed, moving, u = pair((32, 28), size=1.2)
+
+    def opposite(fixed, moved):
+        return jnp.mean((fixed + moved - 1) ** 2)
+
+    settings = dict(levels=2, steps=50, smoothness=0.001)
+    found = register(1 - fixed, moving, similarity=opposite, **settings)
+    assert error(found.displacement, u, 3) < 0.25
+    alike = register(fixed, moving, similarity=mse, **settings)
+    np.testing.assert_allclose(found.loss, alike.loss, rtol=1e-2, atol=1e-6)
+
+
 def test_a_translation_is_recovered():
     image = np.pad(texture((24, 24)), 8)
     fixed, moving = (jnp.asarray(np.roll(image, s, (0, 1))) for s in ((0, 0), (3, -2)))
-    found = register(fixed, moving, levels=3, steps=60, similarity=mse, regularity=0.01)
+    found = register(fixed, moving, levels=3, steps=60, similarity=mse, smoothness=0.01)
     inside = found.displacement[14:-14, 14:-14]
     np.testing.assert_allclose(np.median(inside, (0, 1)), [3, -2], atol=0.2)
 
@@ -78,7 +91,7 @@ def test_equal_images_stay_where_they_are():
 @pytest.mark.parametrize("shape, levels", [((32, 28), 2), ((16, 17, 18), 1)])
 def test_fold_free_has_no_folds_by_any_criterion(shape, levels):
     fixed, moving, _ = pair(shape, size=3.0)
-    run = functools.partial(register, fixed, moving, levels=levels, steps=40, regularity=0.01)
+    run = functools.partial(register, fixed, moving, levels=levels, steps=40, smoothness=0.01)
     assert run().folds > 0
     found = run(projection="fold_free")
     assert found.folds == 0
@@ -88,7 +101,7 @@ def test_fold_free_has_no_folds_by_any_criterion(shape, levels):
 
 def test_layer_folds_less_and_still_registers():
     fixed, moving, u = pair((32, 28), size=2.0)
-    run = functools.partial(register, fixed, moving, levels=2, steps=60, regularity=0.01)
+    run = functools.partial(register, fixed, moving, levels=2, steps=60, smoothness=0.01)
     plain, layer = run(), run(projection="layer")
     assert layer.folds < plain.folds
     assert ncc(fixed, layer.moved) < 1.2 * ncc(fixed, moving)
@@ -104,7 +117,7 @@ def test_jit_and_vmap_equal_the_plain_call(projection):
     pairs = [pair((16, 18), seed) for seed in (0, 1)]
     fixed, moving = (jnp.stack([p[i] for p in pairs]).astype("float64") for i in (0, 1))
     run = functools.partial(
-        register, levels=2, steps=(8, 5), regularity=0.01, projection=projection
+        register, levels=2, steps=(8, 5), smoothness=0.01, projection=projection
     )
     alone = run(fixed[0], moving[0])
     compiled = jax.jit(run)(fixed[0], moving[0])
@@ -131,7 +144,7 @@ def test_steps_are_those_of_adam_on_a_smoothed_variable():
         unbiased = mean / (1 - 0.9 ** (i + 1)), square / (1 - 0.999 ** (i + 1))
         w = w - rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
     found = register(
-        fixed, moving, levels=1, steps=6, similarity=mse, regularity=0.3, learning_rate=0.2
+        fixed, moving, levels=1, steps=6, similarity=mse, smoothness=0.3, learning_rate=0.2
     )
     np.testing.assert_allclose(found.loss, losses, rtol=1e-9)
     np.testing.assert_allclose(found.displacement, field(jnp.asarray(w)), atol=1e-7)
@@ -154,32 +167,40 @@ def test_a_second_call_compiles_nothing():
     fixed, moving, _ = pair((12, 12))
     register(fixed, moving, levels=1, steps=3)
     before = _level._cache_size()
-    register(moving, fixed, levels=1, steps=3, regularity=2.0, learning_rate=0.3)
+    register(moving, fixed, levels=1, steps=3, smoothness=2.0, learning_rate=0.3)
     assert _level._cache_size() == before
 
 
 def test_bad_input_is_named(unchecked):
     image = jnp.ones((16, 16))
     bad = [
-        ("fixed: shape", (jnp.ones(16), jnp.ones(16)), {}),
-        ("fixed: shape", (jnp.ones((16, 3)), jnp.ones((16, 3))), {}),
-        ("moving: shape", (image, jnp.ones((16, 17))), {}),
-        ("fixed: dtype", (jnp.ones((16, 16), int), image), {}),
-        ("moving: dtype", (image, image.astype("float32")), {}),
-        ("moving: holds NaN", (image, image.at[3, 3].set(jnp.nan)), {}),
+        (r"fixed=float64\[16\]: accepted is \[H, W\] or", (jnp.ones(16), jnp.ones(16)), {}),
+        ("with 4 voxels or more an axis", (jnp.ones((16, 3)), jnp.ones((16, 3))), {}),
+        (r"moving=float64\[16, 17\]: accepted is \[16, 16\]", (image, jnp.ones((16, 17))), {}),
+        (r"fixed=int64\[16, 16\]: accepted is floating", (jnp.ones((16, 16), int), image), {}),
+        (r"moving=float32\[16, 16\]: accepted is float64", (image, image.astype("float32")), {}),
+        (r"moving=float64\[16, 16\] with NaN", (image, image.at[3, 3].set(jnp.nan)), {}),
         ("levels=4: accepted is 1 to 3", (image, image), dict(levels=4)),
-        ("levels=0", (image, image), dict(levels=0)),
-        ("steps", (image, image), dict(levels=2, steps=(3, 3, 3))),
-        ("steps", (image, image), dict(steps=0)),
+        ("levels=0: accepted is a whole number, 1 or more", (image, image), dict(levels=0)),
         (
-            "projection='svf': accepted are None, layer, fold_free",
+            r"steps=\(3, 3, 3\): accepted is .* 2 levels",
+            (image, image),
+            dict(levels=2, steps=(3, 3, 3)),
+        ),
+        ("steps=0: accepted is a whole number", (image, image), dict(steps=0)),
+        (
+            "projection='svf': accepted is one of None, 'layer', 'fold_free'",
             2 * (image,),
             dict(projection="svf"),
         ),
-        ("regularity", (image, image), dict(regularity=-1.0)),
-        ("regularity=inf", (image, image), dict(regularity=float("inf"))),
-        ("poisson_weight", (image, image), dict(poisson_weight=float("nan"))),
-        ("learning_rate", (image, image), dict(learning_rate=0.0)),
+        ("smoothness=-1.0: accepted is 0 or more", (image, image), dict(smoothness=-1.0)),
+        ("smoothness=inf", (image, image), dict(smoothness=float("inf"))),
+        (
+            "poisson_weight=nan: accepted is 0 or more",
+            (image, image),
+            dict(poisson_weight=float("nan")),
+        ),
+        ("learning_rate=0.0: accepted is a positive", (image, image), dict(learning_rate=0.0)),
     ]
     for message, images, settings in bad:
         with pytest.raises(ValueError, match=message):

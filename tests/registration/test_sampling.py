@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.registration._field import components, warp
+from jaxml.registration._field import warp
+from jaxml.registration._flat import components
 from jaxml.registration._sampling import sample
 
 SHAPES = [(9, 7), (6, 8, 7)]

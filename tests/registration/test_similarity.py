@@ -202,13 +202,17 @@ def test_bad_images_are_named(loss, unchecked):
     trailing = (2,) if loss is dice else ()
     good = jnp.zeros((5, 6, *trailing))
     bad = [
-        (jnp.zeros((5, *trailing)), good, "fixed: shape .* accepted are"),
-        (jnp.zeros((2, 5, 6, 7, *trailing)), good, "fixed: shape .* accepted are"),
-        (jnp.zeros((0, 6, *trailing)), good, "fixed: shape .* accepted are"),
-        (good, jnp.zeros((6, 5, *trailing)), "moved: shape .*; fixed has"),
-        (good.astype("int32"), good, "fixed: dtype int32; accepted are floating-point"),
-        (good, good.astype("int32"), "moved: dtype int32; accepted are floating-point"),
-        (good, good.astype("float32"), "moved: dtype float32; fixed has float64"),
+        (jnp.zeros((5, *trailing)), good, r"fixed=float64\[.*\]: accepted is \[H, W"),
+        (jnp.zeros((2, 5, 6, 7, *trailing)), good, r"fixed=float64\[.*\]: accepted is \[H, W"),
+        (jnp.zeros((0, 6, *trailing)), good, r"fixed=float64\[.*\]: accepted is \[H, W"),
+        (good, jnp.zeros((6, 5, *trailing)), r"moved=float64\[6, 5.*\]: accepted is .* of fixed"),
+        (good.astype("int32"), good, r"fixed=int32\[.*\]: accepted is floating-point"),
+        (good, good.astype("int32"), r"moved=int32\[.*\]: accepted is floating-point"),
+        (
+            good,
+            good.astype("float32"),
+            r"moved=float32\[.*\]: accepted is float64\[.*\], as of fixed",
+        ),
     ]
     for fixed, moved, message in bad:
         with pytest.raises(ValueError, match=message):
@@ -218,7 +222,7 @@ def test_bad_images_are_named(loss, unchecked):
 def test_bad_arguments_are_named(unchecked):
     image = jnp.zeros((5, 6))
     for window in (0, -1, 4):
-        with pytest.raises(ValueError, match=f"window={window}: accepted are odd"):
+        with pytest.raises(ValueError, match=f"window={window}: accepted is an odd number"):
             ncc(image, image, window=window)
-    with pytest.raises(ValueError, match="bins=1: accepted is 2 or more"):
+    with pytest.raises(ValueError, match="bins=1: accepted is a whole number, 2 or more"):
         mutual_information(image, image, bins=1)

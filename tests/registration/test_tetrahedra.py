@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import simplices_reference as reference
 
-from jaxml.registration import _tetrahedra as tetrahedra
-from jaxml.registration import jacobian_determinant, smallest_determinant
-from jaxml.registration._field import components
+from jaxml.registration import jacobian_determinant, min_jacobian_determinant
+from jaxml.registration._flat import components, flatten, inside, interior, neighbor_mean
+from jaxml.registration._tetrahedra import correction, determinants, multipliers, simplex_grid
 
 EACH_VOLUME = pytest.mark.parametrize("shape", [(5, 6), (4, 3, 5)])
 
@@ -21,28 +21,28 @@ def field(shape, seed=0):
 
 def flat_mask(volume, grid):
     """A plane of the volume as a flat plane with slack of 1, 0 outside."""
-    return jnp.pad(jnp.pad(volume, 1).reshape(-1), grid.slack)
+    return jnp.pad(jnp.pad(volume, 1).reshape(-1), grid.layout.slack)
 
 
 def determinant_volumes(planes, grid):
-    flat = tetrahedra.flatten(planes, grid)
-    return [tetrahedra.interior(d, grid) for d in tetrahedra.determinants(flat, grid)]
+    flat = flatten(planes, grid.layout)
+    return [interior(d, grid.layout) for d in determinants(flat, grid)]
 
 
 @EACH_VOLUME
 def test_simplices_are_the_corners_and_the_central_tetrahedra(shape):
-    grid = tetrahedra.layout(shape)
+    grid = simplex_grid(shape)
     as_set = lambda simplices: {frozenset(map(tuple, np.array(s).tolist())) for s in simplices}
     assert len(grid.simplices) == {2: 4, 3: 10}[len(shape)]
     assert as_set(grid.simplices) == as_set(reference.simplices(len(shape)))
-    one = [tetrahedra.layout(shape, scheme=s).simplices for s in ("forward", "backward")]
+    one = [simplex_grid(shape, scheme=s).simplices for s in ("forward", "backward")]
     assert one == [(tuple(map(tuple, s * np.eye(len(shape), dtype=int))),) for s in (1, -1)]
 
 
 @EACH_VOLUME
 def test_determinants_equal_a_loop_over_voxels(shape):
     u = field(shape)
-    grid = tetrahedra.layout(shape)
+    grid = simplex_grid(shape)
     found = determinant_volumes(components(jnp.asarray(u)), grid)
     for simplex, volume in zip(grid.simplices, found, strict=True):
         for p in np.ndindex(*shape):
@@ -57,10 +57,10 @@ def test_determinants_equal_a_loop_over_voxels(shape):
 
 
 @EACH_VOLUME
-def test_smallest_determinant(shape):
+def test_min_jacobian_determinant(shape):
     u = field(shape)
     np.testing.assert_allclose(
-        smallest_determinant(jnp.asarray(u)), reference.smallest(u), atol=1e-12
+        min_jacobian_determinant(jnp.asarray(u)), reference.smallest(u), atol=1e-12
     )
 
 
@@ -91,11 +91,11 @@ def test_central_differences_are_the_mean_of_corners(shape):
 @EACH_VOLUME
 @pytest.mark.parametrize("scheme", ["digital", "forward", "backward"])
 def test_correction_is_the_vjp_of_the_determinants(shape, scheme):
-    grid = tetrahedra.layout(shape, scheme=scheme)
+    grid = simplex_grid(shape, scheme=scheme)
     planes = components(jnp.asarray(field(shape)))
     weights = np.random.default_rng(1).standard_normal((len(grid.simplices), *shape))
     steps = [flat_mask(w, grid) for w in jnp.asarray(weights)]
-    found = tetrahedra.correction(tetrahedra.flatten(planes, grid), steps, grid)
+    found = correction(flatten(planes, grid.layout), steps, grid)
     pull = jax.vjp(lambda planes: determinant_volumes(planes, grid), planes)[1]
     (expected,) = pull(list(jnp.asarray(weights)))
     for one, other in zip(found, expected, strict=True):
@@ -103,22 +103,22 @@ def test_correction_is_the_vjp_of_the_determinants(shape, scheme):
 
 
 def test_no_step_is_no_correction():
-    grid = tetrahedra.layout((4, 5))
-    flat = tetrahedra.flatten(components(jnp.asarray(field((4, 5)))), grid)
-    steps = [flat_mask(jnp.zeros(grid.shape), grid)] * len(grid.simplices)
-    for plane in tetrahedra.correction(flat, steps, grid):
+    grid = simplex_grid((4, 5))
+    flat = flatten(components(jnp.asarray(field((4, 5)))), grid.layout)
+    steps = [flat_mask(jnp.zeros(grid.layout.shape), grid)] * len(grid.simplices)
+    for plane in correction(flat, steps, grid):
         np.testing.assert_array_equal(plane, np.zeros((4, 5)))
 
 
 @EACH_VOLUME
 def test_multipliers_are_gauss_newton_steps(shape):
     u, below, target = field(shape), 0.3, 0.5
-    grid = tetrahedra.layout(shape)
-    flat = tetrahedra.flatten(components(jnp.asarray(u)), grid)
-    mask = tetrahedra.inside(grid)
-    steps, low = tetrahedra.multipliers(flat, mask, grid, below=below, target=target)
+    grid = simplex_grid(shape)
+    flat = flatten(components(jnp.asarray(u)), grid.layout)
+    mask = inside(grid.layout)
+    steps, low = multipliers(flat, mask, grid, below=below, target=target)
     np.testing.assert_allclose(
-        tetrahedra.interior(low, grid), np.minimum(reference.smallest(u), 1), atol=1e-12
+        interior(low, grid.layout), np.minimum(reference.smallest(u), 1), atol=1e-12
     )
     np.testing.assert_array_equal(low[~mask], 1)
     for simplex, step in zip(grid.simplices, steps, strict=True):
@@ -132,15 +132,15 @@ def test_multipliers_are_gauss_newton_steps(shape):
             norm = np.sum(gradient**2) + np.sum(np.sum(gradient, axis=0) ** 2)
             expected = (target - d) / (norm + 1e-3) if d < below else 0
             np.testing.assert_allclose(
-                tetrahedra.interior(step, grid)[p], expected, rtol=1e-9, atol=1e-12
+                interior(step, grid.layout)[p], expected, rtol=1e-9, atol=1e-12
             )
 
 
 @EACH_VOLUME
-def test_neighbour_mean(shape):
+def test_neighbor_mean(shape):
     u = field(shape)
-    grid = tetrahedra.layout(shape)
-    means = tetrahedra.neighbour_mean(tetrahedra.flatten(components(jnp.asarray(u)), grid), grid)
+    grid = simplex_grid(shape)
+    means = neighbor_mean(flatten(components(jnp.asarray(u)), grid.layout), grid.layout)
     for k, found in enumerate(means):
         padded = np.pad(u[..., k], 1, mode="edge")
         total = u[..., k].copy()
@@ -153,5 +153,7 @@ def test_neighbour_mean(shape):
 
 
 def test_unknown_scheme_is_named():
-    with pytest.raises(ValueError, match="scheme='other': accepted are digital, forward, backw"):
-        tetrahedra.layout((4, 4), scheme="other")
+    with pytest.raises(
+        ValueError, match="scheme='other': accepted is one of 'digital', 'forward', 'b"
+    ):
+        simplex_grid((4, 4), scheme="other")

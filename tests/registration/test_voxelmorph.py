@@ -15,10 +15,11 @@ from jaxml.models import UNet, load_voxelmorph
 from jaxml.registration import (
     count_folds,
     diffeomorphic_layer,
+    fold_free,
     grad_l2,
+    layer_residual,
     mse,
     ncc,
-    poisson_loss,
     predict,
     voxelmorph_loss,
     warp,
@@ -62,24 +63,33 @@ def weights(ndim, flow):
 PAIR = blob((7, 8), side=16), blob((9, 7), side=16)
 
 
-@pytest.mark.parametrize("layer", [None, "dirichlet", "neumann"])
-def test_loss_is_the_weighted_sum_of_its_terms(layer):
-    params = random_field()
-    loss = functools.partial(voxelmorph_loss, smooth_flow, smoothness=3.0, poisson=0.7, layer=layer)
+@pytest.mark.parametrize(
+    ("projection", "boundary"),
+    [(None, "dirichlet"), ("layer", "dirichlet"), ("layer", "neumann"), ("fold_free", "dirichlet")],
+)
+def test_loss_is_the_weighted_sum_of_its_terms(projection, boundary):
+    params = 3 * random_field()
+    ending = dict(projection=projection, boundary=boundary)
+    weights = dict(smoothness=3.0, poisson_weight=0.7)
+    loss = functools.partial(voxelmorph_loss, smooth_flow, **weights, **ending)
     total, terms = jax.jit(loss)(params, *PAIR)
     u = smooth_flow(params, *PAIR)
+    assert count_folds(u, scheme="digital") > 0
     expected = 0.0
-    if layer:
-        reconstruction = diffeomorphic_layer(u, boundary=layer)
-        u, misfit = reconstruction.displacement, poisson_loss(reconstruction)
-        np.testing.assert_allclose(terms["poisson"], misfit, rtol=1e-6)
-        expected += 0.7 * float(misfit)
-    assert ("poisson" in terms) == bool(layer)
+    if projection == "layer":
+        reconstruction = diffeomorphic_layer(u, boundary=boundary)
+        u, residual = reconstruction.displacement, layer_residual(reconstruction)
+        np.testing.assert_allclose(terms["layer_residual"], residual, rtol=1e-6)
+        expected += 0.7 * float(residual)
+    if projection == "fold_free":
+        u = jax.jit(fold_free)(u).displacement
+        assert count_folds(u, scheme="digital") == 0
+    assert ("layer_residual" in terms) == (projection == "layer")
     np.testing.assert_allclose(terms["similarity"], ncc(PAIR[0], warp(PAIR[1], u)), rtol=1e-5)
     np.testing.assert_allclose(terms["smoothness"], grad_l2(u), rtol=1e-6)
     expected += float(terms["similarity"]) + 3.0 * float(terms["smoothness"])
     np.testing.assert_allclose(total, expected, rtol=1e-6)
-    found = jax.jit(functools.partial(predict, smooth_flow, layer=layer))(params, *PAIR)
+    found = jax.jit(functools.partial(predict, smooth_flow, **ending))(params, *PAIR)
     np.testing.assert_allclose(found.displacement, u, atol=1e-6)
     np.testing.assert_allclose(found.moved, warp(PAIR[1], u), atol=1e-6)
 
@@ -96,28 +106,29 @@ def test_gradient_through_the_layer_is_the_finite_difference():
         f.astype(jnp.float64) for f in (0.5 * random_field(), random_field()[::-1])
     )
     fixed, moving = (image.astype(jnp.float64) for image in PAIR)
-    loss = jax.jit(lambda p: voxelmorph_loss(smooth_flow, p, fixed, moving, layer="dirichlet")[0])
+    loss = jax.jit(lambda p: voxelmorph_loss(smooth_flow, p, fixed, moving, projection="layer")[0])
     found = jnp.vdot(jax.grad(loss)(params), direction)
     h = 1e-6
     expected = (loss(params + h * direction) - loss(params - h * direction)) / (2 * h)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("layer", [None, "dirichlet"])
-def test_training_moves_a_blob_onto_another(layer):
+@pytest.mark.parametrize("projection", [None, "layer"])
+def test_training_moves_a_blob_onto_another(projection):
     fixed, moving = blob((15, 16)), blob((17, 15))
     flow = UNet().apply
 
     def loss(params, pair, key):
         del key
-        terms = dict(similarity=mse, smoothness=1e-3, poisson=1e-4)
-        return voxelmorph_loss(flow, params, *pair, layer=layer, **terms)
+        terms = dict(similarity=mse, smoothness=1e-3, poisson_weight=1e-4)
+        return voxelmorph_loss(flow, params, *pair, projection=projection, **terms)
 
     params = weights(2, flow=1e-5)
     adam, key = optax.adam(1e-3), jax.random.key(1)
     trained = training.fit(key, loss, params, (fixed, moving), optimizer=adam, steps=40)
     assert trained.history["loss"][-1] < 0.2 * trained.history["loss"][0]
-    found = jax.jit(functools.partial(predict, flow, layer=layer))(trained.params, fixed, moving)
+    network = jax.jit(functools.partial(predict, flow, projection=projection))
+    found = network(trained.params, fixed, moving)
     assert mse(fixed, found.moved) < 0.1 * mse(fixed, moving)
 
 
@@ -125,19 +136,25 @@ def test_gradient_reaches_every_layer_in_three_dimensions():
     fixed, moving = blob((7, 8, 9), 16, 3), blob((9, 7, 8), 16, 3)
     # A field that is not almost 0, so that the diffeomorphic layer has something to do.
     params = weights(3, flow=0.1)
-    loss = lambda p: voxelmorph_loss(UNet().apply, p, fixed, moving, layer="dirichlet")[0]
+    loss = lambda p: voxelmorph_loss(UNet().apply, p, fixed, moving, projection="layer")[0]
     for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
         assert np.isfinite(leaf).all() and np.any(leaf != 0)
 
 
 def test_bad_input_is_named(unchecked):
     params = random_field()
-    with pytest.raises(ValueError, match=r"flow: returns \(16, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"flow\(.*\)=float32\[16, 16\]: accepted is \[16, 16, 2\]"
+    ):
         predict(lambda p, f, m: f, params, *PAIR)
-    with pytest.raises(ValueError, match="moved: shape"):
+    with pytest.raises(
+        ValueError, match=r"moving=float32\[8, 16\]: accepted is \[16, 16\], the shape of"
+    ):
         predict(smooth_flow, params, PAIR[0], PAIR[1][:8])
-    with pytest.raises(ValueError, match="boundary"):
-        voxelmorph_loss(smooth_flow, params, *PAIR, layer="periodic")
+    with pytest.raises(ValueError, match="boundary='periodic': accepted is one of"):
+        voxelmorph_loss(smooth_flow, params, *PAIR, projection="layer", boundary="periodic")
+    with pytest.raises(ValueError, match="projection='svf': accepted is one of None, 'layer'"):
+        predict(smooth_flow, params, *PAIR, projection="svf")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from jaxml.backdoor import IdentifyConfig
 from jaxml.reproduce import reproduce
-from jaxml.reproduce.backdoor import experiment
+from jaxml.reproduce.backdoor import experiment, stages
 from jaxml.reproduce.backdoor import report as backdoor_report
 from jaxml.reproduce.images import detection
 
@@ -90,7 +90,7 @@ def test_quick_run_reports_and_a_second_run_computes_nothing(digits, tmp_path, m
     def never(*args, **settings):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(experiment, "_case", never)
+    monkeypatch.setattr(experiment, "scored", never)
     run()
     again = json.loads((out / "results.json").read_text())["methods"]["backdoor"]
     assert {**again, "seconds": 0} == {**results, "seconds": 0}
@@ -136,5 +136,5 @@ def test_roc_is_that_of_sklearn():
 
 
 def test_highest_takes_the_share():
-    flags = experiment._highest(np.array([0.1, 0.9, 0.5, 0.7]), 0.5)
+    flags = stages._highest(np.array([0.1, 0.9, 0.5, 0.7]), 0.5)
     np.testing.assert_array_equal(flags, [False, True, False, True])

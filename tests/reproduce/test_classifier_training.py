@@ -73,7 +73,7 @@ def test_augmented_images_and_a_given_start():
         jax.random.key(5), Small(), images, labels, params=trained["params"], **still
     )
     jax.tree.map(np.testing.assert_array_equal, again["params"], trained["params"])
-    with pytest.raises(ValueError, match="params: accepted for one network"):
+    with pytest.raises(ValueError, match="images=.*: accepted is .* one network, where params"):
         both = jnp.stack([images] * 2), jnp.stack([labels] * 2)
         train_classifier(jax.random.key(0), Small(), *both, params=trained["params"], **still)
 
@@ -141,7 +141,7 @@ def alone_from_the_same_start(model, both, steps):
     """Return parameters after SGD with momentum, one network after the other."""
     from jaxml.models.classifier import classification_loss
     from jaxml.training import batch_indices
-    from jaxml.training.loop import _ORDER
+    from jaxml.training.batches import ORDER
 
     key_init, key_fit = jax.random.split(jax.random.key(0))
     gradient = jax.jit(jax.grad(classification_loss, 1, has_aux=True), static_argnums=0)
@@ -150,7 +150,7 @@ def alone_from_the_same_start(model, both, steps):
         params = jax.jit(model.init)(key, unit_images(images[:1]))["params"]
         velocity = jax.tree.map(jnp.zeros_like, params)
         for i in range(steps["steps"]):
-            rows = batch_indices(jax.random.fold_in(key_fit, _ORDER), i, 120, 32)
+            rows = batch_indices(jax.random.fold_in(key_fit, ORDER), i, 120, 32)
             slope = gradient(model, params, images[rows], labels[rows])[0]
             # decays at half and three quarters of 3 steps: after 1 and 2
             rate = 0.1 * 0.1 ** (i >= 1) * 0.1 ** (i >= 2)

@@ -11,18 +11,25 @@ from jaxml.models import llama
 from jaxml.reproduce import reproduce
 from jaxml.reproduce.coreset import experiment
 from jaxml.reproduce.coreset import stages as work
-from jaxml.reproduce.coreset.report import kept_share
-from jaxml.reproduce.unlearning.stages import Scale, Setting
+from jaxml.reproduce.coreset.grid import Grid
+from jaxml.reproduce.coreset.results import kept_share
+from jaxml.reproduce.language.setting import Scale, Setting
 from jaxml.unlearning import Sequences
 
 DECODER = llama.LlamaConfig(
-    vocabulary=300, width=32, layers=2, heads=2, key_heads=2, head_width=16, mlp_width=80,
-    tied=True,
-)  # fmt: skip
+    vocab_size=300,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=80,
+    tie_embeddings=True,
+)
 SCALE = Scale(
     length=48, prompt=12, forget=6, retain=4, folds=1, epochs=200, batch_size=8, steps=30, seeds=1
 )
-GRID = work.Grid(
+GRID = Grid(
     fractions=(0.2, 0.5), scored=(0.2,), compared=0.2, factors=(2,),
     scores=("random", "min_k"), objectives=("NPO",), others=("GradDiff",), words=10,
     points=3, relearnt=2, attack_steps=8, suffix=2, candidates=8,
@@ -56,12 +63,12 @@ def test_quick_run_reports_and_a_run_cut_short_computes_nothing_twice(text, tmp_
     calls = []
     whole = work.unlearned
 
-    def counted(setting, name, *args, **settings):
-        calls.append(name)
+    def counted(setting, plan, *args):
+        calls.append(plan.name)
         # A process that is killed while the fifth run is under way.
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return whole(setting, name, *args, **settings)
+        return whole(setting, plan, *args)
 
     monkeypatch.setattr(work, "unlearned", counted)
     with pytest.raises(KeyboardInterrupt):

@@ -124,8 +124,8 @@ def test_the_teacher_is_not_trained_on_the_rows_held_out(digits, small, monkeypa
     setting = work.Setting("badnets", images, Small(), SCALE, {})
     key = jax.random.key(3)
     with pytest.raises(InterruptedError):
-        work.teacher(setting, {}, key)
-    poisoned, kept = work._poisoned(setting, key)
+        work.teacher(key, setting, {})
+    poisoned, kept = work._poisoned(key, setting)
     assert kept == 720 and int(poisoned.is_poisoned.sum()) == 120
     np.testing.assert_array_equal(seen[0][1].argmax(axis=1), poisoned.labels[:720])
     np.testing.assert_array_equal(seen[0][0], np.round(255 * poisoned.images[:720]))

@@ -10,14 +10,22 @@ import pytest
 from jaxml.models import llama
 from jaxml.reproduce import reproduce
 from jaxml.reproduce.language.books import train_tokenizer
+from jaxml.reproduce.language.methods import METHODS as EVERY_METHOD
+from jaxml.reproduce.language.setting import Scale
 from jaxml.reproduce.unlearning import experiment
 from jaxml.reproduce.unlearning import stages as work
 
 DECODER = llama.LlamaConfig(
-    vocabulary=300, width=32, layers=2, heads=2, key_heads=2, head_width=16, mlp_width=80,
-    tied=True,
-)  # fmt: skip
-SCALE = work.Scale(
+    vocab_size=300,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=16,
+    intermediate_size=80,
+    tie_embeddings=True,
+)
+SCALE = Scale(
     length=48,
     prompt=12,
     forget=4,
@@ -28,7 +36,7 @@ SCALE = work.Scale(
     steps=30,
     seeds=1,
 )
-METHODS = {name: work.METHODS[name] for name in ("NPO", "RMU", "task vector")}
+METHODS = {name: EVERY_METHOD[name] for name in ("NPO", "RMU", "task vector")}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +53,7 @@ def text(tmp_path_factory):
 @pytest.mark.study
 def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, monkeypatch):
     monkeypatch.setattr(experiment, "SCALES", {"quick": experiment.Size(DECODER, SCALE)})
-    monkeypatch.setattr(work, "METHODS", METHODS)
+    monkeypatch.setattr(experiment, "METHODS", METHODS)
     run = lambda: reproduce(["unlearning"], scale="quick", out=tmp_path / "out", data=text)
     run()
     results = only_study(tmp_path / "out")
@@ -72,7 +80,7 @@ def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, mon
         raise AssertionError("computed again")
 
     for name in ("trained", "measured", "unlearned", "grown", "requested"):
-        monkeypatch.setattr(work, name, never)
+        monkeypatch.setattr(experiment if name == "trained" else work, name, never)
     run()
     assert only_study(tmp_path / "out") == results
 
@@ -81,7 +89,7 @@ def test_quick_run_reports_and_a_second_run_computes_nothing(text, tmp_path, mon
 def test_a_model_from_a_file_is_fine_tuned_and_asked_questions(text, tmp_path, monkeypatch):
     words = " ".join(path.read_text() for path in sorted(text.glob("*.txt")))
     letters = " A B C D" * 200
-    tokenizer = train_tokenizer([words + letters], DECODER.vocabulary)
+    tokenizer = train_tokenizer([words + letters], DECODER.vocab_size)
     model = tmp_path / "model"
     llama.save(model, llama.init(jax.random.key(0), DECODER), DECODER)
     tokenizer.save_pretrained(model)
@@ -89,9 +97,9 @@ def test_a_model_from_a_file_is_fine_tuned_and_asked_questions(text, tmp_path, m
     questions.parent.mkdir()
     questions.write_text("what,a,b,c,d,B\nwho,a,b,c,d,D\n")
     few = dataclasses.replace(SCALE, epochs=2, steps=2, folds=1, rates=0.1)
-    monkeypatch.setattr(work, "METHODS", METHODS)
+    monkeypatch.setattr(experiment, "METHODS", METHODS)
     monkeypatch.setattr(experiment, "FOLLOWED", ())
-    small = dataclasses.replace(DECODER, width=16, head_width=8)
+    small = dataclasses.replace(DECODER, hidden_size=16, head_dim=8)
     monkeypatch.setattr(experiment, "SCALES", {"standard": experiment.Size(small, few)})
     monkeypatch.setattr(experiment, "PRETRAINED", few)
     monkeypatch.setattr(experiment, "PRETRAINED_METHODS", ("NPO",))

@@ -35,7 +35,7 @@ def views(count):
 @pytest.mark.parametrize("batch_size", [5, 64])
 def test_labels_are_those_of_the_mean_probability(batch_size):
     found = pseudo_label(
-        KEY, NETWORK, jnp.asarray(IMAGES), augment.flip_crop, views=3, batch_size=batch_size
+        KEY, NETWORK, augment.flip_crop, jnp.asarray(IMAGES), views=3, batch_size=batch_size
     )
     logits = views(3).reshape(16, 3, -1) @ WEIGHT
     p = scipy.special.softmax(logits, axis=-1).mean(axis=1)
@@ -49,7 +49,7 @@ def test_labels_are_those_of_the_mean_probability(batch_size):
 
 
 def test_vanilla_labels_are_those_of_the_network():
-    found = pseudo_label(KEY, NETWORK, jnp.asarray(IMAGES), augment.identity, views=1, soft=True)
+    found = pseudo_label(KEY, NETWORK, augment.identity, jnp.asarray(IMAGES), views=1, soft=True)
     p = scipy.special.softmax(IMAGES.reshape(16, -1) @ WEIGHT, axis=-1)
     np.testing.assert_allclose(found.targets, p, rtol=1e-12)
     assert (found.agreement == 1).all()
@@ -57,7 +57,7 @@ def test_vanilla_labels_are_those_of_the_network():
 
 def test_threshold_and_the_best_of_each_class():
     found = pseudo_label(
-        KEY, NETWORK, jnp.asarray(IMAGES), augment.identity, views=1, threshold=0.6, per_class=2
+        KEY, NETWORK, augment.identity, jnp.asarray(IMAGES), views=1, threshold=0.6, per_class=2
     )
     confidence, labels = np.asarray(found.confidence), np.asarray(found.labels)
     expected = np.zeros(16, bool)
@@ -70,7 +70,7 @@ def test_threshold_and_the_best_of_each_class():
 
 def test_bytes_single_precision_and_devices():
     data = jnp.asarray(np.round(255 * IMAGES), jnp.uint8)
-    label = lambda x: pseudo_label(KEY, NETWORK, x, augment.identity, views=1)
+    label = lambda x: pseudo_label(KEY, NETWORK, augment.identity, x, views=1)
     found = label(data)
     assert found.probabilities.dtype == "float32"
     expected = scipy.special.softmax(
@@ -90,14 +90,14 @@ def test_the_next_network_is_not_traced_again():
 
     for scale in (1, 2):
         given = Partial(network, scale * jnp.asarray(WEIGHT))
-        found = pseudo_label(KEY, given, jnp.asarray(IMAGES), augment.identity, views=1)
+        found = pseudo_label(KEY, given, augment.identity, jnp.asarray(IMAGES), views=1)
         expected = scipy.special.softmax(scale * IMAGES.reshape(16, -1) @ WEIGHT, axis=-1)
         np.testing.assert_allclose(found.probabilities, expected, rtol=1e-11)
     assert len(traces) == 1
 
 
 def test_jit_equals_plain_call():
-    run = lambda key, x: pseudo_label(key, NETWORK, x, augment.flip_crop, views=2)
+    run = lambda key, x: pseudo_label(key, NETWORK, augment.flip_crop, x, views=2)
     plain, found = run(KEY, jnp.asarray(IMAGES)), jax.jit(run)(KEY, jnp.asarray(IMAGES))
     for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
@@ -106,10 +106,19 @@ def test_jit_equals_plain_call():
 @pytest.mark.parametrize(
     ("images", "settings", "message"),
     [
-        (np.zeros((0, 6, 6, 3)), {}, r"images: shape \(0, 6, 6, 3\)"),
-        (np.zeros((2, 6, 6, 3), int), {}, "images: dtype int64"),
-        (IMAGES, dict(threshold=1.0), "threshold=1.0: keeps none of 16 rows.*confidence is 0"),
+        (np.zeros((0, 6, 6, 3)), {}, r"images=float64\[0, 6, 6, 3\]: accepted is"),
+        (
+            np.zeros((2, 6, 6, 3), int),
+            {},
+            r"images=int64\[2, 6, 6, 3\]: accepted is uint8 or floating-point",
+        ),
+        (
+            IMAGES,
+            dict(threshold=1.0),
+            "threshold=1.0: accepted is up to the highest confidence of 16 rows, 0",
+        ),
         (IMAGES, dict(threshold=1.5), "threshold=1.5: accepted is 0 to 1"),
+        (IMAGES, dict(threshold=np.nan), "threshold=nan: accepted is 0 to 1"),
         (IMAGES, dict(views=0), "views=0"),
         (IMAGES, dict(per_class=0), "per_class=0"),
         (IMAGES, dict(batch_size=0), "batch_size=0"),
@@ -118,9 +127,11 @@ def test_jit_equals_plain_call():
 )
 def test_bad_input_is_named(images, settings, message, unchecked):
     with pytest.raises(ValueError, match=message):
-        pseudo_label(KEY, NETWORK, jnp.asarray(images), augment.identity, **settings)
+        pseudo_label(KEY, NETWORK, augment.identity, jnp.asarray(images), **settings)
 
 
 def test_a_network_of_other_shape_is_named(unchecked):
-    with pytest.raises(ValueError, match=r"logits_fn: returns \(16, 6, 6, 3\)"):
-        pseudo_label(KEY, lambda x: x, jnp.asarray(IMAGES), augment.identity, views=1)
+    with pytest.raises(
+        ValueError, match=r"logits_fn\(images\)=float64\[16, 6, 6, 3\]: accepted is \[16, class"
+    ):
+        pseudo_label(KEY, lambda x: x, augment.identity, jnp.asarray(IMAGES), views=1)

@@ -60,7 +60,7 @@ def accuracy(network):
 def run(augmentation, **settings):
     relabel = functools.partial(pseudo_label, augment=augmentation, views=1)
     return self_train(
-        KEY, least_squares, TRAIN, POISONED, POOL, relabel, classes=CLASSES, **settings
+        KEY, least_squares, relabel, TRAIN, POISONED, POOL, classes=CLASSES, **settings
     )
 
 
@@ -87,7 +87,7 @@ def test_own_labels_keep_the_backdoor_in_spite_of_it():
 def test_refined_labels_are_surer_where_views_and_given_labels_agree():
     relabel = functools.partial(pseudo_label, augment=black_top, views=1, soft=True)
     found = self_train(
-        KEY, least_squares, TRAIN, POISONED, POOL, relabel, classes=CLASSES, labelled="refined"
+        KEY, least_squares, relabel, TRAIN, POISONED, POOL, classes=CLASSES, labelled="refined"
     )
     believed, refined = (np.asarray(found.labels[0].probabilities), found.labels[0].targets)
     expected = believed[:60].copy()
@@ -114,7 +114,7 @@ def test_a_given_teacher_is_taken_and_thresholds_become_weights():
     relabel = functools.partial(
         pseudo_label, augment=augment.identity, views=1, threshold=0.9, soft=True
     )
-    found = self_train(KEY, watch, TRAIN, POISONED, POOL, relabel, classes=CLASSES, teacher=teacher)
+    found = self_train(KEY, watch, relabel, TRAIN, POISONED, POOL, classes=CLASSES, teacher=teacher)
     ((_, images, targets, weights),) = seen
     np.testing.assert_array_equal(images, np.concatenate([TRAIN, POOL]))
     np.testing.assert_array_equal(targets, found.labels[0].probabilities)
@@ -131,15 +131,21 @@ def test_is_the_same_for_the_same_key():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(pool=POOL[:0]), r"pool: shape \(0, 4, 4, 1\)"),
-        (dict(pool=jnp.zeros((4, 5, 4, 1))), r"pool: images of float64\[5, 4, 1\]"),
-        (dict(pool=POOL.astype("float32")), r"pool: images of float32.*accepted are float64"),
-        (dict(labels=POISONED.at[3].set(3)), "labels: from 0 to 3; accepted are 0 to 2"),
-        (dict(labels=POISONED.at[3].set(-1)), "labels: from -1 to 2"),
-        (dict(labels=POISONED[1:]), r"labels: int64\[59\]"),
+        (dict(pool=POOL[:0]), r"pool=float64\[0, 4, 4, 1\]: accepted is \[row"),
+        (
+            dict(pool=jnp.zeros((4, 5, 4, 1))),
+            r"pool=float64\[4, 5, 4, 1\]: accepted is float64\[row, 4, 4, 1\]",
+        ),
+        (dict(pool=POOL.astype("float32")), r"pool=float32.*: accepted is float64"),
+        (
+            dict(labels=POISONED.at[3].set(3)),
+            r"labels=.* with values from 0 to 3: accepted is 0 to 2",
+        ),
+        (dict(labels=POISONED.at[3].set(-1)), r"labels=.* with values from -1 to 2"),
+        (dict(labels=POISONED[1:]), r"labels=int64\[59\]: accepted is integers \[60\]"),
         (dict(rounds=0), "rounds=0"),
         (dict(labelled="other"), "labelled='other'"),
-        (dict(classes=4), r"relabel: targets of shape \(100, 3\)"),
+        (dict(classes=4), r"targets=float64\[100, 3\]: accepted is \[100, classes=4\]"),
     ],
 )
 def test_bad_input_is_named(change, message, unchecked):
@@ -154,7 +160,9 @@ def test_bad_input_is_named(change, message, unchecked):
 def test_a_threshold_that_keeps_nothing_is_named():
     relabel = functools.partial(pseudo_label, augment=augment.identity, views=1, threshold=1.0)
     teacher = Partial(linear, jnp.zeros((16, 3)))
-    with pytest.raises(ValueError, match="threshold=1.0: keeps none of 100 rows"):
+    with pytest.raises(
+        ValueError, match="threshold=1.0: accepted is up to the highest confidence of 100 rows"
+    ):
         self_train(
-            KEY, least_squares, TRAIN, POISONED, POOL, relabel, classes=CLASSES, teacher=teacher
+            KEY, least_squares, relabel, TRAIN, POISONED, POOL, classes=CLASSES, teacher=teacher
         )

@@ -101,13 +101,13 @@ def test_gradient_of_silence_is_finite(size):
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((np.zeros(0), 8000), {}, "waveform: shape"),
-        ((np.zeros((2, 100)), 8000), {}, "waveform: shape"),
-        ((np.zeros(100, np.int16), 8000), {}, "waveform: dtype int16"),
-        ((np.zeros(100), 0), {}, "rate=0"),
-        ((np.zeros(100), 8000), {"coefficients": 129}, "coefficients=129"),
-        ((np.zeros(100), 8000), {"length": 101}, "length=101"),
-        ((np.zeros(100), 8000), {"length": 0}, "length=0"),
+        ((np.zeros(0), 8000), {}, r"waveform=float64\[0\]: accepted is \[time\]"),
+        ((np.zeros((2, 100)), 8000), {}, r"waveform=float64\[2, 100\]: accepted is \[time\]"),
+        ((np.zeros(100, np.int16), 8000), {}, r"waveform=int16\[100\]: accepted is floating-point"),
+        ((np.zeros(100), 0), {}, "rate=0: accepted is 1 or more"),
+        ((np.zeros(100), 8000), {"coefficients": 129}, "coefficients=129: accepted is 1 to 128"),
+        ((np.zeros(100), 8000), {"length": 101}, "length=101: accepted is 1 to 100"),
+        ((np.zeros(100), 8000), {"length": 0}, "length=0: accepted is 1 to 100"),
     ],
 )
 def test_bad_input(arguments, options, message):

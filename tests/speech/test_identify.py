@@ -9,9 +9,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from jaxml.speech._identify import correlation_matrix, identify, match_templates
+from jaxml.speech._identify import correlation_matrix, identify_speakers, match_templates
 
-compiled_identify = jax.jit(identify, static_argnames=("speakers", "shrinkage"))
+compiled_identify = jax.jit(identify_speakers, static_argnames=("speakers", "shrinkage"))
 compiled_match = jax.jit(match_templates, static_argnames="speakers")
 routes = pytest.mark.parametrize("route", [compiled_identify, compiled_match], ids=["lda", "match"])
 
@@ -60,7 +60,9 @@ def test_identify_equals_scikit_learn(rows, width, speakers, shrinkage):
 
 def test_eager_equals_compiled():
     train, labels, test = problem(60, 7, 3)
-    eager, compiled = (f(train, labels, test, speakers=3) for f in (identify, compiled_identify))
+    eager, compiled = (
+        f(train, labels, test, speakers=3) for f in (identify_speakers, compiled_identify)
+    )
     np.testing.assert_allclose(eager.score, compiled.score, atol=1e-9)
     eager, compiled = (
         f(train, labels, test, speakers=3) for f in (match_templates, compiled_match)
@@ -165,22 +167,34 @@ GOOD = (np.eye(4), np.array([0, 0, 1, 1]), np.eye(4))
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("route", [identify, match_templates])
+@pytest.mark.parametrize("route", [identify_speakers, match_templates])
 @pytest.mark.parametrize(
     ("position", "value", "message"),
     [
-        (0, np.zeros((0, 4)), "train_features: shape"),
-        (0, np.zeros(4), "train_features: shape"),
-        (0, np.eye(4, dtype=int), "train_features: dtype"),
-        (0, np.full((4, 4), np.nan), "train_features: holds NaN"),
-        (1, np.array([0, 0, 1]), "train_labels: int64"),
-        (1, np.array([0.0, 0, 1, 1]), "train_labels: float64"),
-        (1, np.array([0, 0, 1, 2]), "train_labels: 0..2; give 0..1"),
-        (1, np.array([-1, 0, 1, 1]), "train_labels: -1..1"),
-        (1, np.array([1, 1, 1, 1]), "speaker 0 of 2 has no training row"),
-        (2, np.zeros((0, 4)), "test_features: shape"),
-        (2, np.zeros((3, 5)), "test_features: 5 features, but train_features has 4"),
-        (2, np.full((4, 4), np.inf), "test_features: holds NaN or inf"),
+        (0, np.zeros((0, 4)), r"train_features=float64\[0, 4\]: accepted is \[row, feature\]"),
+        (0, np.zeros(4), r"train_features=float64\[4\]: accepted is \[row, feature\]"),
+        (0, np.eye(4, dtype=int), r"train_features=int64\[4, 4\]: accepted is floating"),
+        (0, np.full((4, 4), np.nan), r"train_features=float64\[4, 4\] with NaN"),
+        (1, np.array([0, 0, 1]), r"train_labels=int64\[3\]: accepted is integers \[4\]"),
+        (1, np.array([0.0, 0, 1, 1]), r"train_labels=float64\[4\]: accepted is integers \[4\]"),
+        (
+            1,
+            np.array([0, 0, 1, 2]),
+            r"train_labels=int64\[4\] with values from 0 to 2: accepted is 0 to 1",
+        ),
+        (
+            1,
+            np.array([-1, 0, 1, 1]),
+            r"train_labels=int64\[4\] with values from -1 to 1: accepted is 0 to 1",
+        ),
+        (
+            1,
+            np.array([1, 1, 1, 1]),
+            "with no row of speaker 0: accepted is a row or more of each of the 2",
+        ),
+        (2, np.zeros((0, 4)), r"test_features=float64\[0, 4\]: accepted is \[row, feature\]"),
+        (2, np.zeros((3, 5)), r"test_features=float64\[3, 5\]: accepted is \[row, 4\]"),
+        (2, np.full((4, 4), np.inf), r"test_features=float64\[4, 4\] with NaN or inf"),
     ],
 )
 def test_bad_input(route, position, value, message):
@@ -193,18 +207,18 @@ def test_bad_input(route, position, value, message):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shrinkage", [0, -0.1, 1.1, np.nan])
 def test_bad_shrinkage(shrinkage):
-    with pytest.raises(ValueError, match="shrinkage="):
-        identify(*GOOD, speakers=2, shrinkage=shrinkage)
+    with pytest.raises(ValueError, match=f"shrinkage={shrinkage}: accepted is above 0 and up to 1"):
+        identify_speakers(*GOOD, speakers=2, shrinkage=shrinkage)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        (np.eye(3), np.eye(4), "a has 3 features, b has 4"),
-        (np.zeros((2, 1)), np.zeros((2, 1)), "a: shape"),
-        (np.eye(3), np.zeros((0, 3)), "b: shape"),
-        (np.zeros(3), np.eye(3), "a: shape"),
+        (np.eye(3), np.eye(4), r"b=float64\[4, 4\]: accepted is \[row, 3\]"),
+        (np.zeros((2, 1)), np.zeros((2, 1)), r"a=float64\[2, 1\]: accepted is .* 2 features or"),
+        (np.eye(3), np.zeros((0, 3)), r"b=float64\[0, 3\]: accepted is \[row, feature\]"),
+        (np.zeros(3), np.eye(3), r"a=float64\[3\]: accepted is \[row, feature\]"),
     ],
 )
 def test_correlation_matrix_rejects(a, b, message):

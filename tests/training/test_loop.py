@@ -13,11 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxml.files.errors import DataError
 from jaxml.sharding import data_mesh
-from jaxml.training import batch_indices, fit, progress_bar
+from jaxml.training import fit
+from jaxml.training.loop import _has_convolution
 
 KEY = jax.random.key(3)
 
@@ -91,20 +94,6 @@ def test_equals_a_plain_loop(dtype, tolerance):
     np.testing.assert_allclose(found.history["loss"], losses, rtol=tolerance)
     assert found.history["worst"].shape == (25,)
     np.testing.assert_array_equal(given["w"], 0)
-
-
-def test_batches_are_those_of_batch_indices():
-    ids = jnp.arange(7, dtype=jnp.int32)
-    # A metric is a scalar: three rows below 10 make one number.
-    code = lambda params, data, key: (
-        jnp.sum(params["w"]),
-        {"rows": jnp.sum(data * jnp.array([100, 10, 1], data.dtype))},
-    )
-    found = fit(KEY, code, start(), ids, optimizer=optax.sgd(1.0), steps=14, batch_size=3)
-    rows = np.array([[int(d) for d in f"{int(c):03d}"] for c in found.history["rows"]]).ravel()
-    for epoch in rows.reshape(6, 7):
-        np.testing.assert_array_equal(np.sort(epoch), np.arange(7))
-    assert len({tuple(epoch) for epoch in rows.reshape(6, 7)}) > 1
 
 
 @pytest.mark.parametrize("stop", [10, 20])
@@ -183,7 +172,7 @@ def test_damaged_checkpoint_is_left_out(tmp_path, unchecked, caplog):
     assert "25: damaged" in caplog.text
     for step in ("20", "25"):
         (tmp_path / step / "settings" / "metadata").write_text("")
-    with pytest.raises(ValueError, match="no checkpoint in .* can be read; remove it"):
+    with pytest.raises(DataError, match="no checkpoint in it can be read; remove it"):
         run(tmp_path)
 
 
@@ -205,9 +194,9 @@ def test_checkpoint_of_other_settings(tmp_path, unchecked):
         "metricsworst was": dict(loss=lambda p, d, k: (noisy_loss(p, d, k)[0], {})),
     }
     for message, change in cases.items():
-        with pytest.raises(ValueError, match=f"other settings: {message}"):
+        with pytest.raises(DataError, match=f"{tmp_path}: .* other settings: {message}"):
             run(tmp_path, **change)
-    with pytest.raises(ValueError, match="steps=5: .* has done 10"):
+    with pytest.raises(ValueError, match="steps=5: accepted is 10 or more: .* has done 10"):
         run(tmp_path, steps=5)
 
 
@@ -255,13 +244,18 @@ def test_bad_input_is_named(tmp_path, unchecked):
     file.write_text("")
     wrong = {
         "steps=0": dict(steps=0),
+        "steps=2.5: accepted is a whole number": dict(steps=2.5),
         "chunk=0": dict(chunk=0),
         "batch_size=0": dict(batch_size=0),
-        "batch_size=25": dict(batch_size=25),
-        "returns": dict(loss=lambda p, d, k: jnp.sum(p["w"])),
-        "the loss is": dict(loss=lambda p, d, k: (p["w"], {})),
-        "m is": dict(loss=lambda p, d, k: (jnp.sum(p["w"]), {"m": p["w"]})),
-        "called 'loss'": dict(loss=lambda p, d, k: (jnp.sum(p["w"]), {"loss": jnp.sum(p["w"])})),
+        r"batch_size=25: .* have \[24\]": dict(batch_size=25),
+        r"loss\(.*\)=.*: accepted is \(scalar, dict": dict(loss=lambda p, d, k: jnp.sum(p["w"])),
+        r"loss\(.*\)\[0\]=float64\[3\]: .* scalar": dict(loss=lambda p, d, k: (p["w"], {})),
+        r"\)\[1\]\['m'\]=float64\[3\]: .* scalar": dict(
+            loss=lambda p, d, k: (jnp.sum(p["w"]), {"m": p["w"]})
+        ),
+        "other names than 'loss'": dict(
+            loss=lambda p, d, k: (jnp.sum(p["w"]), {"loss": jnp.sum(p["w"])})
+        ),
         "is a file": dict(folder=file),
     }
     for message, change in wrong.items():
@@ -269,42 +263,42 @@ def test_bad_input_is_named(tmp_path, unchecked):
             run(**change)
 
 
-def test_progress(capsys):
+def test_progress_is_told_after_every_chunk():
     seen = []
     run(progress=lambda *report: seen.append(report))
     assert [step for step, _, _ in seen] == [10, 20, 25]
     assert seen[-1][1] == unbroken().history["loss"][-1]
     assert all(rate > 0 for _, _, rate in seen)
-    with progress_bar("training", 25) as progress:
-        run(progress=progress)
-    assert "25/25" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("rows, size", [(12, 4), (7, 3), (5, 5), (3, 1)])
-def test_batches_cover_each_row_once_an_epoch(rows, size):
-    steps = jnp.arange(3 * rows)
-    batches = jax.jit(jax.vmap(lambda step: batch_indices(KEY, step, rows, size)))(steps)
-    epochs = np.asarray(batches).reshape(-1, rows)
-    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(rows), (len(epochs), 1)))
-    np.testing.assert_array_equal(batch_indices(KEY, 4, rows, size), batches[4])
-    other = batch_indices(jax.random.key(4), 0, rows, size)
-    assert rows == 3 or not np.array_equal(other, batches[0])
+def convolution(x):
+    return lax.conv_general_dilated(x, x, (1,), "SAME")
 
 
-def test_batches_of_late_steps():
-    rows, size, step = 70_000, 50_000, 2**30 + 3
-    place = step * size
-    order = jax.random.permutation(
-        jax.random.fold_in(KEY, place // rows), jnp.arange(rows, dtype=jnp.int32)
-    )
-    found = batch_indices(KEY, step, rows, size)
-    expected = order[place % rows :][:size]
-    np.testing.assert_array_equal(found[: len(expected)], expected)
+def conditional(x):
+    return lax.cond(jnp.sum(x) > 0, jnp.sin, convolution, x)
 
 
-def test_batches_bad_input(unchecked):
-    for size in (0, 8):
-        with pytest.raises(ValueError, match=f"batch_size={size}: accepted is 1 to rows=7"):
-            batch_indices(KEY, 0, 7, size)
-    with pytest.raises(ValueError, match="product"):
-        batch_indices(KEY, 0, 2**20, 2**12)
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (convolution, True),
+        (jax.jit(convolution), True),
+        (conditional, True),
+        (jax.grad(lambda x: jnp.sum(jax.checkpoint(convolution)(x))), True),
+        (lambda x: lax.fori_loop(0, 3, lambda i, x: convolution(x), x), True),
+        (lambda x: lax.scan(lambda x, _: (conditional(x), 0), x, length=2)[0], True),
+        (jnp.sin, False),
+        (jax.jit(lambda conv_general_dilated: jnp.cos(conv_general_dilated)), False),
+    ],
+)
+def test_convolutions_are_found_wherever_they_are(function, expected):
+    program = jax.make_jaxpr(function)(jnp.ones((3, 3, 3)))
+    assert _has_convolution(program.jaxpr) == expected
+
+
+def test_a_function_that_is_called_often_is_looked_through_once():
+    double = jax.jit(lambda x: 2 * x)
+    for _ in range(60):
+        double = jax.jit(lambda x, inner=double: inner(x) + inner(x))
+    assert not _has_convolution(jax.make_jaxpr(double)(1.0).jaxpr)

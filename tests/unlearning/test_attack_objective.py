@@ -82,7 +82,13 @@ def test_reference_that_is_the_model_adds_nothing():
 
 
 DECODER = llama.LlamaConfig(
-    vocabulary=VOCABULARY, width=8, layers=2, heads=2, key_heads=1, head_width=4, mlp_width=12
+    vocab_size=VOCABULARY,
+    hidden_size=8,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=4,
+    intermediate_size=12,
 )
 PARAMS = jax.tree.map(
     lambda shape: jnp.asarray(RNG.normal(size=shape) / 2),
@@ -129,15 +135,21 @@ def test_search_maps_over_models_and_prompts_and_lowers_the_loss():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(targets=texts([2, 2], 3)), "targets: 2 rows; prompts has 3"),
-        (dict(behind=texts([2, 2], 3)), "behind: 2 rows; prompts has 3"),
-        (dict(prompts=Sequences(PROMPTS.tokens + 9, PROMPTS.mask)), "prompts: tokens from 9 to"),
+        (
+            dict(targets=texts([2, 2], 3)),
+            r"targets=int64\[2, 3\]: accepted is 3 rows, as many as prompts",
+        ),
+        (
+            dict(behind=texts([2, 2], 3)),
+            r"behind=int64\[2, 3\]: accepted is 3 rows, as many as prompts",
+        ),
+        (dict(prompts=Sequences(PROMPTS.tokens + 9, PROMPTS.mask)), "prompts=.*tokens from 9 to"),
         (
             dict(targets=jax.tree.map(lambda leaf: leaf[None], TARGETS)),
-            r"targets: tokens int64\[1, 3, 3\]; accepted are integers \[row, time\]",
+            r"targets=int64\[1, 3, 3\]: accepted is integers \[row, time\]",
         ),
-        (dict(targets=texts([0, 0, 0], 0)), "targets: tokens .*; accepted are rows of 1 tokens"),
-        (dict(embedding=EMBEDDING.astype(int)), "embedding: dtype int"),
+        (dict(targets=texts([0, 0, 0], 0)), r"targets=int64\[3, 0\]: .*1 tokens or more"),
+        (dict(embedding=EMBEDDING.astype(int)), "embedding=int"),
     ],
 )
 def test_bad_input_is_named(change, message, unchecked):
@@ -151,5 +163,7 @@ def test_bad_input_is_named(change, message, unchecked):
 def test_hidden_states_of_another_shape_are_named(unchecked):
     narrow = lambda embedded, mask: before(MIX, embedded, mask)[..., 1:]
     found = attack_objective(Partial(apply, MIX), EMBEDDING, PROMPTS, TARGETS, reference=narrow)
-    with pytest.raises(ValueError, match=r"reference: shape \(3, 9, 5\); hidden has \(3, 9, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"reference=\w+\[3, 9, 5\]: accepted is \[3, 9, 6\], the shape of hidden"
+    ):
         found(EMBEDDING[SUFFIX])

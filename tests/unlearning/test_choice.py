@@ -27,7 +27,7 @@ def test_prompt_is_that_of_lm_evaluation_harness():
 
 @pytest.mark.parametrize("choices", [["one"], [str(i) for i in range(27)], "abcd"])
 def test_bad_choices_are_named(choices):
-    with pytest.raises(ValueError, match="choices: .*accepted are 2 to 26 answers"):
+    with pytest.raises(ValueError, match="choices=.*accepted is 2 to 26 answers"):
         choice_prompt("Which?", choices)
 
 
@@ -66,10 +66,10 @@ def test_first_of_equal_choices_counts_and_half_precision_is_counted_exactly():
 def test_bad_input_is_named(unchecked):
     logp, answer = jnp.zeros((5, 4)), jnp.zeros(5, int)
     for arguments, message in (
-        ((logp, answer[:3]), r"answer: shape \(3,\), choice_logp: \(5, 4\)"),
-        ((logp[0], answer), r"choice_logp: \(4,\)"),
-        ((logp, logp[:, 0]), "answer: dtype float64"),
-        ((logp > 0, answer), "choice_logp: dtype bool"),
+        ((logp, answer[:3]), r"answer=int64\[3\]: accepted is \[5\], one a question"),
+        ((logp[0], answer), r"choice_logp=float64\[4\]: accepted is \[question, choice\]"),
+        ((logp, logp[:, 0]), "answer=float64"),
+        ((logp > 0, answer), "choice_logp=bool"),
     ):
         with pytest.raises(ValueError, match=message):
             multiple_choice_accuracy(*arguments)

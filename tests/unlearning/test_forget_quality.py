@@ -80,9 +80,9 @@ def test_monotone_maps_change_nothing_and_vmap_works():
 def test_missing_and_bad_ratios(unchecked):
     ratio = jnp.array([1.0, np.nan, 2.0])
     assert np.isnan(forget_quality(ratio, jnp.ones(3)).p_value)
-    with pytest.raises(ValueError, match=r"ratio: shape \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"ratio=\w+\[3, 1\]"):
         forget_quality(ratio[:, None], ratio)
-    with pytest.raises(ValueError, match=r"retrained_ratio: shape \(0,\)"):
+    with pytest.raises(ValueError, match=r"retrained_ratio=\w+\[0\]"):
         forget_quality(ratio, ratio[:0])
     with pytest.raises(ValueError, match=r"below 2\^31 pairs"):
         jax.eval_shape(forget_quality, *(jax.ShapeDtypeStruct((50_000,), "float32"),) * 2)

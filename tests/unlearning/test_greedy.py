@@ -1,11 +1,11 @@
-"""Exact memorisation and extraction strength by their definitions."""
+"""Exact memorization and extraction strength by their definitions."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxml.unlearning.metrics._greedy import exact_memorisation, extraction_strength
+from jaxml.unlearning.metrics._greedy import exact_memorization, extraction_strength
 
 
 def case(right, mask=None):
@@ -33,7 +33,7 @@ CASES = [
 @pytest.mark.parametrize(("right", "mask", "exact", "strength"), CASES)
 def test_shares_by_hand(right, mask, exact, strength):
     arrays = [jnp.asarray(a) for a in case(right, mask)]
-    for function, expected in ((exact_memorisation, exact), (extraction_strength, strength)):
+    for function, expected in ((exact_memorization, exact), (extraction_strength, strength)):
         found = function(*arrays)
         assert found.dtype == "float32"
         np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -54,20 +54,22 @@ def test_strength_is_the_shortest_prompt_of_random_rows():
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(jax.vmap(extraction_strength)(*arrays), found)
     share = ((predicted == tokens) & mask).sum(axis=1) / mask.sum(axis=1)
-    np.testing.assert_allclose(jax.vmap(exact_memorisation)(*arrays), share, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(exact_memorization)(*arrays), share, rtol=1e-6)
 
 
 def test_a_text_without_tokens_has_no_share():
     arrays = [jnp.asarray(a) for a in case("11", "00")]
-    assert np.isnan(exact_memorisation(*arrays)) and np.isnan(extraction_strength(*arrays))
+    assert np.isnan(exact_memorization(*arrays)) and np.isnan(extraction_strength(*arrays))
 
 
-@pytest.mark.parametrize("function", [exact_memorisation, extraction_strength])
+@pytest.mark.parametrize("function", [exact_memorization, extraction_strength])
 def test_bad_input_is_named(function, unchecked):
     predicted, tokens, mask = (jnp.asarray(a) for a in case("1010"))
-    with pytest.raises(ValueError, match=r"predicted: shape \(3,\); tokens has \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"predicted=\w+\[3\]: accepted is \[4\], the shape of tokens"
+    ):
         function(predicted[:3], tokens, mask)
-    with pytest.raises(ValueError, match=r"mask: shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"mask=\w+\[3\]"):
         function(predicted, tokens, mask[:3])
-    with pytest.raises(ValueError, match="predicted: dtype float64"):
+    with pytest.raises(ValueError, match="predicted=float64"):
         function(predicted / 1, tokens, mask)

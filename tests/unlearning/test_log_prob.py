@@ -78,13 +78,23 @@ def test_leading_axes_are_as_vmap():
 @pytest.mark.parametrize(
     ("logits", "tokens", "mask", "message"),
     [
-        (LOGITS, TOKENS[:3], MASK[:3], r"tokens: shape \(3, 6\); logits have \(4, 6, 11\)"),
-        (LOGITS, TOKENS / 1, MASK, "tokens: dtype float64; accepted are integers"),
-        (LOGITS, TOKENS, MASK[:, :5], r"mask: shape \(4, 5\); tokens has \(4, 6\)"),
-        (LOGITS, TOKENS, MASK * 1, "mask: dtype int64; accepted is bool"),
-        (LOGITS.astype(int), TOKENS, MASK, "logits: dtype int64"),
-        (LOGITS[:, :1], TOKENS[:, :1], MASK[:, :1], "accepted are 2 tokens or more"),
-        (LOGITS[:0], TOKENS[:0], MASK[:0], r"logits: shape \(0, 6, 11\)"),
+        (
+            LOGITS,
+            TOKENS[:3],
+            MASK[:3],
+            r"tokens=\w+\[3, 6\]: accepted is \[4, 6\], the shape of logits but for",
+        ),
+        (LOGITS, TOKENS / 1, MASK, "tokens=float64.*accepted is integers"),
+        (
+            LOGITS,
+            TOKENS,
+            MASK[:, :5],
+            r"mask=\w+\[4, 5\]: accepted is \[4, 6\], the shape of tokens",
+        ),
+        (LOGITS, TOKENS, MASK * 1, "mask=int64.*accepted is bool"),
+        (LOGITS.astype(int), TOKENS, MASK, "logits=int64"),
+        (LOGITS[:, :1], TOKENS[:, :1], MASK[:, :1], "accepted is 2 tokens or more in a row"),
+        (LOGITS[:0], TOKENS[:0], MASK[:0], r"logits=\w+\[0, 6, 11\]"),
     ],
 )
 def test_bad_input_is_named(logits, tokens, mask, message, unchecked):

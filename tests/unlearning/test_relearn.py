@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxml.unlearning import Sequences, UnlearnConfig, sequence_log_prob, unlearn
-from jaxml.unlearning._unlearn_loss import draw_rows
+from jaxml.unlearning._sequences import draw_rows
 from jaxml.unlearning.attacks import relearn
 
 RNG = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def log_prob(table, texts):
 
 def test_equals_a_loop_in_pytorch():
     torch = pytest.importorskip("torch")
-    found = relearn(KEYS[0], TABLE, bigram, TEXTS, steps=5, batch_size=2, learning_rate=0.1)
+    found = relearn(KEYS[0], bigram, TABLE, TEXTS, steps=5, batch_size=2, learning_rate=0.1)
     table = torch.tensor(np.asarray(TABLE), requires_grad=True)
     optimizer = torch.optim.AdamW([table], lr=0.1, weight_decay=0.0)
     for step in range(5):
@@ -57,27 +57,27 @@ def test_equals_a_loop_in_pytorch():
 
 def test_brings_back_what_was_forgotten():
     learn = functools.partial(relearn, apply=bigram, steps=150, learning_rate=0.1)
-    target = learn(KEYS[0], TABLE, texts=TEXTS).params
+    target = learn(KEYS[0], params=TABLE, texts=TEXTS).params
     retain = sequences(6)
     forgotten = unlearn(
         KEYS[1],
-        target,
         bigram,
+        target,
         TEXTS,
         retain,
         config=UnlearnConfig("npo", "none", steps=60, learning_rate=0.1),
     ).params
-    some = jax.tree.map(lambda leaf: leaf[:2], TEXTS)
+    some = TEXTS[:2]
     knows = lambda table, texts: float(jnp.mean(log_prob(table, texts)))
     for texts in (some, TEXTS):
         assert knows(forgotten, texts) < knows(target, texts) - 5
-        again = learn(KEYS[2], forgotten, texts=texts).params
+        again = learn(KEYS[2], params=forgotten, texts=texts).params
         assert knows(again, texts) > knows(target, texts) - 1
 
 
 def test_a_small_set_is_taken_whole():
     settings = dict(steps=2, batch_size=50, optimizer=optax.sgd(0.5))
-    found = [relearn(key, TABLE, bigram, TEXTS, **settings) for key in KEYS[:2]]
+    found = [relearn(key, bigram, TABLE, TEXTS, **settings) for key in KEYS[:2]]
     np.testing.assert_array_equal(found[0].params, found[1].params)
     first = -np.asarray(log_prob(TABLE, TEXTS)).sum() / np.asarray(TEXTS.mask)[:, 1:].sum()
     np.testing.assert_allclose(found[0].history[0], first, rtol=1e-12)
@@ -85,7 +85,7 @@ def test_a_small_set_is_taken_whole():
 
 def test_maps_over_keys_models_and_texts():
     run = functools.partial(relearn, apply=bigram, steps=3, batch_size=2, learning_rate=0.05)
-    one = lambda key, table, texts: run(key, table, texts=texts)
+    one = lambda key, table, texts: run(key, params=table, texts=texts)
     tables = TABLE + jnp.asarray(RNG.normal(size=(3, 1, 1)))
     several = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(sequences(5) for _ in range(3)))
     found = jax.jit(jax.vmap(one))(KEYS, tables, several)
@@ -97,7 +97,7 @@ def test_maps_over_keys_models_and_texts():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_dtype_is_kept(dtype):
-    found = relearn(KEYS[0], TABLE.astype(dtype), bigram, TEXTS, steps=2)
+    found = relearn(KEYS[0], bigram, TABLE.astype(dtype), TEXTS, steps=2)
     assert found.params.dtype == dtype
     assert found.history.shape == (2,) and found.history.dtype == "float32"
 
@@ -105,16 +105,16 @@ def test_dtype_is_kept(dtype):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(steps=0), "steps=0: accepted is 1 or more"),
+        (dict(steps=0), "steps=0: accepted is a whole number, 1 or more"),
         (dict(batch_size=0), "batch_size=0"),
-        (dict(learning_rate=float("nan")), "learning_rate=nan: accepted are positive"),
-        (dict(texts=jax.tree.map(lambda leaf: leaf[:0], TEXTS)), r"texts: tokens \(0, 7\)"),
+        (dict(learning_rate=float("nan")), "learning_rate=nan: accepted is a positive"),
+        (dict(texts=jax.tree.map(lambda leaf: leaf[:0], TEXTS)), r"texts=int32\[0, 7\]"),
         (
             dict(texts=jax.tree.map(lambda leaf: leaf[None], TEXTS)),
-            r"texts: tokens int32\[1, 6, 7\]",
+            r"texts=int32\[1, 6, 7\]",
         ),
     ],
 )
 def test_bad_input_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
-        relearn(KEYS[0], TABLE, bigram, **{"texts": TEXTS, **settings})
+        relearn(KEYS[0], bigram, TABLE, **{"texts": TEXTS, **settings})

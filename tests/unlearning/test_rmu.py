@@ -77,12 +77,15 @@ def test_control_is_positive_and_as_long_as_said(dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda f, c, r, z: rmu(f, c[:5], r, z), r"control: shape \(5,\); hidden_forget: \(3, 4"),
-        (lambda f, c, r, z: rmu(f, c, r, z[:1]), r"frozen_retain: shape \(1, 5, 6\)"),
-        (lambda f, c, r, z: rmu(f, c, r > 0, z), "hidden_retain: dtype bool"),
+        (
+            lambda f, c, r, z: rmu(f, c[:5], r, z),
+            r"control=\w+\[5\]: accepted is \[6\], the width of hidden_forget",
+        ),
+        (lambda f, c, r, z: rmu(f, c, r, z[:1]), r"frozen_retain=\w+\[1, 5, 6\]"),
+        (lambda f, c, r, z: rmu(f, c, r > 0, z), "hidden_retain=bool"),
         (
             lambda f, c, r, z: rmu(f, c, r, z, forget_mask=jnp.ones(3, bool)),
-            r"mask: shape \(3,\); hidden_forget without its last axis has \(3, 4\)",
+            r"mask=\w+\[3\]: accepted is \[3, 4\], the shape of hidden_forget without",
         ),
         (lambda f, c, r, z: rmu_control(jax.random.key(0), 0), "width=0"),
         (lambda f, c, r, z: rmu_control(jax.random.key(0), 3, scale=0.0), "scale=0.0"),

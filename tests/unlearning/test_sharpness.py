@@ -52,5 +52,5 @@ def test_trees_of_two_precisions():
 
 
 def test_bad_radius_is_named(unchecked):
-    with pytest.raises(ValueError, match="rho=0: accepted are positive"):
+    with pytest.raises(ValueError, match="rho=0: accepted is a positive"):
         sam_value_and_grad(bowl, rho=0)

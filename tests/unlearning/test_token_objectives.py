@@ -135,13 +135,16 @@ def test_beta_may_be_an_array_that_a_compiled_function_captures():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x, m, z: wga(x, m[:2]), r"mask: shape \(2, 5\); logp has \(3, 5\)"),
+        (
+            lambda x, m, z: wga(x, m[:2]),
+            r"mask=\w+\[2, 5\]: accepted is \[3, 5\], the shape of logp",
+        ),
         (lambda x, m, z: wga(x, m, beta=-1.0), "-1.0: accepted is 0 or more"),
         (lambda x, m, z: satimp(x, m, beta2=-0.5), "beta2=-0.5"),
-        (lambda x, m, z: satimp(m, m), "logp: dtype bool"),
-        (lambda x, m, z: kl_retain(z, z[:2]), r"reference_logits: shape \(2, 5, 7\)"),
-        (lambda x, m, z: kl_retain(z, z, mask=m[:2]), r"mask: shape \(2, 5\)"),
-        (lambda x, m, z: kl_retain(z, z, mask=x), "mask: dtype float64; accepted is bool"),
+        (lambda x, m, z: satimp(m, m), "logp=bool"),
+        (lambda x, m, z: kl_retain(z, z[:2]), r"reference_logits=\w+\[2, 5, 7\]"),
+        (lambda x, m, z: kl_retain(z, z, mask=m[:2]), r"mask=\w+\[2, 5\]"),
+        (lambda x, m, z: kl_retain(z, z, mask=x), "mask=float64.*accepted is bool"),
     ],
 )
 def test_bad_input_is_named(call, message, unchecked):

@@ -59,14 +59,17 @@ def test_utility_is_the_harmonic_mean():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda r, w: truth_ratio(r, w[:2]), r"perturbed_logp: shape \(2, 5\); accepted is \[8, "),
-        (lambda r, w: truth_ratio(r, r), r"perturbed_logp: shape \(8,\)"),
-        (lambda r, w: truth_ratio(r, w[:, :0]), r"perturbed_logp: shape \(8, 0\)"),
-        (lambda r, w: truth_ratio(r, w, mean="harmonic"), "mean='harmonic': accepted are 'arith"),
-        (lambda r, w: truth_score(w), r"ratio: shape \(8, 5\)"),
-        (lambda r, w: relative_probability(r, r), r"false_logp: shape \(8,\)"),
-        (lambda r, w: model_utility(r), "scores: .*accepted are 0 or more"),
-        (lambda r, w: model_utility(r[:0]), r"scores: shape \(0,\)"),
+        (lambda r, w: truth_ratio(r, w[:2]), r"perturbed_logp=\w+\[2, 5\]: accepted is \[8, "),
+        (lambda r, w: truth_ratio(r, r), r"perturbed_logp=\w+\[8\]"),
+        (lambda r, w: truth_ratio(r, w[:, :0]), r"perturbed_logp=\w+\[8, 0\]"),
+        (
+            lambda r, w: truth_ratio(r, w, mean="harmonic"),
+            "mean='harmonic': accepted is one of 'arith",
+        ),
+        (lambda r, w: truth_score(w), r"ratio=\w+\[8, 5\]"),
+        (lambda r, w: relative_probability(r, r), r"false_logp=\w+\[8\]"),
+        (lambda r, w: model_utility(r), "scores=.*accepted is 0 or more"),
+        (lambda r, w: model_utility(r[:0]), r"scores=\w+\[0\]"),
     ],
 )
 def test_bad_input_is_named(call, message, unchecked):

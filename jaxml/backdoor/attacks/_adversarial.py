@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from jaxml import checks
 from jaxml.tracing import as_partial
 
 
@@ -24,7 +25,6 @@ def perturb(
 
     From a uniform random start within `epsilon`, `iterations` times
     x <- clip(x + step sign(d CE / dx)), clipped to `epsilon` around the image and to [0, 1].
-    Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR 2018).
 
     An iteration is one compiled call, kept for the same `logits_fn` object and shape; under
     `jit` all of them are unrolled. All rows go through the network at once.
@@ -38,12 +38,17 @@ def perturb(
       step: change of a value in an iteration.
       iterations: number of them.
 
+    Returns:
+      Images `[row, height, width, channel]`, in [0, 1].
+
     Raises:
       ValueError: `epsilon` or `step` is not positive, or `iterations` is below 1.
+
+    Source: Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR
+    2018).
     """
-    for name, value in {"epsilon": epsilon, "step": step, "iterations": iterations}.items():
-        if not value > 0:
-            raise ValueError(f"{name}={value}: accepted are positive numbers")
+    checks.positive(epsilon=epsilon, step=step)
+    checks.counts(iterations=iterations)
     start = jax.random.uniform(key, images.shape, images.dtype, -epsilon, epsilon)
     x = jnp.clip(images + start, 0, 1)
     # No lax loop: XLA's CPU backend runs convolutions in one many times slower (jax issue 12868).

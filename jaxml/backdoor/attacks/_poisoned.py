@@ -1,27 +1,24 @@
 """The result of an attack, and how often its trigger works on a network."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jax.tree_util import Partial
+from jaxtyping import Array, Bool, Float, Int
 
-from jaxml.backdoor.attacks._triggers import Trigger, check_images, patch_trigger
-from jaxml.tracing import known
+from jaxml import checks
 
 Relabel = Literal["all_to_one", "all_to_all", "untargeted"]
 Images = Float[Array, "row height width channel"]
 Labels = Int[Array, " row"]
+TriggerFn = Callable[[Any], Any]
+"""Function of images `[row, height, width, channel]` in [0, 1] to such images."""
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["images", "labels", "is_poisoned", "trigger"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Poisoned:
     """Result of an attack.
@@ -30,13 +27,13 @@ class Poisoned:
       images: `[row, height, width, channel]`; rows that were not chosen are as given.
       labels: `[row]`.
       is_poisoned: `[row]`.
-      trigger: a function of images for test time.
+      trigger: function of images for test time, a pytree.
     """
 
     images: Float[Array, "*batch row height width channel"]
     labels: Int[Array, "*batch row"]
     is_poisoned: Bool[Array, "*batch row"]
-    trigger: Trigger
+    trigger: TriggerFn
 
 
 def attack_success_rate(
@@ -59,43 +56,56 @@ def attack_success_rate(
       target: label of "all_to_one".
       relabel: as in the attack.
 
+    Returns:
+      0 to 1, in the dtype of the logits.
+
     Raises:
       ValueError: `relabel` is unknown, or the arrays are not of these shapes and kinds.
     """
     check_labelled(images, labels)
-    check_relabel(relabel)
+    checks.choice(get_args(Relabel), relabel=relabel)
     logits = logits_fn(images)
-    found = jnp.argmax(logits, axis=-1).astype(labels.dtype)
+    predicted = jnp.argmax(logits, axis=-1).astype(labels.dtype)
     counted = jnp.ones_like(labels, bool)
     if relabel == "all_to_one":
         counted = labels != target
-        success = found == target
+        success = predicted == target
     elif relabel == "all_to_all":
-        success = found == (labels + 1) % logits.shape[-1]
+        success = predicted == (labels + 1) % logits.shape[-1]
     else:
-        success = found != labels
+        success = predicted != labels
     return jnp.mean(success, where=counted, dtype=logits.dtype)
 
 
-def poison(
+def put_trigger(
+    trigger: TriggerFn,
     images: Images,
     labels: Labels,
     index: Int[Array, " poisoned"],
-    trigger: Trigger,
     *,
     relabelled: Labels | None = None,
 ) -> Poisoned:
     """Return the set with trigger and new labels in some rows.
 
     Args:
+      trigger: to put into them, a function of images.
       images: `[row, height, width, channel]`.
       labels: `[row]`.
       index: rows to poison; numbers beyond the last row stand for none.
-      trigger: to put into them.
       relabelled: labels that they get, `[row]`; they keep their own by default.
+
+    Returns:
+      The poisoned set.
+
+    Raises:
+      ValueError: the trigger returns no such images.
     """
-    trigger = jax.tree.map(lambda a: a.astype(images.dtype), trigger)
-    triggered = trigger(images.at[index].get(mode="clip"))
+    trigger = _as_pytree(trigger, images.dtype)
+    chosen = images.at[index].get(mode="clip")
+    triggered = trigger(chosen)
+    if (triggered.shape, triggered.dtype) != (chosen.shape, chosen.dtype):
+        accepted = f"{checks.described(chosen)}, as of the images"
+        raise checks.refused("trigger(images)", triggered, accepted)
     if relabelled is not None:
         new = relabelled.at[index].get(mode="clip")
         labels = labels.at[index].set(new, mode="drop")
@@ -107,48 +117,31 @@ def poison(
     )
 
 
-def default_patch(key: Key[Array, ""], shape: tuple[int, ...]) -> Trigger:
-    """Return the patch of `badnets`: random colours, side 5, 3 pixels from the border."""
-    side = min(shape[:2])
-    patch = jax.random.uniform(key, square_shape(shape, 5))
-    return patch_trigger(patch, shape, margin=min(3, side // 8))
-
-
-def square_shape(shape: tuple[int, ...], side: int) -> tuple[int, ...]:
-    """Return the shape of a square of this side, or of a quarter of a small image."""
-    side = max(1, min(side, min(shape[:2]) // 4))
-    return side, side, shape[2]
+def _as_pytree(trigger, dtype):
+    """Return a function of images that may be a result of `jax.jit`, with arrays of a dtype."""
+    if jax.tree_util.all_leaves([trigger]):
+        return Partial(trigger)
+    is_float = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    cast = lambda leaf: jnp.asarray(leaf, dtype) if is_float(leaf) else leaf
+    return jax.tree.map(cast, trigger)
 
 
 def count_poisoned(ratio: float, rows: int) -> int:
     """Return round(ratio rows), which must be at least 1."""
-    if not 0 < ratio < 1:
-        raise ValueError(f"ratio={ratio}: accepted are numbers between 0 and 1")
+    checks.between(0, 1, ratio=ratio)
     count = round(ratio * rows)
     if count == 0:
-        raise ValueError(f"ratio={ratio}: of {rows} rows this leaves none to poison")
+        raise checks.refused("ratio", ratio, f"a share that leaves one of {rows} rows to poison")
     return count
-
-
-def check_relabel(relabel: str) -> None:
-    """Raise ValueError unless this is one of `Relabel`."""
-    if relabel not in get_args(Relabel):
-        raise ValueError(f"relabel={relabel!r}: accepted are {', '.join(get_args(Relabel))}")
 
 
 def check_labelled(
     images: Array, labels: Array, *, target: int = 0, classes: int | None = None
 ) -> None:
-    """Raise ValueError unless these are images and labels below `classes`."""
-    check_images(images)
-    if labels.shape != images.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"labels: {labels.dtype}{list(labels.shape)}; accepted are {len(images)} integers"
-        )
-    if target < 0 or (classes is not None and target >= classes):
-        below = "" if classes is None else f" and below {classes}"
-        raise ValueError(f"target={target}: accepted are labels from 0{below}")
-    if classes is not None and not known(
-        labels, lambda labels: jnp.all((labels >= 0) & (labels < classes))
-    ):
-        raise ValueError(f"labels: accepted are 0 to classes - 1, classes={classes}")
+    """Accept images with values in [0, 1], and labels and a target below `classes`."""
+    checks.images(images=images)
+    checks.values_within(0, 1, images=images)
+    checks.counts(least=0, target=target)
+    if classes is not None:
+        checks.within(0, classes - 1, target=target)
+    checks.labels(labels, rows=len(images), classes=classes)

@@ -5,7 +5,6 @@ of arrays, so that it goes through `jit` and `vmap` and to disk, and a function 
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -14,18 +13,16 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
-from jaxml.tracing import known
+from jaxml import checks
 
-# Barni et al. 2019: 20 of 255 grey levels, and the periods across an image.
+# Barni et al. 2019: 20 of 255 gray levels, and the periods across an image.
 SIG_STRENGTH = 20 / 255
 SIG_PERIODS = 6
 # Label-consistent attack: white and black pixels of the lower right corner.
 _CHECKERBOARD = ((0, 0, 1), (0, 1, 0), (1, 1, 0))
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["keep", "add", "flow"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trigger:
     """The map x -> clip(keep warp(x) + add, 0, 1) of images.
@@ -49,12 +46,17 @@ class Trigger:
         Args:
           images: `[row, height, width, channel]`, in [0, 1].
 
+        Returns:
+          Images of that form.
+
         Raises:
           ValueError: the images are not of that form, or of another size than the trigger.
         """
-        check_images(images)
+        checks.images(images=images)
+        checks.values_within(0, 1, images=images)
         if images.shape[1:] != self.keep.shape:
-            raise ValueError(f"images: shape {images.shape}; the trigger has {self.keep.shape}")
+            size = ", ".join(map(str, self.keep.shape))
+            raise checks.refused("images", images, f"[row, {size}], the size of the trigger")
         keep, add = (a.astype(images.dtype) for a in (self.keep, self.add))
         if self.flow is not None:
             images = _warp(images, self.flow.astype(images.dtype))
@@ -73,6 +75,9 @@ def patch_trigger(
       patch: `[rows, columns, channel]`, in [0, 1].
       shape: height, width and channels of the images.
       margin: pixels between the patch and the border.
+
+    Returns:
+      The trigger.
 
     Raises:
       ValueError: the patch does not fit.
@@ -95,6 +100,9 @@ def square_trigger(
       shape: height, width and channels of the images.
       margin: pixels between the square and the border.
 
+    Returns:
+      The trigger.
+
     Raises:
       ValueError: the square does not fit.
     """
@@ -106,20 +114,23 @@ def square_trigger(
 def checkerboard_trigger(shape: tuple[int, ...], *, corners: int = 1) -> Trigger:
     """Return the trigger that puts a 3 x 3 checkerboard into corners, each turned outwards.
 
-    Turner et al., "Label-consistent backdoor attacks" (2019): in one corner, or in all four,
-    which is learnt from fewer rows.
+    In one corner, or in all four, which is learnt from fewer rows.
 
     Args:
       shape: height, width and channels of the images.
       corners: 1, the lower right one, or 4.
 
+    Returns:
+      The trigger.
+
     Raises:
       ValueError: `corners` is neither, or the images are too small.
+
+    Source: Turner et al., "Label-consistent backdoor attacks" (2019).
     """
-    if corners not in (1, 4) or min(shape[:2]) < 6:
-        raise ValueError(
-            f"corners={corners}, images {shape}: accepted are 1 or 4, and sides from 6 pixels"
-        )
+    checks.choice((1, 4), corners=corners)
+    if min(shape[:2]) < 6:
+        raise checks.refused("shape", shape, "height and width of 6 pixels or more")
     board = jnp.broadcast_to(jnp.asarray(_CHECKERBOARD, float)[..., None], (3, 3, shape[2]))
     trigger = patch_trigger(board, shape)
     if corners == 1:
@@ -136,22 +147,27 @@ def blend_trigger(pattern: Float[Array, "height width channel"], *, alpha: float
       pattern: `[height, width, channel]`, in [0, 1].
       alpha: weight of the pattern, between 0 and 1.
 
+    Returns:
+      The trigger.
+
     Raises:
       ValueError: `alpha` is not between 0 and 1.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha={alpha}: accepted are numbers between 0 and 1")
+    checks.between(0, 1, alpha=alpha)
     return Trigger(jnp.full_like(pattern, 1 - alpha), alpha * pattern)
 
 
 def sinusoid_trigger(shape: tuple[int, ...]) -> Trigger:
     """Return the trigger that adds 20/255 sin(2 pi 6 column / width).
 
-    Barni et al., "A new backdoor attack in CNNs by training set corruption without label
-    poisoning" (ICIP 2019).
-
     Args:
       shape: height, width and channels of the images.
+
+    Returns:
+      The trigger.
+
+    Source: Barni et al., "A new backdoor attack in CNNs by training set corruption without
+    label poisoning" (ICIP 2019).
     """
     width = shape[1]
     wave = SIG_STRENGTH * jnp.sin(
@@ -173,7 +189,6 @@ def warp_trigger(
     Control points are uniform in -1 to 1, divided by the mean of their magnitudes, and upsampled
     by cubics with the corners on the corners. In coordinates from -1 to 1 across the image
     the flow is `strength` / height times this; places outside are moved to the border.
-    Nguyen and Tran, "WaNet" (ICLR 2021).
 
     Args:
       key: consumed.
@@ -181,14 +196,18 @@ def warp_trigger(
       points: control points along each axis, from 2 to the smaller side, which is no smoothing.
       strength: of the warp; at 0.5 it is about a quarter of a pixel.
 
+    Returns:
+      The trigger.
+
     Raises:
       ValueError: `points` is out of range, or `strength` is not positive.
+
+    Source: Nguyen and Tran, "WaNet" (ICLR 2021).
     """
     height, width, _ = shape
-    if not 2 <= points <= min(height, width):
-        raise ValueError(f"points={points}: accepted are 2 to {min(height, width)}")
-    if not strength > 0:
-        raise ValueError(f"strength={strength}: accepted are positive numbers")
+    checks.counts(least=2, points=points)
+    checks.within(2, min(height, width), points=points)
+    checks.positive(strength=strength)
     control = jax.random.uniform(key, (points, points, 2), minval=-1, maxval=1)
     control = control / jnp.mean(jnp.abs(control))
     scale = jnp.array([(n - 1) / (points - 1) for n in (height, width)], control.dtype)
@@ -203,43 +222,36 @@ def warp_trigger(
 def noise(
     key: Key[Array, ""], shape: tuple[int, ...], *, side: int = 32
 ) -> Float[Array, "height width channel"]:
-    """Return grey uniform noise `[height, width, channel]`, the pattern of the blend attack.
+    """Return gray uniform noise `[height, width, channel]`, the pattern of the blend attack.
 
     Args:
       key: consumed.
       shape: height, width and channels of the images.
       side: larger images get noise of this side, enlarged.
+
+    Returns:
+      Values in [0, 1], the same in all channels.
     """
     height, width, _ = shape
     small = jax.random.uniform(key, (min(height, side), min(width, side), 1))
-    grey = jax.image.resize(small, (height, width, 1), "linear")
-    return jnp.broadcast_to(grey, shape)
-
-
-def check_images(images: Array) -> None:
-    """Raise ValueError unless these are images, with values in [0, 1] where they are known."""
-    if images.ndim != 4 or images.size == 0:
-        raise ValueError(f"images: shape {images.shape}; accepted is [row, height, width, channel]")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images: dtype {images.dtype}; accepted are floating-point numbers in [0, 1]"
-        )
-    if not known(images, lambda images: jnp.all((images >= 0) & (images <= 1))):
-        raise ValueError("images: hold NaN or values outside of [0, 1]; accepted is [0, 1]")
+    gray = jax.image.resize(small, (height, width, 1), "linear")
+    return jnp.broadcast_to(gray, shape)
 
 
 def _corner(patch: Array, shape: tuple[int, ...], margin: int) -> tuple[slice, slice]:
     """Return the place of a patch in the lower right corner."""
     ends = [n - margin for n in shape[:2]]
     starts = [end - n for end, n in zip(ends, patch.shape[:2], strict=True)]
-    if min(*starts, margin) < 0 or patch.shape[2] != shape[2]:
-        raise ValueError(f"patch: {patch.shape} and margin={margin} do not fit images {shape}")
+    checks.counts(least=0, margin=margin)
+    if min(starts) < 0 or patch.shape[2] != shape[2]:
+        accepted = f"what fits images {list(shape)} with margin={margin}"
+        raise checks.refused("patch", patch, accepted)
     rows, columns = (slice(*ends_) for ends_ in zip(starts, ends, strict=True))
     return rows, columns
 
 
 def _warp(images: Array, flow: Array) -> Array:
-    """Images at p + flow(p), linear between pixels, the border repeated outside."""
+    """Return images at p + flow(p), linear between pixels, the border repeated outside."""
     height, width = flow.shape[:2]
     row = jnp.arange(height, dtype=flow.dtype)[:, None] + flow[..., 0]
     column = jnp.arange(width, dtype=flow.dtype) + flow[..., 1]

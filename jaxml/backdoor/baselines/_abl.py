@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxml.backdoor.baselines._rows import check_floating
+from jaxml import checks
 
 
 def abl(losses: Float[Array, "*epoch row"]) -> Float[Array, " row"]:
@@ -26,8 +26,8 @@ def abl(losses: Float[Array, "*epoch row"]) -> Float[Array, " row"]:
     Source: Li et al. 2021 (NeurIPS, "Anti-backdoor learning").
     """
     if losses.ndim not in (1, 2) or 0 in losses.shape:
-        raise ValueError(f"losses: shape {losses.shape}; give [row] or [epoch, row], none 0")
-    check_floating(losses, "losses")
+        raise checks.refused("losses", losses, "[row] or [epoch, row], none of length 0")
+    checks.floating(losses=losses)
     return -jnp.mean(losses.reshape(-1, losses.shape[-1]), axis=0)
 
 
@@ -48,7 +48,6 @@ def abl_loss(loss: Float[Array, "*any"], *, gamma: float = 0.5) -> Float[Array, 
 
     Source: Li et al. 2021 (NeurIPS, "Anti-backdoor learning").
     """
-    check_floating(loss, "loss")
-    if gamma < 0:
-        raise ValueError(f"gamma={gamma}: accepted is 0 or more")
+    checks.floating(loss=loss)
+    checks.at_least(0, gamma=gamma)
     return lax.stop_gradient(jnp.sign(loss - gamma)) * loss

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxml.backdoor.baselines._rows import (
-    centred,
-    check_at_least_one,
-    check_features,
-    check_labels,
+from jaxml import checks
+from jaxml.backdoor.baselines._classes import (
+    centered,
+    check_features_of_classes,
     for_each_class,
     principal_axes,
 )
@@ -50,18 +49,16 @@ def activation_clustering(
 
     Source: Chen et al. 2018 (arXiv 1811.03728), with the score ours.
     """
-    check_features(features, "features")
-    check_at_least_one(classes=classes, iterations=iterations)
-    check_labels(labels, features.shape[0], classes)
-    if not 1 <= components <= features.shape[1]:
-        raise ValueError(f"components={components}: accepted is 1 to {features.shape[1]} features")
-    return _cluster(features, labels, classes, components, iterations)
+    check_features_of_classes(features, labels, classes)
+    checks.counts(components=components, iterations=iterations)
+    checks.within(1, features.shape[1], components=components)
+    return _cluster(features, labels, classes=classes, components=components, iterations=iterations)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _cluster(features, labels, classes, components, iterations):
+@functools.partial(jax.jit, static_argnames=("classes", "components", "iterations"))
+def _cluster(features, labels, *, classes, components, iterations):
     def score(member):
-        rows = centred(features, member)
+        rows = centered(features, member)
         rows = rows @ principal_axes(rows)[:, :components]
         distance, count = _two_means(rows, member, iterations)
         near, far = jnp.min(distance, axis=1), jnp.max(distance, axis=1)
@@ -77,19 +74,19 @@ def _cluster(features, labels, classes, components, iterations):
 def _two_means(rows, member, iterations):
     """Return distances to the two centres `[row, 2]` and the number of members of each."""
 
-    def centres(second):
+    def centers(second):
         part = jnp.stack([member & ~second, member & second]).astype(rows.dtype)
         count = jnp.sum(part, axis=1)
         return part @ rows / jnp.maximum(count, 1)[:, None], count
 
-    distances = lambda centre: jnp.linalg.norm(rows[:, None] - centre, axis=2)
+    distances = lambda center: jnp.linalg.norm(rows[:, None] - center, axis=2)
 
     def step(_, second):
-        distance = distances(centres(second)[0])
+        distance = distances(centers(second)[0])
         return distance[:, 1] < distance[:, 0]
 
-    centre, count = centres(lax.fori_loop(0, iterations, step, rows[:, 0] > 0))
-    return distances(centre), count
+    center, count = centers(lax.fori_loop(0, iterations, step, rows[:, 0] > 0))
+    return distances(center), count
 
 
 def _ratio(a, b):

@@ -9,7 +9,10 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from jaxml.backdoor.baselines._rows import check_at_least_one, check_images, in_batches
+from jaxml import checks
+from jaxml.optimizer import optimizer_step
+from jaxml.sharding import map_batches
+from jaxml.tracing import as_partial
 
 
 def cognitive_distillation(
@@ -26,13 +29,14 @@ def cognitive_distillation(
     """Score rows by how small a mask of the image keeps its logits.
 
     Minus the L1 norm of the mask m in [0, 1]^(height x width) that minimises, by Adam,
-    mean_c |f(m x + (1 - m) d)_c - f(x)_c| + l1 |m|_1 + tv TV(m), d a new random colour at each
+    mean_c |f(m x + (1 - m) d)_c - f(x)_c| + l1 |m|_1 + tv TV(m), d a new random color at each
     step and TV the squared differences of neighbours summed over directions, a pixel's mean.
 
-    Compiled once for each shape and function object: keep the object for further calls.
+    Compiled once for each shape and function object, or once for all parameters of a
+    `jax.tree_util.Partial`, as `mspc`.
 
     Args:
-      key: draws the colours.
+      key: draws the colors.
       logits_fn: images `[batch, height, width, channel]` to logits `[batch, class]`, each row
         by itself, differentiable.
       images: `[row, height, width, channel]`, in [0, 1].
@@ -51,26 +55,28 @@ def cognitive_distillation(
 
     Source: Huang et al. 2023 (ICLR, arXiv 2301.10908).
     """
-    check_images(images)
-    check_at_least_one(steps=steps, batch_size=batch_size)
-    for name, number in (("learning_rate", learning_rate), ("l1", l1), ("tv", tv)):
-        if number < 0:
-            raise ValueError(f"{name}={number}: accepted is 0 or more")
-    return _distil(key, images, logits_fn, steps, learning_rate, l1, tv, batch_size)
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
-def _distil(key, images, logits_fn, steps, learning_rate, l1, tv, batch_size):
-    optimizer = optax.adam(learning_rate, b1=0.1, b2=0.1)
+    checks.images(images=images)
+    checks.counts(steps=steps, batch_size=batch_size)
+    checks.at_least(0, learning_rate=learning_rate, l1=l1, tv=tv)
     keys = jax.random.split(key, images.shape[0])
+    numbers = (jnp.asarray(number, images.dtype) for number in (learning_rate, l1, tv))
+    network = as_partial(logits_fn)
+    return -_mask_norms(keys, network, images, *numbers, steps=steps, batch_size=batch_size)
 
-    def norms(batch, keys):
-        logits = logits_fn(batch)
+
+@functools.partial(jax.jit, static_argnames=("steps", "batch_size"))
+def _mask_norms(keys, logits_fn, images, learning_rate, l1, tv, *, steps, batch_size):
+    """Return the L1 norm of the mask of each row."""
+    optimizer = optax.adam(learning_rate, b1=0.1, b2=0.1)
+
+    def of_batch(batch):
+        x, keys = batch
+        logits = logits_fn(x)
 
         def loss(theta, i):
             mask = _mask(theta)
-            colour = jax.vmap(lambda key: _colour(key, i, batch))(keys)
-            shift = logits_fn(mask * batch + (1 - mask) * colour) - logits
+            color = jax.vmap(lambda key: _color(key, i, x))(keys)
+            shift = logits_fn(mask * x + (1 - mask) * color) - logits
             # Rows are independent: the gradient of the sum is that of each row.
             return jnp.sum(
                 jnp.mean(jnp.abs(shift), axis=-1)
@@ -81,25 +87,23 @@ def _distil(key, images, logits_fn, steps, learning_rate, l1, tv, batch_size):
         def step(state, i):
             theta, moments = state
             slope = jax.grad(loss)(theta, i)
-            # Optimizers of optax are not written for strict promotion.
-            with jax.numpy_dtype_promotion("standard"):
-                updates, moments = optimizer.update(slope, moments, theta)
+            updates, moments = optimizer_step(optimizer.update, slope, moments, theta)
             return (optax.apply_updates(theta, updates), moments), None
 
-        theta = jnp.ones_like(batch[..., :1])
+        theta = jnp.ones_like(x[..., :1])
         start = (theta, optimizer.init(theta))
         (theta, _), _ = lax.scan(step, start, jnp.arange(steps, dtype=jnp.uint32))
         return jnp.sum(_mask(theta), axis=(1, 2, 3))
 
-    return -in_batches(norms, batch_size, images, keys)
+    return map_batches(of_batch, (images, keys), batch_size=batch_size)
 
 
 def _mask(theta):
     return (jnp.tanh(theta) + 1) / 2
 
 
-def _colour(key, step, batch):
-    return jax.random.uniform(jax.random.fold_in(key, step), (1, 1, batch.shape[-1]), batch.dtype)
+def _color(key, step, x):
+    return jax.random.uniform(jax.random.fold_in(key, step), (1, 1, x.shape[-1]), x.dtype)
 
 
 def _variation(mask):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxml.backdoor.baselines._rows import check_features, check_floating
+from jaxml import checks
 
 
 def activation_likelihood(
@@ -33,12 +33,14 @@ def activation_likelihood(
 
     Source: Hou et al. 2024 (FLARE, arXiv 2411.19479).
     """
-    check_floating(activations, "activations")
+    checks.floating(activations=activations)
     if activations.ndim < 2 or 0 in activations.shape:
-        raise ValueError(f"activations: shape {activations.shape}; give [row, ..., channel]")
+        accepted = "[row, ..., channel], none of length 0"
+        raise checks.refused("activations", activations, accepted)
     for name, values in (("mean", mean), ("variance", variance)):
         if values.shape != activations.shape[-1:]:
-            raise ValueError(f"{name}: shape {values.shape}; give [{activations.shape[-1]}]")
+            accepted = f"[{activations.shape[-1]}], one for each channel of activations"
+            raise checks.refused(name, values, accepted)
     log_density = -((activations - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)) / 2
     return jnp.min(log_density, axis=tuple(range(1, activations.ndim)))
 
@@ -68,23 +70,23 @@ def flare(
     Source: Hou et al. 2024 (arXiv 2411.19479) for the features; Rousseeuw and Van Driessen 1999
     (Technometrics 41:212) for the steps.
     """
-    check_features(likelihoods, "likelihoods")
-    if not 0 < share <= 1:
-        raise ValueError(f"share={share}: accepted is above 0 to 1")
-    if iterations < 0:
-        raise ValueError(f"iterations={iterations}: accepted is 0 or more")
-    return _distances(likelihoods, share, iterations)
+    checks.axes("row layer", likelihoods=likelihoods)
+    checks.floating(likelihoods=likelihoods)
+    checks.finite(likelihoods=likelihoods)
+    checks.positive(share=share)
+    checks.within(0, 1, share=share)
+    checks.counts(least=0, iterations=iterations)
+    kept = max(1, round(share * likelihoods.shape[0]))
+    return _distances(likelihoods, kept=kept, iterations=iterations)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _distances(likelihoods, share, iterations):
-    rows, layers = likelihoods.shape
-    kept = max(1, round(share * rows))
+@functools.partial(jax.jit, static_argnames=("kept", "iterations"))
+def _distances(likelihoods, *, kept, iterations):
     middle = jnp.median(likelihoods, axis=0)
     spread = jnp.median(jnp.abs(likelihoods - middle), axis=0)
     # A layer without spread says nothing.
     z = jnp.where(spread > 0, (likelihoods - middle) / jnp.where(spread > 0, spread, 1), 0)
-    ridge = 1e-3 * jnp.eye(layers, dtype=z.dtype)
+    ridge = 1e-3 * jnp.eye(z.shape[1], dtype=z.dtype)
 
     def concentrate(_, distance):
         near = z[lax.top_k(-distance, kept)[1]]

@@ -8,12 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxml.backdoor.baselines._rows import (
-    check_at_least_one,
-    check_images,
-    check_labels,
-    in_batches,
-)
+from jaxml import checks
+from jaxml.sharding import map_batches
+from jaxml.tracing import as_partial, known
 
 Amplified = Callable[[Array, Array], Array]
 
@@ -31,7 +28,8 @@ def ibd_psc(
     The mean over levels of softmax(f_level(x)) at argmax f(x): the parameter-oriented scaled
     prediction consistency.
 
-    Compiled once for each shape and function object: keep the object for further calls.
+    Compiled once for each shape and function objects, or once for all parameters of
+    `jax.tree_util.Partial`, as `mspc`.
 
     Args:
       logits_fn: images `[batch, height, width, channel]` to logits `[batch, class]`.
@@ -50,22 +48,25 @@ def ibd_psc(
 
     Source: Hou et al. 2024 (ICML, arXiv 2405.09786).
     """
-    check_images(images)
+    checks.images(images=images)
     _check_levels(levels)
-    check_at_least_one(batch_size=batch_size)
-    return _consistency(images, levels, logits_fn, amplified_fn, batch_size)
+    checks.counts(batch_size=batch_size)
+    networks = as_partial(logits_fn), as_partial(amplified_fn)
+    return _consistency(*networks, images, levels, batch_size=batch_size)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _consistency(images, levels, logits_fn, amplified_fn, batch_size):
-    def consistency(batch):
+@functools.partial(jax.jit, static_argnames="batch_size")
+def _consistency(logits_fn, amplified_fn, images, levels, *, batch_size):
+    def of_batch(batch):
         chosen = jnp.argmax(logits_fn(batch), axis=-1)[:, None]
-        probability = lambda level: jnp.take_along_axis(
-            jax.nn.softmax(amplified_fn(level, batch)), chosen, axis=-1
-        )[:, 0]
+
+        def probability(level):
+            all_classes = jax.nn.softmax(amplified_fn(level, batch))
+            return jnp.take_along_axis(all_classes, chosen, axis=-1)[:, 0]
+
         return jnp.mean(lax.map(probability, levels), axis=0)
 
-    return in_batches(consistency, batch_size, images)
+    return map_batches(of_batch, images, batch_size=batch_size)
 
 
 def ibd_psc_level(
@@ -78,6 +79,8 @@ def ibd_psc_level(
 ) -> Int[Array, ""]:
     """Return the first level at which the amplified network errs often, the last if at none.
 
+    Compiled as `ibd_psc`.
+
     Args:
       amplified_fn: as for `ibd_psc`.
       images: a few clean ones `[row, height, width, channel]`, taken at once.
@@ -85,25 +88,35 @@ def ibd_psc_level(
       levels: to try, `[level]`, in order.
       error: share of wrong predictions to exceed.
 
+    Returns:
+      One of the levels.
+
     Raises:
       ValueError: the images are not `[row, ...]` of floating-point numbers, the labels are not
-        integers, one a row, the levels are not integers `[level]`, or `error` is not in 0 to 1.
+        integers from 0, one a row, the levels are not integers `[level]`, or `error` is not in
+        0 to 1.
 
     Source: Hou et al. 2024 (ICML, arXiv 2405.09786).
     """
-    check_images(images)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels: dtype {labels.dtype}; give integers")
-    check_labels(labels, images.shape[0], jnp.iinfo(labels.dtype).max)
+    checks.images(images=images)
+    checks.labels(labels, rows=images.shape[0])
+    if not known(labels, lambda labels: jnp.all(labels >= 0)):
+        raise checks.refused("labels", labels, "0 or more", holds="negative numbers")
     _check_levels(levels)
-    if not 0 <= error <= 1:
-        raise ValueError(f"error={error}: accepted is 0 to 1")
-    chosen = lambda level: jnp.argmax(amplified_fn(level, images), -1).astype(labels.dtype)
-    wrong = lambda level: jnp.mean(chosen(level) != labels)
-    exceeds = lax.map(wrong, levels) > error
+    checks.within(0, 1, error=error)
+    return _first_level(as_partial(amplified_fn), images, labels, levels, error)
+
+
+@jax.jit
+def _first_level(amplified_fn, images, labels, levels, error):
+    def share_wrong(level):
+        chosen = jnp.argmax(amplified_fn(level, images), -1).astype(labels.dtype)
+        return jnp.mean(chosen != labels)
+
+    exceeds = lax.map(share_wrong, levels) > error
     return jnp.where(jnp.any(exceeds), levels[jnp.argmax(exceeds)], levels[-1])
 
 
-def _check_levels(levels):
-    if levels.ndim != 1 or levels.size == 0 or not jnp.issubdtype(levels.dtype, jnp.integer):
-        raise ValueError(f"levels: {levels.dtype}{list(levels.shape)}; give integers [level]")
+def _check_levels(levels: Array) -> None:
+    checks.axes("level", levels=levels)
+    checks.integers(levels=levels)

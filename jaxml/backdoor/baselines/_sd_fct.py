@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxml.backdoor.baselines._rows import check_at_least_one, check_images, in_batches
+from jaxml import checks
+from jaxml.sharding import map_batches
+from jaxml.tracing import as_partial
 
 
 def sd_fct(
@@ -23,7 +25,8 @@ def sd_fct(
     The feature consistency towards transformations |phi(x) - phi(A x)|^2, A a rotation about
     the centre by a uniform angle of each row; what comes in from outside of the image is 0.
 
-    Compiled once for each shape and function object: keep the object for further calls.
+    Compiled once for each shape and function object, or once for all parameters of a
+    `jax.tree_util.Partial`, as `mspc`.
 
     Args:
       key: draws the angles.
@@ -42,34 +45,34 @@ def sd_fct(
     Source: Chen et al. 2022 (NeurIPS, "Effective backdoor defense by exploiting sensitivity of
     poisoned samples").
     """
-    check_images(images)
-    check_at_least_one(batch_size=batch_size)
-    if not 0 <= degrees <= 180:
-        raise ValueError(f"degrees={degrees}: accepted is 0 to 180")
-    return _sd_fct(key, images, features_fn, degrees, batch_size)
+    checks.images(images=images)
+    checks.counts(batch_size=batch_size)
+    checks.within(0, 180, degrees=degrees)
+    limit = jnp.asarray(degrees / 180 * jnp.pi, images.dtype)
+    return _distances(key, as_partial(features_fn), images, limit, batch_size=batch_size)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _sd_fct(key, images, features_fn, degrees, batch_size):
-    limit = degrees / 180 * jnp.pi
+@functools.partial(jax.jit, static_argnames="batch_size")
+def _distances(key, features_fn, images, limit, *, batch_size):
     shape = (images.shape[0],)
-    angle = jax.random.uniform(key, shape, images.dtype, minval=-limit, maxval=limit)
+    angles = jax.random.uniform(key, shape, images.dtype, minval=-limit, maxval=limit)
 
-    def moved(batch, angle):
-        step = features_fn(_rotated(batch, angle)) - features_fn(batch)
+    def of_batch(batch):
+        x, angle = batch
+        step = features_fn(_rotated(x, angle)) - features_fn(x)
         return jnp.sum(step**2, axis=-1)
 
-    return in_batches(moved, batch_size, images, angle)
+    return map_batches(of_batch, (images, angles), batch_size=batch_size)
 
 
 @jax.vmap
 def _rotated(image, angle):
     height, width, _ = image.shape
-    centre = (height - 1) / 2, (width - 1) / 2
+    center = (height - 1) / 2, (width - 1) / 2
     axis = lambda n, middle: jnp.arange(n, dtype=image.dtype) - middle
-    y, x = jnp.meshgrid(axis(height, centre[0]), axis(width, centre[1]), indexing="ij")
+    y, x = jnp.meshgrid(axis(height, center[0]), axis(width, center[1]), indexing="ij")
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    where = [cos * y - sin * x + centre[0], sin * y + cos * x + centre[1]]
+    where = [cos * y - sin * x + center[0], sin * y + cos * x + center[1]]
     # map_coordinates weights by arrays of the default float type.
     with jax.numpy_dtype_promotion("standard"):
         sample = lambda plane: jax.scipy.ndimage.map_coordinates(plane, where, order=1)

@@ -5,11 +5,9 @@ import functools
 import jax
 from jaxtyping import Array, Float, Int
 
-from jaxml.backdoor.baselines._rows import (
-    centred,
-    check_at_least_one,
-    check_features,
-    check_labels,
+from jaxml.backdoor.baselines._classes import (
+    centered,
+    check_features_of_classes,
     for_each_class,
     principal_axes,
 )
@@ -36,16 +34,14 @@ def spectral_signature(
 
     Source: Tran, Li and Madry 2018 (NeurIPS).
     """
-    check_features(features, "features")
-    check_at_least_one(classes=classes)
-    check_labels(labels, features.shape[0], classes)
-    return _squared_projections(features, labels, classes)
+    check_features_of_classes(features, labels, classes)
+    return _squared_projections(features, labels, classes=classes)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _squared_projections(features, labels, classes):
+@functools.partial(jax.jit, static_argnames="classes")
+def _squared_projections(features, labels, *, classes):
     def score(member):
-        rows = centred(features, member)
+        rows = centered(features, member)
         return (rows @ principal_axes(rows)[:, 0]) ** 2
 
     return for_each_class(score, labels, classes)

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from jaxml.backdoor.baselines._rows import check_at_least_one, check_images, in_batches
+from jaxml import checks
+from jaxml.sharding import map_batches
+from jaxml.tracing import as_partial
 
 
 def strip(
@@ -26,7 +28,8 @@ def strip(
     random other rows x' of the set itself, so that no clean images are needed: where a share p
     of the set is poisoned, so is that share of the x'.
 
-    Compiled once for each shape and function object: keep the object for further calls.
+    Compiled once for each shape and function object, or once for all parameters of a
+    `jax.tree_util.Partial`, as `mspc`.
 
     Args:
       key: chooses the other rows.
@@ -46,26 +49,31 @@ def strip(
 
     Source: Gao et al. 2019 (arXiv 1902.06531).
     """
-    check_images(images)
-    check_at_least_one(blends=blends, batch_size=batch_size)
+    checks.images(images=images)
     if images.shape[0] < 2:
-        raise ValueError("images: 1 row; give 2 or more, each is blended with others")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight={weight}: accepted is 0 to 1")
-    return _strip(key, images, logits_fn, blends, weight, batch_size)
+        raise checks.refused("images", images, "2 rows or more, each is blended with others")
+    checks.counts(blends=blends, batch_size=batch_size)
+    checks.within(0, 1, weight=weight)
+    weights = jnp.asarray([1 - weight, weight], images.dtype)
+    return -_entropies(
+        key, as_partial(logits_fn), images, weights, blends=blends, batch_size=batch_size
+    )
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
-def _strip(key, images, logits_fn, blends, weight, batch_size):
+@functools.partial(jax.jit, static_argnames=("blends", "batch_size"))
+def _entropies(key, logits_fn, images, weights, *, blends, batch_size):
+    """Return the mean entropy of each row over its blends."""
+    own, others = weights
     rows = images.shape[0]
     ahead = jax.random.randint(key, (rows, blends), 1, rows, dtype=jnp.int32)
-    other = (jnp.arange(rows, dtype=jnp.int32)[:, None] + ahead) % rows
+    partners = (jnp.arange(rows, dtype=jnp.int32)[:, None] + ahead) % rows
 
-    def doubt(batch, others):
-        one = lambda other: _entropy(logits_fn((1 - weight) * batch + weight * images[other]))
-        return jnp.mean(lax.map(one, others.T), axis=0)
+    def of_batch(batch):
+        x, partners = batch
+        of_blend = lambda partner: _entropy(logits_fn(own * x + others * images[partner]))
+        return jnp.mean(lax.map(of_blend, partners.T), axis=0)
 
-    return -in_batches(doubt, batch_size, images, other)
+    return map_batches(of_batch, (images, partners), batch_size=batch_size)
 
 
 def _entropy(logits):

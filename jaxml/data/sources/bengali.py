@@ -44,8 +44,8 @@ def spoken_by_voices(rate: int) -> dict[str, np.ndarray]:
 
 
 def _speak(rate):
-    spoken, found = espeak.synthesise(SENTENCES, VOICES)
-    waveforms = (resample(w.astype(np.float32), found, rate) for w in spoken)
+    spoken, own_rate = espeak.synthesise(SENTENCES, VOICES)
+    waveforms = (resample(w.astype(np.float32), own_rate, rate) for w in spoken)
     samples = [np.clip(np.round(w), -32768, 32767).astype(np.int16) for w in waveforms]
     return {
         "audio": np.concatenate(samples),

@@ -22,6 +22,9 @@ def fetch(name: str, stall_seconds: float) -> Path:
       name: of a data set with one archive.
       stall_seconds: end the download when no byte arrives for so long.
 
+    Returns:
+      Path of the archive.
+
     Raises:
       DataError: TFDS is not installed, or the download stalls or fails.
     """
@@ -39,7 +42,7 @@ def fetch(name: str, stall_seconds: float) -> Path:
     try:
         while True:
             try:
-                out, said = child.communicate(timeout=min(0.5, stall_seconds))
+                out, errors = child.communicate(timeout=min(0.5, stall_seconds))
                 break
             except subprocess.TimeoutExpired:
                 size = sum(_size(folder) for folder in _unfinished(downloads, name) - before)
@@ -56,7 +59,7 @@ def fetch(name: str, stall_seconds: float) -> Path:
             for folder in _unfinished(downloads, name) - before:
                 shutil.rmtree(folder, ignore_errors=True)
     if child.returncode:
-        reason = (said.strip() or f"exit status {child.returncode}").splitlines()[-1]
+        reason = (errors.strip() or f"exit status {child.returncode}").splitlines()[-1]
         raise DataError(f"TFDS {name}: {reason[:200]}")
     return Path(out.strip().splitlines()[-1])
 

@@ -34,7 +34,7 @@ def synthesise(
 
     Args:
       sentences: texts in the language of the voices.
-      voices: espeak-ng names, a language or one of its variants: "bn", "bn+f2".
+      voices: names of espeak-ng, a language or one of its variants: "bn", "bn+f2".
 
     Returns:
       16-bit waveforms, all sentences of the first voice first, and their rate in Hz.
@@ -56,10 +56,10 @@ def synthesise(
         except subprocess.TimeoutExpired as error:
             raise DataError(f"espeak-ng: no answer within {SECONDS} s") from error
         if child.returncode or not answer.exists():
-            said = (child.stderr.strip() or f"exit status {child.returncode}").splitlines()[-1]
-            raise DataError(f"espeak-ng: {said}; install a working espeakng_loader")
-        with np.load(answer, allow_pickle=False) as found:
-            return np.split(found["audio"], found["offsets"][1:-1]), int(found["rate"])
+            words = (child.stderr.strip() or f"exit status {child.returncode}").splitlines()[-1]
+            raise DataError(f"espeak-ng: {words}; install a working espeakng_loader")
+        with np.load(answer, allow_pickle=False) as arrays:
+            return np.split(arrays["audio"], arrays["offsets"][1:-1]), int(arrays["rate"])
 
 
 def _serve(folder: Path) -> None:

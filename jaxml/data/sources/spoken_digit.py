@@ -37,19 +37,18 @@ def load_spoken_digit(
 
 
 def _read(archive: Path):
-    found = {}
+    recordings = {}
     try:
         for name, content in read_tar(archive, r"(?:.*/)?recordings/[^/]*\.wav").items():
             channels, rate = read_frames(io.BytesIO(content))
             digit, speaker, take = Path(name).stem.split("_")
             if rate != RATE or channels.shape[1] != 1 or not len(channels):
-                raise DataError(f"{archive}: {Path(name).name} is not {RATE} Hz mono")
-            found[speaker, int(digit), int(take)] = channels[:, 0]
-    except DataError:
-        raise
+                raise DataError(f"{Path(name).name} is not {RATE} Hz mono")
+            recordings[speaker, int(digit), int(take)] = channels[:, 0]
     except (OSError, ValueError) as error:
         raise DataError(f"{archive}: not the archive of {NAME} ({error}); delete it") from error
-    if not found:
+    if not recordings:
         raise DataError(f"{archive}: no recordings in it; delete it")
-    order = sorted(found)
-    return [found[key] for key in order], [key[0] for key in order], [key[1] for key in order]
+    places = sorted(recordings)
+    waveforms = [recordings[place] for place in places]
+    return waveforms, [speaker for speaker, _, _ in places], [digit for _, digit, _ in places]

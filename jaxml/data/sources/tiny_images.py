@@ -18,7 +18,7 @@ LAYOUT = (
 
 
 def load_tiny_images(path: Path | str) -> UInt8[np.ndarray, "image height width 3"]:
-    """Return the images of the user's pickle, `[image, height, width, 3]`; its labels are left.
+    """Return the images of the user's pickle; its labels are left.
 
     A pickle can run any code. This one is not run: only what makes arrays is followed, and all
     else refused. To use the images as a pool, save them:
@@ -26,6 +26,9 @@ def load_tiny_images(path: Path | str) -> UInt8[np.ndarray, "image height width 
 
     Args:
       path: what `LAYOUT` says.
+
+    Returns:
+      uint8 `[image, height, width, 3]`.
 
     Raises:
       DataError: there is no such file, it names anything else than arrays, it is damaged, or it
@@ -35,10 +38,10 @@ def load_tiny_images(path: Path | str) -> UInt8[np.ndarray, "image height width 
     if not path.is_file():
         raise DataError(f"{path}: no such file; give {LAYOUT}")
     try:
-        found = read_pickle(path)
+        content = read_pickle(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not readable ({error}); give {LAYOUT}") from error
-    images = array_of(found.get("data")) if isinstance(found, dict) else None
+    images = array_of(content.get("data")) if isinstance(content, dict) else None
     if images is None or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
         raise DataError(f"{path}: holds no such images; give {LAYOUT}")
     return images

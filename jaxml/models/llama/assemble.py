@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxml import checks
+from jaxml.files.errors import DataError
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params, parameter_shapes
 from jaxml.models.llama.sharding import parameter_shardings
@@ -57,29 +59,31 @@ def assemble(
       mesh: to lay the parameters out on; the default device without.
 
     Raises:
-      ValueError: a weight is missing, has another shape than the configuration asks for, or
+      DataError: a weight is missing, has another shape than the configuration asks for, or
         has no place in the decoder.
     """
     shapes = parameter_shapes(config)
-    if config.layers > len(available):
-        raise ValueError(f"{source}: {len(available)} weights cannot be of {config.layers} layers")
+    if config.num_layers > len(available):
+        raise DataError(
+            f"{source}: {len(available)} weights cannot be of {config.num_layers} layers"
+        )
     used = {name for _, name in _file_names(config, names)}
     missing = sorted(used - set(available))
     if missing:
-        raise ValueError(f"{source}: {_some(missing)} missing, which the configuration asks for")
+        raise DataError(f"{source}: {_some(missing)} missing, which the configuration asks for")
     # Tables of the rotary embedding, and a copy of a tied head, hold nothing new.
     surplus = {name for name in set(available) - used if not name.endswith("inv_freq")}
     surplus -= {names["head"], "rope_freqs.weight"}
     if surplus:
-        raise ValueError(f"{source}: {_some(sorted(surplus))} without a place in {config}")
+        raise DataError(f"{source}: {_some(sorted(surplus))} without a place in {config}")
 
     def load(name, shape):
         array = read(name)
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{source}: {name} is {array.dtype}; accepted are floating numbers")
+            raise DataError(f"{source}: {name} is {array.dtype}; accepted are floating numbers")
         array = array.T if array.ndim == 2 and name != names["embed"] else array
         if array.shape != shape:
-            raise ValueError(
+            raise DataError(
                 f"{source}: {name} has shape {array.shape}, the configuration gives {shape}"
             )
         return array
@@ -92,7 +96,7 @@ def assemble(
             first = load(name.format(0), shape[1:])
             array = np.empty(shape, dtype)
             array[0] = first
-            for i in range(1, config.layers):
+            for i in range(1, config.num_layers):
                 array[i] = load(name.format(i), shape[1:])
             return array
 
@@ -116,9 +120,9 @@ def disassemble(
       ValueError: the parameters are not those of the configuration.
     """
     shapes = parameter_shapes(config)
-    found = jax.tree.map(lambda leaf: leaf.shape, params)
-    if found != shapes:
-        raise ValueError(f"params: shapes {found}; the configuration gives {shapes}")
+    own = jax.tree.map(lambda leaf: leaf.shape, params)
+    if own != shapes:
+        raise checks.refused("params", own, f"shapes {shapes}, as the configuration asks for")
 
     def outward(name, array):
         turned = array.T if array.ndim == 2 and name != "embed" else array
@@ -135,7 +139,7 @@ def _file_names(
     config: LlamaConfig, names: Mapping[str, str]
 ) -> Iterator[tuple[tuple[str, int], str]]:
     for name in _flat(parameter_shapes(config)):
-        for i in range(config.layers if "{}" in names[name] else 1):
+        for i in range(config.num_layers if "{}" in names[name] else 1):
             yield (name, i), names[name].format(i)
 
 

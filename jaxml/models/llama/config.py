@@ -1,15 +1,25 @@
 """The shape of a decoder of the Llama family, and how it is written in files."""
 
 import dataclasses
-import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from jaxml import checks
+from jaxml.files.errors import DataError
 
 Architecture = Literal["llama", "mistral", "qwen2"]
-# Written out, as a type checker narrows by it.
-ARCHITECTURES = ("llama", "mistral", "qwen2")
+ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 # Of factors and bases: float32 holds it, and what is computed from it.
 _LARGEST = 1e30
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "intermediate_size",
+)
 _CLASS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
@@ -33,11 +43,10 @@ class Scaling:
     original_length: int = 8192
 
     def __post_init__(self):
-        for name in ("factor", "low", "high"):
-            _check_positive(name, getattr(self, name))
+        _check_positive(factor=self.factor, low=self.low, high=self.high)
         if self.high <= self.low:
-            raise ValueError(f"high={self.high}: accepted is above low={self.low}")
-        _check_size("original_length", self.original_length)
+            raise checks.refused("high", self.high, f"above low={self.low}")
+        checks.counts(original_length=self.original_length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +54,16 @@ class LlamaConfig:
     """Shape of a decoder; static, hashable.
 
     Attributes:
-      vocabulary: number of tokens.
-      width: of a hidden state.
-      layers: number of blocks.
-      heads: of the queries.
-      key_heads: of keys and values, a divisor of `heads`.
-      head_width: even.
-      mlp_width: of the hidden layer of a block's MLP.
-      tied: whether the head is the table of embeddings.
-      epsilon: of the RMS norms.
-      theta: base of the rotary frequencies.
+      vocab_size: number of tokens.
+      hidden_size: width of a hidden state.
+      num_layers: number of blocks.
+      num_heads: number of heads of the queries.
+      num_kv_heads: number of heads of keys and values, a divisor of `num_heads`.
+      head_dim: components of a head, an even number.
+      intermediate_size: width of the hidden layer of a block's MLP.
+      tie_embeddings: whether the head is the table of embeddings.
+      epsilon: added to the mean square in the RMS norms.
+      rope_theta: base of the rotary frequencies.
       scaling: of the rotary frequencies, none by default.
       window: tokens that a token sees, itself included; all before it by default.
       architecture: "llama", "mistral" (equal to "llama", with a window or none) or "qwen2" (with
@@ -62,37 +71,32 @@ class LlamaConfig:
       length: longest text of the training, in tokens; only kept for the files.
     """
 
-    vocabulary: int
-    width: int
-    layers: int
-    heads: int
-    key_heads: int
-    head_width: int
-    mlp_width: int
-    tied: bool = False
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    tie_embeddings: bool = False
     epsilon: float = 1e-5
-    theta: float = 10000.0
+    rope_theta: float = 10000.0
     scaling: Scaling | None = None
     window: int | None = None
     architecture: Architecture = "llama"
     length: int = 2048
 
     def __post_init__(self):
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"architecture={self.architecture!r}: accepted are {', '.join(ARCHITECTURES)}"
-            )
-        sizes = "vocabulary width layers heads key_heads head_width mlp_width length".split()
-        for name in sizes if self.window is None else [*sizes, "window"]:
-            _check_size(name, getattr(self, name))
-        for name in ("epsilon", "theta"):
-            _check_positive(name, getattr(self, name))
-        if self.heads % self.key_heads:
-            raise ValueError(
-                f"key_heads={self.key_heads}: accepted are divisors of heads={self.heads}"
-            )
-        if self.head_width % 2:
-            raise ValueError(f"head_width={self.head_width}: accepted are even numbers")
+        checks.choice(ARCHITECTURES, architecture=self.architecture)
+        checks.counts(**{name: getattr(self, name) for name in _SIZES}, length=self.length)
+        if self.window is not None:
+            checks.counts(window=self.window)
+        _check_positive(epsilon=self.epsilon, rope_theta=self.rope_theta)
+        if self.num_heads % self.num_kv_heads:
+            divisors = f"a divisor of num_heads={self.num_heads}"
+            raise checks.refused("num_kv_heads", self.num_kv_heads, divisors)
+        if self.head_dim % 2:
+            raise checks.refused("head_dim", self.head_dim, "an even number")
 
 
 def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
@@ -104,30 +108,28 @@ def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
     Raises:
       ValueError: a value is missing, or asks for what the decoder cannot do.
     """
-    architecture = values.get("model_type")
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"model_type={architecture!r}: accepted are {', '.join(ARCHITECTURES)}")
+    checks.choice(ARCHITECTURES, model_type=values.get("model_type"))
+    architecture = values["model_type"]
     wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
     for name, value in wanted.items():
         if values.get(name, value) != value:
-            raise ValueError(f"{name}={values[name]!r}: accepted is {value!r}")
+            raise checks.refused(name, values[name], repr(value))
     needed = "hidden_size intermediate_size num_attention_heads num_hidden_layers vocab_size"
     _check_keys(values, needed.split(), "the configuration")
-    for name in needed.split():
-        _check_size(name, values[name])
+    checks.counts(**{name: values[name] for name in needed.split()})
     heads, width = values["num_attention_heads"], values["hidden_size"]
     theta, scaling = _rotary(values)
     return LlamaConfig(
-        vocabulary=values["vocab_size"],
-        width=width,
-        layers=values["num_hidden_layers"],
-        heads=heads,
-        key_heads=values.get("num_key_value_heads") or heads,
-        head_width=values.get("head_dim") or width // heads,
-        mlp_width=values["intermediate_size"],
-        tied=bool(values.get("tie_word_embeddings", False)),
+        vocab_size=values["vocab_size"],
+        hidden_size=width,
+        num_layers=values["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=values.get("num_key_value_heads") or heads,
+        head_dim=values.get("head_dim") or width // heads,
+        intermediate_size=values["intermediate_size"],
+        tie_embeddings=bool(values.get("tie_word_embeddings", False)),
         epsilon=values.get("rms_norm_eps", 1e-6),
-        theta=theta,
+        rope_theta=theta,
         scaling=scaling,
         window=_window(values, architecture),
         architecture=architecture,
@@ -142,7 +144,7 @@ def to_hugging_face(config: LlamaConfig, dtype: str) -> dict[str, Any]:
       config: shape of the decoder.
       dtype: of the weights, such as "float32".
     """
-    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.theta}
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
     scaling = config.scaling
     if scaling is not None:
         rope |= {"rope_type": scaling.kind, "factor": scaling.factor}
@@ -156,68 +158,63 @@ def to_hugging_face(config: LlamaConfig, dtype: str) -> dict[str, Any]:
         "architectures": [_CLASS[config.architecture]],
         "model_type": config.architecture,
         "hidden_act": "silu",
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
         "max_position_embeddings": config.length,
-        "num_attention_heads": config.heads,
-        "num_hidden_layers": config.layers,
-        "num_key_value_heads": config.key_heads,
-        "head_dim": config.head_width,
+        "num_attention_heads": config.num_heads,
+        "num_hidden_layers": config.num_layers,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
         "rms_norm_eps": config.epsilon,
         "rope_parameters": rope,
         # Both are read by transformers before version 5.
-        "rope_theta": config.theta,
+        "rope_theta": config.rope_theta,
         "rope_scaling": None if scaling is None else rope,
-        "tie_word_embeddings": config.tied,
+        "tie_word_embeddings": config.tie_embeddings,
         "dtype": dtype,
-        "vocab_size": config.vocabulary,
+        "vocab_size": config.vocab_size,
     }
     if config.architecture != "llama":
         values["sliding_window"] = config.window
     if config.architecture == "qwen2":
         values |= {"use_sliding_window": config.window is not None, "max_window_layers": 0}
     elif config.architecture == "llama" and config.window is not None:
-        raise ValueError(f"window={config.window}: a Llama file cannot tell it; 'mistral' can")
+        none = "None for the architecture 'llama', whose files cannot tell it; 'mistral' can"
+        raise checks.refused("window", config.window, none)
     return values
 
 
 def _rotary(values: Mapping[str, Any]) -> tuple[float, Scaling | None]:
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
-        raise ValueError(f"rope_parameters={rope!r}: accepted is an object")
+        raise checks.refused("rope_parameters", rope, "an object")
     theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
-    _check_positive("rope_theta", theta)
+    _check_positive(rope_theta=theta)
     theta = float(theta)
     kind = rope.get("rope_type", rope.get("type", "default"))
+    checks.choice(("default", "linear", "llama3"), rope_type=kind)
     if kind == "default":
         return theta, None
     if kind == "linear":
         _check_keys(rope, ["factor"], "the rope parameters")
         return theta, Scaling("linear", rope["factor"])
-    if kind == "llama3":
-        names = "factor low_freq_factor high_freq_factor original_max_position_embeddings".split()
-        _check_keys(rope, names, "the rope parameters")
-        factor, low, high, length = (rope[name] for name in names)
-        return theta, Scaling("llama3", factor, low, high, length)
-    raise ValueError(f"rope_type={kind!r}: accepted are default, linear, llama3")
+    names = "factor low_freq_factor high_freq_factor original_max_position_embeddings".split()
+    _check_keys(rope, names, "the rope parameters")
+    factor, low, high, length = (rope[name] for name in names)
+    return theta, Scaling("llama3", factor, low, high, length)
 
 
-def _check_size(name: str, value: Any) -> None:
-    if not isinstance(value, numbers.Integral):
-        raise ValueError(f"{name}={value!r}: accepted are whole numbers")
-    if value < 1:
-        raise ValueError(f"{name}={value}: accepted is 1 or more")
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if not isinstance(value, int | float) or not 0 < value < _LARGEST:
-        raise ValueError(f"{name}={value!r}: accepted are positive numbers below {_LARGEST:g}")
+def _check_positive(**numbers: Any) -> None:
+    for name, number in numbers.items():
+        # What comes from a file may be anything.
+        if not isinstance(number, int | float) or not 0 < number < _LARGEST:
+            raise checks.refused(name, number, f"a positive number below {_LARGEST:g}")
 
 
 def _check_keys(values: Mapping[str, Any], names: Sequence[str], where: str) -> None:
     for name in names:
         if name not in values:
-            raise ValueError(f"{name}: missing in {where}")
+            raise DataError(f"{name}: missing in {where}")
 
 
 def _window(values: Mapping[str, Any], architecture: str) -> int | None:
@@ -229,11 +226,11 @@ def _window(values: Mapping[str, Any], architecture: str) -> int | None:
     full = (values.get("max_window_layers") or 0) if architecture == "qwen2" else 0
     types = values.get("layer_types") or []
     if not isinstance(types, list) or not all(isinstance(kind, str) for kind in types):
-        raise ValueError(f"layer_types={types!r}: accepted is a list of texts")
+        raise checks.refused("layer_types", types, "a list of texts")
     if not isinstance(full, int):
-        raise ValueError(f"max_window_layers={full!r}: accepted is a whole number")
+        raise checks.refused("max_window_layers", full, "a whole number")
     mixed = len(set(types)) > 1 or not types and 0 < full < values["num_hidden_layers"]
     if window is not None and mixed:
-        raise ValueError("layer_types: some layers have a window; accepted is all or none")
+        raise checks.refused("sliding_window", window, "a window of all layers, or of none")
     none = "full_attention" in types or not types and full >= values["num_hidden_layers"]
     return None if none else window

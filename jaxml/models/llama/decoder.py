@@ -18,6 +18,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Integer, Key
 
+from jaxml import checks
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.precision import at_least_single
 from jaxml.models.llama.rope import rotate, rotation
@@ -67,8 +68,8 @@ def parameter_shapes(config: LlamaConfig) -> Params:
     Args:
       config: shape of the decoder.
     """
-    width, mlp, n = config.width, config.mlp_width, config.layers
-    queries, keys = config.heads * config.head_width, config.key_heads * config.head_width
+    width, mlp, n = config.hidden_size, config.intermediate_size, config.num_layers
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     layers = {
         "attention_norm": (n, width),
         "q": (n, width, queries),
@@ -82,8 +83,8 @@ def parameter_shapes(config: LlamaConfig) -> Params:
     }
     if config.architecture == "qwen2":
         layers |= {"q_bias": (n, queries), "k_bias": (n, keys), "v_bias": (n, keys)}
-    shapes = {"embed": (config.vocabulary, width), "layers": layers, "norm": (width,)}
-    return shapes if config.tied else shapes | {"head": (width, config.vocabulary)}
+    shapes = {"embed": (config.vocab_size, width), "layers": layers, "norm": (width,)}
+    return shapes if config.tie_embeddings else shapes | {"head": (width, config.vocab_size)}
 
 
 def apply(
@@ -116,8 +117,7 @@ def apply(
     """
     if until_layer is None:
         return hidden_states(params, tokens, config, mask=mask, remat=remat) @ head(params)
-    if not 0 <= until_layer <= config.layers:
-        raise ValueError(f"until_layer={until_layer}: accepted is 0 to {config.layers}")
+    checks.within(0, config.num_layers, until_layer=until_layer)
     layers = select_layers(params["layers"], 0, until_layer)
     return run_layers(layers, embed(params, tokens), config, mask=mask, remat=remat)
 
@@ -151,9 +151,7 @@ def embed(params: Params, tokens: Integer[Array, "row time"]) -> Float[Array, "r
     """
     tokens = jnp.asarray(tokens)
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
-        raise ValueError(
-            f"tokens: {tokens.dtype}{list(tokens.shape)}; accepted are integers [row, time]"
-        )
+        raise checks.refused("tokens", tokens, "integers [row, time]")
     table = params["embed"]
     hidden = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return _rows_over_devices(hidden, jax.typeof(table).sharding.mesh)
@@ -235,7 +233,7 @@ def project(hidden: Array, layer: Layers, turn, config: LlamaConfig) -> tuple[Ar
         y = x @ layer[name]
         if f"{name}_bias" in layer:
             y = y + layer[f"{name}_bias"]
-        return y.reshape(*y.shape[:-1], -1, config.head_width)
+        return y.reshape(*y.shape[:-1], -1, config.head_dim)
 
     return rotate(heads("q"), turn), rotate(heads("k"), turn), heads("v")
 
@@ -284,9 +282,7 @@ def check_mask(mask: Array | None, shape: tuple[int, ...]) -> None:
     if mask is None:
         return
     if mask.shape != shape or mask.dtype != jnp.bool_:
-        raise ValueError(
-            f"mask: {mask.dtype}{list(mask.shape)}; accepted is bool{list(shape)}, as the tokens"
-        )
+        raise checks.refused("mask", mask, f"bool{list(shape)}, of the shape of the tokens")
 
 
 def is_shape(x: Any) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxml.extras import extra
+from jaxml.files.errors import DataError
 from jaxml.files.write import whole_file
 from jaxml.models.llama.assemble import GGUF, HUGGING_FACE, assemble, disassemble
 from jaxml.models.llama.config import LlamaConfig, from_hugging_face, to_hugging_face
@@ -22,18 +23,18 @@ from jaxml.models.llama.gguf_file import open_gguf
 _FILE_OF_WEIGHTS = re.compile(r"\w[\w.+-]{0,200}\.safetensors", re.ASCII)
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Llama:
     """A decoder from a file.
 
     Attributes:
-      params: tree of its parameters.
-      config: its shape.
+      params: tree of the parameters.
+      config: shape of the decoder.
     """
 
     params: Params
-    config: LlamaConfig
+    config: LlamaConfig = dataclasses.field(metadata={"static": True})
 
 
 def load(
@@ -43,13 +44,13 @@ def load(
 
     Args:
       path: folder with `config.json` and `model.safetensors`, or its index and parts; or a
-        `.gguf` file, whose quantised weights are expanded.
+        `.gguf` file, whose quantized weights are expanded.
       dtype: of the parameters; as stored by default, float32 from GGUF.
       mesh: lay the parameters out on it as of `parameter_shardings`.
 
     Raises:
       FileNotFoundError: there is no such folder or file in it.
-      ValueError: a file is damaged, the architecture is none of llama, mistral and qwen2, the
+      DataError: a file is damaged, the architecture is none of llama, mistral and qwen2, the
         weights do not fit the configuration, or the index names a file outside of the folder.
     """
     path = Path(path)
@@ -65,7 +66,7 @@ def load(
     try:
         config = from_hugging_face(values)
     except ValueError as error:
-        raise ValueError(f"{path / 'config.json'}: {error}") from error
+        raise DataError(f"{path / 'config.json'}: {error}") from error
     files = _files_of_weights(path)
     read = _reader(path, files)
     kind = read(HUGGING_FACE["embed"]).dtype if dtype is None else dtype
@@ -111,11 +112,11 @@ def load_tokenizer(path: str | Path, config: LlamaConfig) -> Any:
 
     Args:
       path: as for `load`.
-      config: of the decoder it is to feed.
+      config: shape of the decoder it is to feed.
 
     Raises:
       FileNotFoundError: there is no such folder or file.
-      ValueError: there is no tokenizer, or it has more tokens than the decoder.
+      DataError: there is no tokenizer, or it has more tokens than the decoder.
     """
     with extra("unlearning"):
         from transformers import AutoTokenizer
@@ -131,10 +132,10 @@ def load_tokenizer(path: str | Path, config: LlamaConfig) -> Any:
         )
     # The package tokenizers raises Exception itself.
     except Exception as error:
-        raise ValueError(f"{path}: no tokenizer that transformers can read: {error}") from error
-    if len(tokenizer) > config.vocabulary:
-        raise ValueError(
-            f"{path}: the tokenizer has {len(tokenizer)} tokens, the decoder {config.vocabulary}"
+        raise DataError(f"{path}: no tokenizer that transformers can read: {error}") from error
+    if len(tokenizer) > config.vocab_size:
+        raise DataError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens, the decoder {config.vocab_size}"
         )
     return tokenizer
 
@@ -147,16 +148,16 @@ def _reader(folder: Path, files: dict[str, str]) -> Callable[[str], np.ndarray]:
 
     def read(name: str) -> np.ndarray:
         if name not in files:
-            raise ValueError(f"{folder}: {name} missing")
+            raise DataError(f"{folder}: {name} missing")
         path = folder / files[name]
         file = opened(path)
         if name not in file.keys():
-            raise ValueError(f"{path}: {name} missing, against the index")
+            raise DataError(f"{path}: {name} missing, against the index")
         try:
             return file.get_tensor(name)
         # Of types that numpy lacks.
         except (AttributeError, SafetensorError, TypeError) as error:
-            raise ValueError(f"{path}: {name} is not readable: {error}") from error
+            raise DataError(f"{path}: {name} is not readable: {error}") from error
 
     return read
 
@@ -167,11 +168,11 @@ def _files_of_weights(folder: Path) -> dict[str, str]:
     if index.exists():
         files = _read_json(index).get("weight_map")
         if not isinstance(files, dict):
-            raise ValueError(f"{index}: no weight_map")
+            raise DataError(f"{index}: no weight_map")
         for file in files.values():
             # A name and no path: what lies elsewhere is not part of the folder.
             if not isinstance(file, str) or not _FILE_OF_WEIGHTS.fullmatch(file):
-                raise ValueError(f"{index}: file {file!r}; accepted are NAME.safetensors beside it")
+                raise DataError(f"{index}: file {file!r}; accepted are NAME.safetensors beside it")
         return files
     whole = folder / "model.safetensors"
     return dict.fromkeys(_open_safetensors(whole).keys(), whole.name)
@@ -186,7 +187,7 @@ def _open_safetensors(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path}: truncated, or not safetensors: {error}") from error
+        raise DataError(f"{path}: truncated, or not safetensors: {error}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -195,7 +196,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text("utf-8"))
     except (OSError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
+        raise DataError(f"{path}: not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: not an object of JSON")
+        raise DataError(f"{path}: not an object of JSON")
     return values

@@ -1,18 +1,24 @@
 """Continuation of texts, token by token, with the keys and values of earlier tokens kept."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Integer, Key
 
+from jaxml import checks
 from jaxml.models.llama import decoder
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params
 from jaxml.models.llama.precision import at_least_single
 from jaxml.models.llama.rope import rotation
-from jaxml.tracing import known
+from jaxml.tracing import as_partial, known
+
+Choose = Callable[[Array, Array], Array]
+"""Of logits `[row, vocabulary]` and the number of the step, to the next tokens `[row]`."""
 
 
 def generate(
@@ -23,10 +29,11 @@ def generate(
     steps: int,
     mask: Bool[Array, "row time"] | None = None,
     end: int | None = None,
+    choose: Choose | None = None,
 ) -> Integer[Array, "row step"]:
-    """Return the most likely continuation, token after token.
+    """Return a continuation, token after token: the likeliest one, or as `choose` has it.
 
-    Compiled once per shape, config, steps and end: pad prompts to a few lengths.
+    Compiled once per shape, config, steps, end and `choose`: pad prompts to a few lengths.
 
     Args:
       params: as of `init` or `load`.
@@ -36,6 +43,9 @@ def generate(
       mask: `[row, time]`, False for the padding left of a prompt.
       end: token that ends a text; all after it are `end` too, and once every row has ended the
         work stops.
+      choose: function of the logits `[row, vocabulary]` and of the number of the step, from 0, to
+        the next tokens `[row]`; by default the likeliest ones. Keep the object, as the compiled
+        loop is known by it; arrays come with it as a `jax.tree_util.Partial`.
 
     Returns:
       The new tokens alone, `[row, steps]`.
@@ -44,8 +54,9 @@ def generate(
       ValueError: `tokens` or `mask` have a wrong shape or dtype, padding is at the right, or
         `steps` is below 1.
     """
-    mask = _check(tokens, mask, steps)
-    return _continue(None, params, tokens, mask, None, config, steps, end, None)
+    mask = _checked_mask(tokens, mask, steps)
+    choose = as_partial(_likeliest if choose is None else choose)
+    return _continue(choose, params, tokens, mask, config, steps, end)
 
 
 def sample(
@@ -80,17 +91,16 @@ def sample(
       ValueError: as for `generate`, or `temperature` is not positive, or `top_k` is not in 1 to
         the size of the vocabulary.
     """
-    mask = _check(tokens, mask, steps)
     if not known(temperature, lambda temperature: temperature > 0):
-        raise ValueError(f"temperature={temperature}: accepted are positive numbers")
-    if top_k is not None and not 1 <= top_k <= config.vocabulary:
-        raise ValueError(f"top_k={top_k}: accepted is 1 to {config.vocabulary}")
-    temperature = jnp.asarray(temperature, jnp.float32)
-    return _continue(key, params, tokens, mask, temperature, config, steps, end, top_k)
+        raise checks.refused("temperature", temperature, "a number above 0")
+    if top_k is not None:
+        checks.within(1, config.vocab_size, top_k=top_k)
+    choose = Partial(_draw_from(top_k), key, jnp.asarray(temperature, jnp.float32))
+    return generate(params, tokens, config, steps=steps, mask=mask, end=end, choose=choose)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "steps", "end", "top_k"))
-def _continue(key, params, tokens, mask, temperature, config, steps, end, top_k):
+@functools.partial(jax.jit, static_argnames=("config", "steps", "end"))
+def _continue(choose, params, tokens, mask, config, steps, end):
     rows, prompt = tokens.shape
     mask = jnp.pad(mask, ((0, 0), (0, steps)), constant_values=True)
     forward = functools.partial(_forward, params, mask=mask, config=config)
@@ -101,7 +111,7 @@ def _continue(key, params, tokens, mask, temperature, config, steps, end, top_k)
 
     def one_step(state):
         step, logits, done, cache, out = state
-        new = _choose(key, logits, step, temperature, top_k).astype(tokens.dtype)
+        new = choose(logits, step).astype(tokens.dtype)
         if end is not None:
             new = jnp.where(done, jnp.asarray(end, new.dtype), new)
             done = new == end
@@ -111,7 +121,7 @@ def _continue(key, params, tokens, mask, temperature, config, steps, end, top_k)
         logits, cache = lax.cond(last, skip, lambda: forward(new[:, None], cache, prompt + step))
         return step + 1, logits, done, cache, out
 
-    shape = (config.layers, rows, mask.shape[1], config.key_heads, config.head_width)
+    shape = (config.num_layers, rows, mask.shape[1], config.num_kv_heads, config.head_dim)
     empty = jnp.zeros(shape, params["embed"].dtype)
     zero = jnp.zeros((), jnp.int32)
     logits, cache = forward(tokens, (empty, empty), zero)
@@ -147,25 +157,32 @@ def _forward(params, tokens, cache, first, *, mask, config):
     return last.astype(at_least_single(last.dtype)), cache
 
 
-def _choose(key, logits, step, temperature, top_k):
-    """Return the likeliest token of each row, or with a key one that is drawn."""
-    if key is None:
-        return jnp.argmax(logits, axis=-1)
-    if top_k is not None:
-        least = lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
-    logits = logits / temperature.astype(logits.dtype)
-    return jax.random.categorical(jax.random.fold_in(key, step), logits)
+def _likeliest(logits: Array, step: Array) -> Array:
+    return jnp.argmax(logits, axis=-1)
 
 
-def _check(tokens: Array, mask: Array | None, steps: int) -> Array:
-    if steps < 1:
-        raise ValueError(f"steps={steps}: accepted is 1 or more")
-    if tokens.ndim != 2 or 0 in tokens.shape:
-        raise ValueError(f"tokens: shape {tokens.shape}; accepted is [row, time], not empty")
+# Kept, as the compiled loop is known by the object.
+@functools.lru_cache(maxsize=32)
+def _draw_from(top_k: int | None) -> Callable[..., Array]:
+    """Return a function that draws one of the likeliest tokens, with its key and temperature."""
+
+    def draw(key, temperature, logits, step):
+        if top_k is not None:
+            least = lax.top_k(logits, top_k)[0][:, -1:]
+            logits = jnp.where(logits >= least, logits, -jnp.inf)
+        logits = logits / temperature.astype(logits.dtype)
+        return jax.random.categorical(jax.random.fold_in(key, step), logits)
+
+    return draw
+
+
+def _checked_mask(tokens: Array, mask: Array | None, steps: int) -> Array:
+    checks.counts(steps=steps)
+    checks.axes("row time", tokens=tokens)
     decoder.check_mask(mask, tokens.shape)
     if mask is None:
         return jnp.ones(tokens.shape, bool)
     if not known(mask, lambda mask: jnp.all(mask[:, -1])):
-        raise ValueError("mask: False in the last column; accepted is padding left of the prompt")
+        left = "padding left of the prompt"
+        raise checks.refused("mask", mask, left, holds="False in the last column")
     return mask

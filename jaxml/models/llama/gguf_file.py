@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from jaxml import checks
 from jaxml.extras import extra
+from jaxml.files.errors import DataError
 from jaxml.models.llama.config import LlamaConfig, Scaling
 from jaxml.models.llama.rope import frequencies
 
@@ -23,7 +25,7 @@ def open_gguf(
       path: of the file.
 
     Raises:
-      ValueError: the file is damaged, or its architecture is neither llama (Mistral is one
+      DataError: the file is damaged, or its architecture is neither llama (Mistral is one
         there) nor qwen2.
     """
     with extra("unlearning"):
@@ -38,15 +40,22 @@ def open_gguf(
             with np.errstate(all="ignore"):
                 return dequantize(tensors[name].data, tensors[name].tensor_type)
         except (NotImplementedError, ValueError) as error:
-            raise ValueError(f"{path}: {name} is not readable: {error}") from error
+            raise DataError(f"{path}: {name} is not readable: {error}") from error
 
-    config = _config(path, reader, tensors, read)
+    try:
+        config = _config(reader, tensors)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+    if "rope_freqs.weight" in tensors:
+        config = _with_llama3(path, config, read("rope_freqs.weight"))
 
     def weight(name: str) -> np.ndarray:
         array = read(name)
         part = name.split(".")[-2]
         if config.architecture != "qwen2" and part in ("attn_q", "attn_k"):
-            return _halves_apart(array, config.heads if part == "attn_q" else config.key_heads)
+            return _halves_apart(
+                array, config.num_heads if part == "attn_q" else config.num_kv_heads
+            )
         return array
 
     return config, weight, tensors.keys()
@@ -60,83 +69,77 @@ def _reader(path: Path) -> Any:
         def _get(self, offset, dtype, count=1, override_order=None):
             # The reader goes on past the end of the file, for as long as a count says.
             if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
-                raise ValueError("it ends before what its header says")
+                raise DataError("it ends before what its header says")
             return super()._get(offset, dtype, count, override_order)
 
     try:
         reader = Reader(path)
     except (ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path}: truncated, or not GGUF: {error}") from error
+        raise DataError(f"{path}: truncated, or not GGUF: {error}") from error
     if reader.byte_order != "I":
-        raise ValueError(f"{path}: GGUF of another byte order; accepted is that of this machine")
+        raise DataError(f"{path}: GGUF of another byte order; accepted is that of this machine")
     return reader
 
 
-def _config(path: Path, reader: Any, tensors: Any, read: Any) -> LlamaConfig:
+def _config(reader: Any, tensors: Any) -> LlamaConfig:
     def value(name: str, default: Any = None) -> Any:
         field = reader.get_field(name)
         if field is None and default is None:
-            raise ValueError(f"{path}: {name} missing")
+            raise DataError(f"{name} missing")
         return default if field is None else field.contents()
 
     def number(name: str, default: Any = None, *, whole: bool = True) -> Any:
-        found = value(name, default)
-        if isinstance(found, bool) or not isinstance(found, int if whole else int | float):
-            accepted = "a whole number" if whole else "a number"
-            raise ValueError(f"{path}: {name}={found!r}; accepted is {accepted}")
-        return found
+        stored = value(name, default)
+        if isinstance(stored, bool) or not isinstance(stored, int if whole else int | float):
+            raise checks.refused(name, stored, "a whole number" if whole else "a number")
+        return stored
 
     def decimal(name: str, default: Any = None) -> float:
         return _decimal(number(name, default, whole=False))
 
     kind = value("general.architecture")
-    if kind not in _ARCHITECTURES:
-        raise ValueError(f"{path}: architecture {kind!r}; accepted are {', '.join(_ARCHITECTURES)}")
+    checks.choice(_ARCHITECTURES, architecture=kind)
     heads, width = number(f"{kind}.attention.head_count"), number(f"{kind}.embedding_length")
-    head_width = number(f"{kind}.attention.key_length", width // max(heads, 1))
-    turning = number(f"{kind}.rope.dimension_count", head_width)
-    if turning != head_width:
-        raise ValueError(f"{path}: {turning} of {head_width} components turn; accepted is all")
+    head_dim = number(f"{kind}.attention.key_length", width // max(heads, 1))
+    turning = number(f"{kind}.rope.dimension_count", head_dim)
+    if turning != head_dim:
+        raise DataError(f"{turning} of {head_dim} components turn; accepted is all")
     window = number(f"{kind}.attention.sliding_window", 0) or None
     if "token_embd.weight" not in tensors:
-        raise ValueError(f"{path}: token_embd.weight missing")
+        raise DataError("token_embd.weight missing")
     embed = tensors["token_embd.weight"].shape
     if len(embed) != 2:
-        raise ValueError(f"{path}: token_embd.weight has {len(embed)} axes; accepted are 2")
-    config = LlamaConfig(
-        vocabulary=int(embed[1]),
-        width=width,
-        layers=number(f"{kind}.block_count"),
-        heads=heads,
-        key_heads=number(f"{kind}.attention.head_count_kv", heads),
-        head_width=head_width,
-        mlp_width=number(f"{kind}.feed_forward_length"),
-        tied="output.weight" not in tensors,
+        raise DataError(f"token_embd.weight has {len(embed)} axes; accepted are 2")
+    return LlamaConfig(
+        vocab_size=int(embed[1]),
+        hidden_size=width,
+        num_layers=number(f"{kind}.block_count"),
+        num_heads=heads,
+        num_kv_heads=number(f"{kind}.attention.head_count_kv", heads),
+        head_dim=head_dim,
+        intermediate_size=number(f"{kind}.feed_forward_length"),
+        tie_embeddings="output.weight" not in tensors,
         epsilon=decimal(f"{kind}.attention.layer_norm_rms_epsilon"),
-        theta=decimal(f"{kind}.rope.freq_base", 10000.0),
-        scaling=_scaling(path, kind, value, decimal),
+        rope_theta=decimal(f"{kind}.rope.freq_base", 10000.0),
+        scaling=_scaling(kind, value, decimal),
         window=window,
         architecture="mistral" if kind == "llama" and window else kind,
         length=number(f"{kind}.context_length", 2048),
     )
-    if "rope_freqs.weight" in tensors:
-        return _with_llama3(path, config, read("rope_freqs.weight"))
-    return config
 
 
-def _scaling(path: Path, kind: str, value: Any, decimal: Any) -> Scaling | None:
+def _scaling(kind: str, value: Any, decimal: Any) -> Scaling | None:
     scaling = value(f"{kind}.rope.scaling.type", "none")
     if scaling == "none":
         return None
-    if scaling != "linear":
-        raise ValueError(f"{path}: rope scaling {scaling!r}; accepted are none, linear")
+    checks.choice(("none", "linear"), scaling=scaling)
     return Scaling("linear", decimal(f"{kind}.rope.scaling.factor"))
 
 
 def _with_llama3(path: Path, config: LlamaConfig, divisors: np.ndarray) -> LlamaConfig:
     """The file holds what the frequencies are divided by, and not the numbers it came from."""
-    error = ValueError(f"{path}: rope_freqs.weight is not that of Llama 3")
-    if divisors.shape != (config.head_width // 2,):
+    error = DataError(f"{path}: rope_freqs.weight is not that of Llama 3")
+    if divisors.shape != (config.head_dim // 2,):
         raise error
     scaled = dataclasses.replace(config, scaling=Scaling("llama3", float(divisors.max())))
     with np.errstate(all="ignore"):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from jaxml import checks
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params, head, hidden_states
 from jaxml.models.llama.precision import at_least_single
@@ -71,14 +72,12 @@ def chunked_log_prob(
     Raises:
       ValueError: the shapes do not fit, there are fewer than 2 tokens, or `chunk` is below 1.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk={chunk}: accepted is 1 or more")
+    checks.counts(chunk=chunk)
     if tokens.shape != hidden.shape[:2] or tokens.shape[1] < 2:
-        raise ValueError(
-            f"tokens: shape {tokens.shape}; accepted are 2 or more a row, hidden {hidden.shape}"
-        )
+        rows = f"{list(hidden.shape[:2])}, the rows and times of hidden, 2 tokens or more a row"
+        raise checks.refused("tokens", tokens, rows)
     if head.shape[:1] != hidden.shape[2:]:
-        raise ValueError(f"head: shape {head.shape}; hidden has {hidden.shape}")
+        raise checks.refused("head", head, f"[{hidden.shape[2]}, vocabulary], as hidden is wide")
     rows, time = tokens.shape
     targets = jnp.roll(tokens, -1, axis=1)
     # As equal pieces as can be, so that little is padded.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxml import checks
 from jaxml.models.llama.decoder import Params
 
 Factors = dict[str, dict[str, Array]]
@@ -35,10 +36,9 @@ def lora_init(
 
     Source: Hu et al., "LoRA: low-rank adaptation of large language models" (ICLR 2022).
     """
-    if rank < 1:
-        raise ValueError(f"rank={rank}: accepted is 1 or more")
+    checks.counts(rank=rank)
     if not names or not set(names) <= set(MATRICES):
-        raise ValueError(f"names={tuple(names)}: accepted are some of {', '.join(MATRICES)}")
+        raise checks.refused("names", tuple(names), f"some of {', '.join(MATRICES)}")
 
     def factors(name, key):
         layers, inner, outer = params["layers"][name].shape
@@ -69,9 +69,11 @@ def lora_merge(
     for name, factor in factors.items():
         matrix = layers.get(name)
         shape = (*factor["a"].shape[:2], factor["b"].shape[-1])
-        if matrix is None or matrix.shape != shape:
-            found = None if matrix is None else matrix.shape
-            raise ValueError(f"factors[{name!r}]: for shape {shape}; params have {found}")
+        if matrix is None:
+            raise checks.refused("factors", name, f"factors of {', '.join(MATRICES)}")
+        if matrix.shape != shape:
+            fitting = f"factors of a matrix {matrix.shape}, as of params"
+            raise checks.refused(f"factors[{name!r}]", shape, fitting)
         change = factor["a"] @ factor["b"]
         layers[name] = matrix + jnp.asarray(scale, matrix.dtype) * change.astype(matrix.dtype)
     return {**params, "layers": layers}

@@ -14,13 +14,13 @@ def frequencies(config: LlamaConfig) -> np.ndarray:
       config: shape of the decoder.
 
     Returns:
-      Radians, numpy `[head_width / 2]`, float64.
+      Radians, numpy `[head_dim / 2]`, float64.
 
     Source: Su et al., "RoFormer" (2021), equation 15; "The Llama 3 herd of models" (2024) for
     its scaling.
     """
-    # theta^(-2 i / head_width)
-    turn = config.theta ** (-np.arange(0, config.head_width, 2) / config.head_width)
+    # theta^(-2 i / head_dim)
+    turn = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
     scaling = config.scaling
     if scaling is None:
         return turn
@@ -34,7 +34,7 @@ def frequencies(config: LlamaConfig) -> np.ndarray:
 def rotation(
     positions: Int[Array, " *time"], config: LlamaConfig, dtype: np.dtype
 ) -> tuple[Float[Array, "*time half"], Float[Array, "*time half"]]:
-    """Return cosine and sine of the angles at positions, `[*time, head_width / 2]` each."""
+    """Return cosine and sine of the angles at positions, `[*time, head_dim / 2]` each."""
     angle = positions.astype(dtype)[..., None] * jnp.asarray(frequencies(config), dtype)
     return jnp.cos(angle), jnp.sin(angle)
 
@@ -43,7 +43,7 @@ def rotate(
     x: Float[Array, "*batch time head component"],
     turn: tuple[Float[Array, "time half"], Float[Array, "time half"]],
 ) -> Float[Array, "*batch time head component"]:
-    """Return queries or keys turned; component i is paired with i + head_width / 2."""
+    """Return queries or keys turned; component i is paired with i + head_dim / 2."""
     cosine, sine = (part[:, None].astype(x.dtype) for part in turn)
     one, other = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([one * cosine - other * sine, other * cosine + one * sine], axis=-1)

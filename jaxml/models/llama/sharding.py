@@ -4,6 +4,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jaxml import checks
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params, is_shape, parameter_shapes
 
@@ -32,9 +33,9 @@ def decoder_mesh(*, model: int = 1, devices: int | None = None) -> Mesh:
     available = jax.devices()
     count = len(available) if devices is None else devices
     if not 1 <= count <= len(available):
-        raise ValueError(f"devices={count}: this process sees {len(available)} devices")
+        raise checks.refused("devices", count, f"1 to {len(available)}, which this process sees")
     if model < 1 or count % model:
-        raise ValueError(f"model={model}: accepted are divisors of devices={count}")
+        raise checks.refused("model", model, f"a divisor of devices={count}")
     axes = (AxisType.Auto,) * 2
     shape = (count // model, model)
     return jax.make_mesh(shape, ("data", "model"), axis_types=axes, devices=available[:count])
@@ -57,7 +58,7 @@ def parameter_shardings(config: LlamaConfig, mesh: Mesh) -> Params:
       ValueError: the mesh has other axes.
     """
     if not {"data", "model"} <= set(mesh.axis_names):
-        raise ValueError(f"mesh: axes {mesh.axis_names}; accepted are data, model")
+        raise checks.refused("mesh", mesh.axis_names, 'a mesh with axes "data" and "model"')
 
     def place(path, shape):
         rule = _RULES.get(path[-1].key, ())

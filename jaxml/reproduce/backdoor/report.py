@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,28 +15,35 @@ from jaxml.reproduce.images.detection import METHODS
 
 _text = functools.partial(mean_and_deviation, digits=3)
 
-Case = tuple[str, float]
-Found = Mapping[Case, Sequence[Arrays]]
+
+class Case(NamedTuple):
+    """An attack, "none" without one, and the share of the rows that it poisons."""
+
+    attack: str
+    ratio: float
+
+
+Results = Mapping[Case, Sequence[Arrays]]
 # Inches of a panel.
 PANEL = (3.6, 3.2)
 REMOVERS = {"mspc": "MSPC", "ensemble": "ensemble"}
 
 
-def report(source: str, found: Found, *, removed: float) -> Report:
+def report(source: str, results: Results, *, removed: float) -> Report:
     """Return tables and figures of all cases.
 
     Args:
       source: one line on the data.
-      found: arrays of each repeat by attack and ratio; the attack "none" is there.
+      results: arrays of each repeat by attack and ratio; the attack "none" is there.
       removed: share of the rows that the ensemble removes.
     """
-    poisoned = [case for case in found if case[0] != "none"]
-    first = next(iter(found.values()))[0]
+    poisoned = [case for case in results if case.attack != "none"]
+    first = next(iter(results.values()))[0]
     methods = [name for name in METHODS if f"score/{name}" in first]
-    areas = {case: {m: _areas(found[case], m) for m in methods} for case in poisoned}
-    removal = {case: _removal(found[case]) for case in found}
-    seconds = {m: _seconds(found, m) for m in methods}
-    repeats = len(next(iter(found.values())))
+    areas = {case: {m: _areas(results[case], m) for m in methods} for case in poisoned}
+    removal = {case: _removal(repeats) for case, repeats in results.items()}
+    seconds = {m: _seconds(results, m) for m in methods}
+    repeats = len(next(iter(results.values())))
     spread = f", mean ± deviation of {repeats} repeats" if repeats > 1 else ""
     return Report(
         method="backdoor",
@@ -55,11 +62,11 @@ def report(source: str, found: Found, *, removed: float) -> Report:
             _removal_table(removal, removed, spread),
             _seconds_table(seconds),
             *(
-                _roc_figure(found, ratio, methods)
-                for ratio in dict.fromkeys(r for _, r in poisoned)
+                _roc_figure(results, ratio, methods)
+                for ratio in dict.fromkeys(case.ratio for case in poisoned)
             ),
-            _histogram_figure(found, poisoned),
-            _mask_figure(found),
+            _histogram_figure(results, poisoned),
+            _mask_figure(results),
         ),
         results={
             "source": source,
@@ -79,28 +86,38 @@ def _areas(repeats: Sequence[Arrays], method: str) -> np.ndarray:
 
 def _removal(repeats: Sequence[Arrays]) -> dict[str, np.ndarray]:
     """Return rates of the rows removed, and ACC and ASR before and after, `[repeat]` each."""
-    values: dict[str, Any] = {"ACC": [], "ASR": [], "fit clean": [], "fit poisoned": []}
-    values |= {f"{n} {what}": [] for n in REMOVERS for what in ("TPR", "FPR", "ACC", "ASR")}
-    for arrays in repeats:
-        known = *arrays["before"], *arrays["fitted"]
-        for what, value in zip(("ACC", "ASR", "fit clean", "fit poisoned"), known, strict=True):
-            values[what].append(value)
-        for name in REMOVERS:
-            flags = jnp.asarray(arrays[f"removed/{name}"])
-            rates = detection_rates(flags, jnp.asarray(arrays["is_poisoned"]))
-            # Where nothing is removed, training again would give the same network.
-            unknown = np.full(2, np.nan) if flags.any() else arrays["before"]
-            after = arrays.get(f"after/{name}", unknown)
-            row = float(rates.true_positive), float(rates.false_positive), *after
-            for what, value in zip(("TPR", "FPR", "ACC", "ASR"), row, strict=True):
-                values[f"{name} {what}"].append(value)
-    return {name: np.array(value) for name, value in values.items()}
+    rows = [_removal_of(arrays) for arrays in repeats]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _seconds(found: Found, method: str) -> float:
+def _removal_of(arrays: Arrays) -> dict[str, float]:
+    accuracy, success = arrays["before"]
+    fit_clean, fit_poisoned = arrays["fitted"]
+    values = {
+        "ACC": accuracy,
+        "ASR": success,
+        "fit clean": fit_clean,
+        "fit poisoned": fit_poisoned,
+    }
+    for name in REMOVERS:
+        flags = jnp.asarray(arrays[f"removed/{name}"])
+        rates = detection_rates(flags, jnp.asarray(arrays["is_poisoned"]))
+        # Where nothing is removed, training again would give the same network.
+        unknown = np.full(2, np.nan) if flags.any() else arrays["before"]
+        accuracy, success = arrays.get(f"after/{name}", unknown)
+        values |= {
+            f"{name} TPR": float(rates.true_positive),
+            f"{name} FPR": float(rates.false_positive),
+            f"{name} ACC": accuracy,
+            f"{name} ASR": success,
+        }
+    return values
+
+
+def _seconds(results: Results, method: str) -> float:
     """Return the median over cases of a method's seconds with what it needs."""
     parts = (method, *METHODS[method][1])
-    runs = [arrays for repeats in found.values() for arrays in repeats]
+    runs = [arrays for repeats in results.values() for arrays in repeats]
     return float(np.median([sum(float(a[f"seconds/{p}"]) for p in parts) for a in runs]))
 
 
@@ -152,11 +169,11 @@ def _seconds_table(seconds) -> Table:
     )
 
 
-def _roc_figure(found: Found, ratio: float, methods) -> Figure:
-    cases = [case for case in found if case[0] != "none" and case[1] == ratio]
+def _roc_figure(results: Results, ratio: float, methods) -> Figure:
+    cases = [case for case in results if case.attack != "none" and case.ratio == ratio]
 
     def draw(axes, case):
-        arrays = found[case][0]
+        arrays = results[case][0]
         for i, method in enumerate(methods):
             false, true = _roc(arrays[f"score/{method}"], arrays["is_poisoned"])
             axes.plot(false, true, ("-", "--")[i // 10], label=METHODS[method][0])
@@ -175,9 +192,9 @@ def _roc(score, is_poisoned):
     return (np.insert(rate, 0, 0) for rate in rates)
 
 
-def _histogram_figure(found: Found, cases) -> Figure:
+def _histogram_figure(results: Results, cases) -> Figure:
     def draw(axes, case):
-        arrays = found[case][0]
+        arrays = results[case][0]
         for name, kind in (("clean", ~arrays["is_poisoned"]), ("poisoned", arrays["is_poisoned"])):
             score = arrays["score/mspc"][kind]
             share = np.full(len(score), 1 / max(1, len(score)))
@@ -189,15 +206,14 @@ def _histogram_figure(found: Found, cases) -> Figure:
     return Figure("mspc", "Scores of MSPC, poisoned and clean rows", picture)
 
 
-def _mask_figure(found: Found) -> Figure:
+def _mask_figure(results: Results) -> Figure:
     def draw(axes, case):
-        axes.imshow(found[case][0]["mask"], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.imshow(results[case][0]["mask"], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set(title=_title(case), xticks=[], yticks=[])
 
-    picture = plots.grid(list(found), draw, size=PANEL)
+    picture = plots.grid(list(results), draw, size=PANEL)
     return Figure("masks", "Masks that MSPC learned, white is kept", picture)
 
 
 def _title(case: Case) -> str:
-    attack, ratio = case
-    return attack if attack == "none" else f"{attack} {ratio:.0%}"
+    return case.attack if case.attack == "none" else f"{case.attack} {case.ratio:.0%}"

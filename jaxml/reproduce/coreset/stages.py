@@ -10,60 +10,29 @@ import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree
 
-from jaxml.llm._evaluate import verbatim
-from jaxml.llm._score import Score, chunk_scores, chunk_texts
-from jaxml.llm._unlearn import sequence_log_probs
+from jaxml.llm._measures import token_mean, verbatim
+from jaxml.llm._score import chunk_scores, chunk_texts
+from jaxml.llm._tokens import encode, padded
 from jaxml.models import llama
 from jaxml.models.llama.decoder import rms_norm
 from jaxml.output.stages import Arrays, flat_arrays
-from jaxml.reproduce.unlearning.stages import METHODS, Setting, forgotten, memorised, steered_layer
+from jaxml.reproduce.coreset.grid import Grid
+from jaxml.reproduce.language.methods import METHODS, forgotten
+from jaxml.reproduce.language.setting import Setting, steered_layer
+from jaxml.reproduce.language.training import mean_loss, memorised
 from jaxml.unlearning import Sequences, attacks, connectivity, coreset, keywords
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """What is compared.
-
-    Attributes:
-      fractions: of the forget set, rising, below 1.
-      scored: those at which all scores are compared; at the others chance alone.
-      compared: one of `scored`, for the claims, paths and attacks.
-      factors: of the steps, with which that part is unlearnt too.
-      scores: names of `chunk_scores`; "random" among them.
-      objectives: names of `METHODS` run with every score.
-      others: those run with "random" alone.
-      words: number of keywords.
-      points: of a path.
-      relearnt: chunks that an attacker trains on.
-      attack_steps: of relearning, and of the search for tokens.
-      suffix: tokens that the search finds.
-      candidates: exchanges tried in a step of it.
-    """
-
-    fractions: tuple[float, ...]
-    scored: tuple[float, ...]
-    compared: float
-    factors: tuple[float, ...]
-    scores: tuple[Score, ...]
-    objectives: tuple[str, ...]
-    others: tuple[str, ...]
-    words: int
-    points: int
-    relearnt: int
-    attack_steps: int
-    suffix: int
-    candidates: int
 
 
 def scored(setting: Setting, target: PyTree, grid: Grid, hits: np.ndarray, key) -> Arrays:
     """Return every score of every chunk of the forget set, `[chunk]` each."""
-    forget = setting.library.forget
-    found = {}
+    scores = {}
     for name in grid.scores:
         key, key_score = jax.random.split(key)
-        given = key_score, name, target, setting.decoder, forget
-        found[name] = np.asarray(chunk_scores(*given, hits=hits))
-    return found
+        chunks = chunk_scores(
+            key_score, name, target, setting.decoder, setting.library.forget, hits=hits
+        )
+        scores[name] = np.asarray(chunks)
+    return scores
 
 
 def chosen(setting: Setting, scores: np.ndarray, fraction: float) -> Sequences:
@@ -73,22 +42,42 @@ def chosen(setting: Setting, scores: np.ndarray, fraction: float) -> Sequences:
     """
     forget = setting.library.forget
     rows = coreset.select(jnp.asarray(scores), fraction)
-    repeated = jnp.resize(rows, (len(forget.tokens),))
-    return jax.tree.map(lambda leaf: leaf[repeated], forget)
+    repeated = jnp.resize(rows, (len(forget),))
+    return forget[repeated]
 
 
-def unlearned(
-    setting: Setting, name: str, target: PyTree, forget: Sequences, steps: int, key, *, keep: bool
-) -> Arrays:
-    """Return what is measured after unlearning some chunks, and the parameters if `keep`."""
-    params = forgotten(setting, METHODS[name], target, forget, steps, key)
-    return {**measured(setting, params), **(flat_arrays("params", params) if keep else {})}
+@dataclasses.dataclass(frozen=True)
+class Unlearning:
+    """A run: some chunks unlearned by an objective.
+
+    Attributes:
+      name: of the run.
+      objective: one of `METHODS`.
+      forget: the chunks.
+      steps: of the optimizer.
+      keep: whether the parameters are kept, for paths and attacks.
+    """
+
+    name: str
+    objective: str
+    forget: Sequences
+    steps: int
+    keep: bool = False
+
+
+def unlearned(setting: Setting, plan: Unlearning, target: PyTree, key) -> Arrays:
+    """Return what is measured after a run, and its parameters if they are to be kept."""
+    params = forgotten(setting, METHODS[plan.objective], target, plan.forget, plan.steps, key)
+    return {**measured(setting, params), **(flat_arrays("params", params) if plan.keep else {})}
 
 
 def measured(setting: Setting, params: PyTree) -> Arrays:
     """Return what a model recites and answers of both books, and its loss on them, in nats."""
     books = setting.library
-    nll = [_nll(setting, params, texts) for texts in (books.forget, books.retain)]
+    nll = [
+        -token_mean(params, setting.decoder, texts, batch_size=setting.scale.batch_size)
+        for texts in (books.forget, books.retain)
+    ]
     return {**memorised(setting, params), "nll": np.array(nll)}
 
 
@@ -117,8 +106,8 @@ def path(setting: Setting, params_a: PyTree, params_b: PyTree, points: int) -> A
     """Return the loss on both books along the line between two models, in nats a token."""
     books = setting.library
     losses = Partial(_losses(setting.decoder), books.forget, books.retain)
-    found = connectivity.linear_path(params_a, params_b, losses, points=points)
-    return {"points": np.asarray(found.points), "nll": np.asarray(found.values)}
+    line = connectivity.linear_path(losses, params_a, params_b, points=points)
+    return {"points": np.asarray(line.points), "nll": np.asarray(line.values)}
 
 
 def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyTree, key) -> Arrays:
@@ -128,11 +117,11 @@ def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyT
     """
     books, decoder = setting.library, setting.decoder
     key_learn, key_front = jax.random.split(key)
-    known = jax.tree.map(lambda leaf: leaf[: grid.relearnt], books.forget)
+    known = books.forget[: grid.relearnt]
     relearned = attacks.relearn(
         key_learn,
-        model,
         _logits(decoder),
+        model,
         known,
         steps=grid.attack_steps,
         batch_size=setting.scale.batch_size,
@@ -144,7 +133,7 @@ def attacked(setting: Setting, grid: Grid, name: str, target: PyTree, model: PyT
     return {
         "nothing": recited(model),
         "solved example in front": recited(model, front=example),
-        "4-bit weights": recited(attacks.quantise(model, bits=4)),
+        "4-bit weights": recited(attacks.quantize(model, bits=4)),
         "relearning": recited(relearned),
         "found tokens in front": _in_front(setting, grid, name == "RMU", target, model, key_front),
     }
@@ -156,9 +145,15 @@ def _recited(setting: Setting, params: PyTree, *, first: int, front: str = "") -
         dataclasses.replace(passage, prompt=front + passage.prompt)
         for passage in books.forget_passages[first:]
     ]
-    rest = scale.length - 1 - scale.prompt
-    given = params, setting.decoder, books.tokenizer, passages
-    return np.array(verbatim(*given, tokens=rest, batch_size=scale.batch_size))
+    recited = verbatim(
+        params,
+        setting.decoder,
+        books.tokenizer,
+        passages,
+        tokens=scale.continuation,
+        batch_size=scale.batch_size,
+    )
+    return np.array(recited)
 
 
 def _in_front(setting: Setting, grid: Grid, matched: bool, target, model, key) -> np.ndarray:
@@ -171,10 +166,9 @@ def _in_front(setting: Setting, grid: Grid, matched: bool, target, model, key) -
     first, prompt, answer = jnp.split(tokens[:, : 17 + scale.prompt], [1, 1 + scale.prompt], axis=1)
     layer = steered_layer(decoder)
     apply = Partial(_from_embeddings(decoder, layer + 1), model)
-    whole = lambda tokens: Sequences(tokens, jnp.ones(tokens.shape, bool))
-    texts = whole(first), whole(answer)
+    texts = [Sequences(part, jnp.ones(part.shape, bool)) for part in (first, answer, prompt)]
     build = functools.partial(
-        attacks.attack_objective, apply, model["embed"], *texts, behind=whole(prompt)
+        attacks.attack_objective, apply, model["embed"], *texts[:2], behind=texts[2]
     )
     loss = build()
     objective = loss
@@ -183,49 +177,33 @@ def _in_front(setting: Setting, grid: Grid, matched: bool, target, model, key) -
         size = jnp.mean(jnp.sum(jnp.square(reference(target["embed"][prompt], None)), axis=-1))
         objective = build(reference=reference, weight=1 / size)
     the = books.tokenizer.encode(" the", add_special_tokens=False)[0]
-    found = attacks.gcg(
+    search = attacks.gcg(
         key,
         objective,
         model["embed"],
         jnp.full(grid.suffix, the, jnp.int32),
         steps=grid.attack_steps,
         candidates=grid.candidates,
-        top_k=min(64, decoder.vocabulary),
+        top_k=min(64, decoder.vocab_size),
     )
     before = loss(model["embed"][jnp.zeros(0, jnp.int32)])
-    return np.array([before, loss(model["embed"][found.suffix])])
+    return np.array([before, loss(model["embed"][search.suffix])])
 
 
 def _as_chunks(tokenizer, texts: Sequence[str], like: Sequences) -> Sequences:
     """Return texts as rows of the shape of others, repeated to as many; empty ones are left out."""
     rows, length = like.tokens.shape
-    encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts if text]
-    tokens = np.zeros((len(encoded), length), np.int32)
-    mask = np.zeros((len(encoded), length), bool)
-    for i, row in enumerate(encoded):
-        whole = [tokenizer.bos_token_id, *row][:length]
-        tokens[i, : len(whole)], mask[i, : len(whole)] = whole, True
+    encoded = [encode(tokenizer, text, start=True)[:length] for text in texts if text]
+    tokens, mask = padded(encoded, length)
     repeated = np.resize(np.arange(len(encoded)), rows)
     return Sequences(jnp.asarray(tokens[repeated]), jnp.asarray(mask[repeated]))
-
-
-def _nll(setting: Setting, params: PyTree, texts: Sequences) -> float:
-    """Return the loss on texts in nats a token."""
-    total = sequence_log_probs(
-        params, texts, setting.decoder, batch_size=setting.scale.batch_size
-    ).sum()
-    return -float(total) / float(texts.mask[:, 1:].sum())
 
 
 # Kept, as compiled programs are known by the object.
 @functools.lru_cache(maxsize=8)
 def _losses(decoder) -> Callable[..., Array]:
     def losses(forget: Sequences, retain: Sequences, params) -> Array:
-        def nll(texts):
-            logp = llama.log_prob(params, texts.tokens, decoder)
-            return -jnp.mean(logp, where=texts.mask[:, 1:])
-
-        return jnp.stack([nll(forget), nll(retain)])
+        return jnp.stack([mean_loss(params, texts, decoder) for texts in (forget, retain)])
 
     return losses
 
@@ -250,7 +228,7 @@ def _from_embeddings(decoder, layers: int) -> Callable[..., tuple[Array, Array]]
 
     def apply(params, embedded, mask):
         hidden = first(params, embedded, mask)
-        last = llama.select_layers(params["layers"], layers, decoder.layers)
+        last = llama.select_layers(params["layers"], layers, decoder.num_layers)
         final = llama.run_layers(last, hidden, decoder, mask=mask)
         return rms_norm(final, params["norm"], decoder) @ llama.head(params), hidden
 

@@ -12,6 +12,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key, PyTree, Shaped, UInt8
 
+from jaxml import checks
 from jaxml.augment import Augment
 from jaxml.models.classifier import classification_loss, population_statistics, unit_images
 from jaxml.models.resnet import ResNet18
@@ -65,7 +66,8 @@ def train_classifier(
     key_init, key_fit = jax.random.split(key)
     several = images.ndim == 5
     if params is not None and several:
-        raise ValueError("params: accepted for one network")
+        accepted = "[row, height, width, channel], of one network, where params are given"
+        raise checks.refused("images", images, accepted)
     if several:
         params = jax.vmap(functools.partial(random_params, model=model))(
             jax.random.split(key_init, len(images)), images[:, :1]

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from jaxml import backdoor
 from jaxml.backdoor import baselines
-from jaxml.backdoor.baselines._rows import in_batches
 from jaxml.output.stages import Arrays
+from jaxml.sharding import map_batches
 
 # Name -> title, and what its seconds hold besides its own.
 METHODS = {
@@ -77,7 +77,8 @@ def detect(
 ) -> Arrays:
     """Return "score/NAME" `[row]` and "seconds/NAME" of every method, and the "mask" of MSPC.
 
-    Also the classes that the network gives the rows, "predicted" `[row]`.
+    Also the classes that the network gives the rows, "predicted" `[row]`. One program serves all
+    variables of a model.
 
     Args:
       key: of the methods that draw.
@@ -103,14 +104,14 @@ def detect(
     def score(name: str, call: Callable[[], Any]) -> None:
         scores[name] = timed(name, call)
 
-    keys = jax.random.split(key, 3)
-    score("spc", lambda: _spc(variables, images, model=model))
-    logits_fn = network(model, variables)
+    key_strip, key_sd_fct, key_distil = jax.random.split(key, 3)
+    logits_fn, features_fn = network(model, variables), Partial(_pooled(model), variables)
+    score("spc", lambda: backdoor.spc(logits_fn, images))
     identified = timed("mspc", lambda: backdoor.identify(logits_fn, images, config=config))
     scores["mspc"] = identified.score
-    score("strip", lambda: _strip(keys[0], variables, images, model=model, blends=blends))
-    score("sd_fct", lambda: _sd_fct(keys[1], variables, images, model=model))
-    score("ibd_psc", lambda: _ibd_psc(variables, images, *clean, model=model))
+    score("strip", lambda: baselines.strip(key_strip, logits_fn, images, blends=blends))
+    score("sd_fct", lambda: baselines.sd_fct(key_sd_fct, features_fn, images))
+    score("ibd_psc", lambda: _ibd_psc(model, variables, images, *clean))
     features = timed("features", lambda: row_features(variables, images, model=model))
     pooled, likelihoods = features.pooled, features.likelihoods
     for name in ("activation_clustering", "spectral_signature"):
@@ -124,9 +125,10 @@ def detect(
     split = functools.partial(backdoor.class_split, classes=classes)
     score("class_split", lambda: split(pooled, labels, scores["loss"], tied=False))
     score("class_split_flare", lambda: split(likelihoods, labels, scores["loss"]))
-    score("ensemble", lambda: backdoor.ensemble({name: scores[name] for name in MEMBERS}))
+    score("ensemble", lambda: backdoor.combine_scores({name: scores[name] for name in MEMBERS}))
     if distil:
-        score("cognitive_distillation", lambda: _distil(keys[2], variables, images, model=model))
+        distillation = baselines.cognitive_distillation
+        score("cognitive_distillation", lambda: distillation(key_distil, logits_fn, images))
     return {
         "mask": np.asarray(identified.mask),
         "predicted": np.asarray(jnp.argmax(features.logits, axis=-1)),
@@ -155,8 +157,11 @@ def predict(
       images: `[row, height, width, channel]`, in [0, 1].
       model: such as `ResNet18`.
       batch_size: rows at a time.
+
+    Returns:
+      Logits `[row, class]`.
     """
-    return in_batches(network(model, variables), batch_size, images)
+    return map_batches(network(model, variables), images, batch_size=batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "batch_size"))
@@ -191,45 +196,35 @@ def row_features(
         ]
         return RowFeatures(logits, pooled, jnp.stack(likelihoods, axis=1))
 
-    return in_batches(of_batch, batch_size, images)
+    return map_batches(of_batch, images, batch_size=batch_size)
 
 
-# The network's variables are arguments of what follows, so that one program serves all networks.
-@functools.partial(jax.jit, static_argnames="model")
-def _spc(variables, images, *, model):
-    return backdoor.spc(network(model, variables), images)
-
-
-@functools.partial(jax.jit, static_argnames=("model", "blends"))
-def _strip(key, variables, images, *, model, blends):
-    return baselines.strip(key, network(model, variables), images, blends=blends)
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _sd_fct(key, variables, images, *, model):
-    return baselines.sd_fct(key, lambda x: model.apply(variables, x)[1], images)
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _distil(key, variables, images, *, model):
-    return baselines.cognitive_distillation(key, network(model, variables), images)
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _ibd_psc(variables, images, clean_images, clean_labels, *, model):
+def _ibd_psc(model, variables, images, clean_images, clean_labels):
     depth = len(variables["batch_stats"])
-    amplified = lambda level, x: model.apply(_amplified(variables, level), x)[0]
+    amplified_fn = Partial(_amplified_logits(model), variables)
     levels = jnp.arange(1, depth + 1)
-    first = baselines.ibd_psc_level(amplified, clean_images, clean_labels, levels)
+    first = baselines.ibd_psc_level(amplified_fn, clean_images, clean_labels, levels)
     used = jnp.minimum(first + jnp.arange(_LEVELS), depth)
-    return baselines.ibd_psc(network(model, variables), amplified, images, used)
+    return baselines.ibd_psc(network(model, variables), amplified_fn, images, used)
 
 
-# Kept, as compiled programs are known by these objects.
+# Functions of the variables, kept as compiled programs are known by these objects.
 @functools.lru_cache(maxsize=32)
 def _logits(model: nn.Module) -> Callable[[PyTree, Array], Array]:
     apply: Any = model.apply
     return lambda variables, images: apply(variables, images)[0]
+
+
+@functools.lru_cache(maxsize=32)
+def _pooled(model: nn.Module) -> Callable[[PyTree, Array], Array]:
+    apply: Any = model.apply
+    return lambda variables, images: apply(variables, images)[1]
+
+
+@functools.lru_cache(maxsize=32)
+def _amplified_logits(model: nn.Module) -> Callable[[PyTree, Array, Array], Array]:
+    apply: Any = model.apply
+    return lambda variables, level, images: apply(_amplified(variables, level), images)[0]
 
 
 def _amplified(variables, level):

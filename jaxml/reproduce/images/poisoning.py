@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, Key
 
 from jaxml.backdoor import attacks
 
@@ -21,7 +21,14 @@ OF_CLASS = 5
 
 
 def poisoned_set(
-    key, attack: str, images, labels, ratio: float, classes: int, clean_fn
+    key: Key[Array, ""],
+    attack: str,
+    images: Float[Array, "row height width channel"],
+    labels: Int[Array, " row"],
+    *,
+    ratio: float,
+    classes: int,
+    clean_fn: Callable[[Array], Array] | None,
 ) -> attacks.Poisoned:
     """Return a training set after an attack.
 
@@ -35,14 +42,18 @@ def poisoned_set(
       classes: number of labels.
       clean_fn: images to logits of a network that was trained without poison, for the
         label-consistent attack.
+
+    Returns:
+      The poisoned set and its trigger.
     """
     if attack == "label_consistent":
+        assert clean_fn is not None
         trigger = attacks.checkerboard_trigger(images.shape[1:], corners=4)
         return attacks.label_consistent(
             key,
+            clean_fn,
             images,
             labels,
-            clean_fn,
             ratio=OF_CLASS * ratio,
             target=TARGET,
             trigger=trigger,
@@ -64,7 +75,7 @@ def poisoned_set(
 
 def accuracy_and_success(
     logits_fn: Callable[[Array], Array],
-    trigger: attacks.Trigger | None,
+    trigger: Callable[[Array], Array] | None,
     images,
     labels,
     attack: str,
@@ -80,8 +91,8 @@ def accuracy_and_success(
       labels: `[row]`.
       attack: name in `jaxml.backdoor.attacks`.
     """
-    hit = jnp.argmax(logits_fn(images), axis=-1).astype(labels.dtype) == labels
-    accuracy = float(jnp.mean(hit))
+    is_right = jnp.argmax(logits_fn(images), axis=-1).astype(labels.dtype) == labels
+    accuracy = float(jnp.mean(is_right))
     if trigger is None:
         return np.array([accuracy, np.nan])
     relabel = "all_to_all" if attack == "all_to_all" else "all_to_one"

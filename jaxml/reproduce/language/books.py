@@ -73,63 +73,52 @@ def library(
     if len(corpus.texts) < 2:
         raise DataError(f"{corpus.source}: unlearning needs two books, one to forget")
     rng = np.random.default_rng(seed)
-    counts = {0: 2 * forget, 1: retain}
-    chunks = []
-    for book, count in counts.items():
-        tokens = tokenizer.encode(corpus.texts[book], add_special_tokens=False)
-        whole = len(tokens) // (length - 1)
-        if whole < count:
-            raise DataError(
-                f"{corpus.names[book]}: {whole} chunks of {length} tokens; needed are {count}"
-            )
-        found = chunk_tokens(tokens, length, first=tokenizer.bos_token_id)
-        chunks.append(rng.permutation(found[:count]))
-    parts = {"forget": chunks[0][:forget], "retain": chunks[1]}
-    questions = {name: _questions(tokenizer, rows) for name, rows in parts.items()}
+    draw = functools.partial(_drawn_chunks, corpus, tokenizer, rng, length)
+    first, second = draw(book=0, count=2 * forget), draw(book=1, count=retain)
+    to_forget, held_out = first[:forget], first[forget:]
+    questions = {
+        "forget": _questions(tokenizer, to_forget),
+        "retain": _questions(tokenizer, second),
+    }
     for name, asked in questions.items():
         if not asked:
             raise DataError(f"{corpus.source}: no words to ask for in the chunks to {name}")
-    passages = {
-        name: tuple(_passage(tokenizer, row, prompt) for row in rows)
-        for name, rows in parts.items()
-    }
-    answers = {name: _answers(tokenizer, asked, length) for name, asked in questions.items()}
     return Library(
         tokenizer=tokenizer,
-        forget=_whole(parts["forget"]),
-        holdout=_whole(chunks[0][forget:]),
-        retain=_whole(parts["retain"]),
-        forget_answers=answers["forget"],
-        retain_answers=answers["retain"],
-        forget_passages=passages["forget"],
-        retain_passages=passages["retain"],
+        forget=_whole(to_forget),
+        holdout=_whole(held_out),
+        retain=_whole(second),
+        forget_answers=_answers(tokenizer, questions["forget"], length),
+        retain_answers=_answers(tokenizer, questions["retain"], length),
+        forget_passages=_passages(tokenizer, to_forget, prompt),
+        retain_passages=_passages(tokenizer, second, prompt),
         forget_questions=questions["forget"],
         retain_questions=questions["retain"],
     )
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
     """Return a byte-level BPE tokenizer learnt from texts, one of transformers.
 
     Args:
       texts: to learn from.
-      vocabulary: number of tokens, those of beginning and end included.
+      vocab_size: number of tokens, those of beginning and end included.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    found = Tokenizer(models.BPE())
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    found.decoder = decoders.ByteLevel()
+    learnt = Tokenizer(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learnt.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=vocab_size,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    found.train_from_iterator(texts, trainer)
+    learnt.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=found,
+        tokenizer_object=learnt,
         bos_token="<s>",
         eos_token="</s>",
         clean_up_tokenization_spaces=False,
@@ -145,13 +134,35 @@ def joined(*sets: Sequences) -> Sequences:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *sets)
 
 
+def _drawn_chunks(
+    corpus: TextCorpus,
+    tokenizer: Any,
+    rng: np.random.Generator,
+    length: int,
+    *,
+    book: int,
+    count: int,
+) -> np.ndarray:
+    """Return the first chunks of a book in any order, `[chunk, time]`."""
+    tokens = tokenizer.encode(corpus.texts[book], add_special_tokens=False)
+    whole = len(tokens) // (length - 1)
+    if whole < count:
+        raise DataError(
+            f"{corpus.names[book]}: {whole} chunks of {length} tokens; needed are {count}"
+        )
+    chunks = chunk_tokens(tokens, length, first=tokenizer.bos_token_id)
+    return rng.permutation(chunks[:count])
+
+
 def _whole(tokens: np.ndarray) -> Sequences:
     return Sequences(jnp.asarray(tokens), jnp.ones(tokens.shape, bool))
 
 
-def _passage(tokenizer, row: np.ndarray, prompt: int) -> Passage:
-    start, rest = row[1 : 1 + prompt].tolist(), row[1 + prompt :].tolist()
-    return Passage(tokenizer.decode(start), tokenizer.decode(rest))
+def _passages(tokenizer, rows: np.ndarray, prompt: int) -> tuple[Passage, ...]:
+    """Return each chunk in two parts, the first of them `prompt` tokens."""
+    starts, rests = rows[:, 1 : 1 + prompt].tolist(), rows[:, 1 + prompt :].tolist()
+    pairs = zip(map(tokenizer.decode, starts), map(tokenizer.decode, rests), strict=True)
+    return tuple(Passage(start, rest) for start, rest in pairs)
 
 
 def _questions(tokenizer, rows: np.ndarray) -> tuple[Question, ...]:
@@ -166,11 +177,11 @@ def _cloze(text: str, counts: Counter[str]) -> Question | None:
     """Ask for the rarest word of a passage, which cannot be guessed."""
     words = text.split()
     # The last word may be cut.
-    found = [(i, _WORD.search(words[i])) for i in range(_CONTEXT, len(words) - 1)]
-    places = [(i, match.group()) for i, match in found if match]
-    if not places:
+    matches = [(i, _WORD.search(words[i])) for i in range(_CONTEXT, len(words) - 1)]
+    candidates = [(i, match.group()) for i, match in matches if match]
+    if not candidates:
         return None
-    place, answer = min(places, key=lambda found: (counts[found[1]], -len(found[1])))
+    place, answer = min(candidates, key=lambda pair: (counts[pair[1]], -len(pair[1])))
     context = " ".join(words[place - _CONTEXT : place])
     return Question(f"Which word follows: {context}", answer, answer, ())
 

@@ -44,10 +44,10 @@ def experiment(settings, stages: Stages, progress) -> Report:
     half = stages.run("half", inputs, lambda: _registered(pair, steps))
     step("a network with the layer")
     count = TRAINING_STEPS[settings.scale]
-    told = {**inputs, "training": count, "seed": settings.seed}
+    training = {**inputs, "training": count, "seed": settings.seed}
     network = stages.run(
         "network",
-        told,
+        training,
         lambda: train_at_small_scale(
             pair, stages.folder / "network", steps=count, seed=settings.seed
         ),
@@ -63,20 +63,20 @@ def experiment(settings, stages: Stages, progress) -> Report:
         step("two brains, 1 mm")
         large = _two_images(load_brain_pair(settings.data, size="full"), settings.seed)
         inputs = {"a": large.a, "b": large.b, "steps": steps, "labels": list(large.labels)}
-        found = stages.run("full", inputs, lambda: _registered(large, steps))
-        parts += _registration_parts("Registration by optimisation, 1 mm voxels", found, "full")
-        results["full"] = _numbers(found)
+        whole = stages.run("full", inputs, lambda: _registered(large, steps))
+        parts += _registration_parts("Registration by optimisation, 1 mm voxels", whole, "full")
+        results["full"] = _numbers(whole)
         if weights is not None and large.two_subjects:
             step("the pretrained VoxelMorph")
-            known = {**inputs, "weights": weights.name}
-            found = stages.run("voxelmorph", known, lambda: _after_voxelmorph(large, weights))
+            pretrained = {**inputs, "weights": weights.name}
+            after = stages.run("voxelmorph", pretrained, lambda: _after_voxelmorph(large, weights))
             parts += _registration_parts(
                 "The pretrained VoxelMorph (a moved onto b), 1 mm voxels, and what is done to "
                 "its field afterwards",
-                found,
+                after,
                 "voxelmorph",
             )
-            results["voxelmorph"] = _numbers(found)
+            results["voxelmorph"] = _numbers(after)
     step("done")
     return Report("registration", "Registration without folds", tuple(parts), results)
 
@@ -89,7 +89,10 @@ def _two_images(pair: BrainPair, seed: int) -> BrainPair:
     size = (*(max(4, n // 16) for n in shape), 3)
     coarse = jax.random.normal(jax.random.key(seed), size, jnp.float32)
     u = 3.5 * jax.image.resize(coarse, (*shape, 3), "cubic")
-    warp = lambda image, order: np.asarray(registration.warp(jnp.asarray(image), u, order=order))
+
+    def warp(image, order):
+        return np.asarray(registration.warp(jnp.asarray(image), u, order=order))
+
     labels = warp(pair.b_labels.astype(np.float32), 0).astype(np.int32)
     source = f"{pair.source}; b is the template under a smooth random warp"
     return BrainPair(pair.a, warp(pair.b, 1), pair.a_labels, labels, pair.labels, False, source)
@@ -151,7 +154,7 @@ def _after_voxelmorph(pair: BrainPair, weights) -> Arrays:
         )
     local, seconds = _timed(lambda: smoothed_where_folded(u))
     rows["then local smoothing"] = measure(local, seconds=seconds, start=u)
-    tuned, seconds = _timed(lambda: _optimised_through_layer(fixed, moving, u))
+    tuned, seconds = _timed(lambda: _optimized_through_layer(fixed, moving, u))
     rows["optimised through the layer"] = measure(tuned, seconds=seconds, start=u)
     projected, seconds = _timed(lambda: _fold_free(u))
     rows["then fold_free"] = measure(projected, seconds=seconds, start=u)
@@ -159,7 +162,7 @@ def _after_voxelmorph(pair: BrainPair, weights) -> Arrays:
     return {**_stacked(rows), "deformations": _bytes(deformations.deformations(shown))}
 
 
-def _optimised_through_layer(fixed, moving, u, steps=40):
+def _optimized_through_layer(fixed, moving, u, steps=40):
     """Return the field after steps of Adam on the network's loss through the layer."""
     import optax
 
@@ -167,7 +170,7 @@ def _optimised_through_layer(fixed, moving, u, steps=40):
 
     def loss(u, fixed, moving):
         flow = lambda params, *_: params
-        return registration.voxelmorph_loss(flow, u, fixed, moving, layer="dirichlet")[0]
+        return registration.voxelmorph_loss(flow, u, fixed, moving, projection="layer")[0]
 
     @jax.jit
     def step(u, state, fixed, moving):
@@ -199,20 +202,20 @@ def _timed(call):
 
 def _measure(fixed_labels, moving_labels, labels, fixed, moving, u, *, seconds, start=None):
     """Return Dice, correlation, folds, irregularity and change of a field."""
-    found = _measured(u, jnp.asarray(moving_labels, jnp.float32), fixed, moving)
-    moved_labels = np.asarray(found.pop("labels")).astype(np.int32)
-    found = {name: float(value) for name, value in found.items()}
+    measured = _measured(u, jnp.asarray(moving_labels, jnp.float32), fixed, moving)
+    moved_labels = np.asarray(measured.pop("labels")).astype(np.int32)
+    measures = {name: float(value) for name, value in measured.items()}
     overlap = registration.dice_per_label(
         jnp.asarray(fixed_labels), jnp.asarray(moved_labels), labels
     )
-    found["dice"] = float(jnp.nanmean(overlap))
+    measures["dice"] = float(jnp.nanmean(overlap))
     distance = registration.hausdorff95(np.asarray(fixed_labels), moved_labels, labels)
-    found["hausdorff95"] = float(np.mean(distance[np.isfinite(distance)]))
+    measures["hausdorff95"] = float(np.mean(distance[np.isfinite(distance)]))
     if start is not None:
         change = float(jnp.sqrt(jnp.mean((u - start) ** 2) / jnp.mean(start**2)))
     else:
         change = float("nan")
-    return {**found, "change": change, "seconds": seconds}
+    return {**measures, "change": change, "seconds": seconds}
 
 
 @jax.jit
@@ -236,14 +239,14 @@ def _bytes(png: bytes) -> np.ndarray:
     return np.frombuffer(png, np.uint8)
 
 
-def _numbers(found: Arrays):
+def _numbers(stage: Arrays):
     return {
-        str(row): dict(zip(map(str, found["measures"]), values, strict=True))
-        for row, values in zip(found["rows"], found["values"].tolist(), strict=True)
+        str(row): dict(zip(map(str, stage["measures"]), values, strict=True))
+        for row, values in zip(stage["rows"], stage["values"].tolist(), strict=True)
     }
 
 
-def _registration_parts(caption: str, found: Arrays, name: str):
+def _registration_parts(caption: str, stage: Arrays, name: str):
     columns = {
         "dice": ("Dice", ".4f"),
         "hausdorff95": ("HD95, voxels", ".2f"),
@@ -255,8 +258,11 @@ def _registration_parts(caption: str, found: Arrays, name: str):
         "change": ("change", ".3f"),
         "seconds": ("s", ".1f"),
     }
-    numbers = _numbers(found)
-    text = lambda value, form: "-" if np.isnan(value) else format(value, form)
+    numbers = _numbers(stage)
+
+    def text(value, form):
+        return "-" if np.isnan(value) else format(value, form)
+
     rows = tuple(
         (row, *(text(values[key], form) for key, (_, form) in columns.items()))
         for row, values in numbers.items()
@@ -270,25 +276,25 @@ def _registration_parts(caption: str, found: Arrays, name: str):
         "deformations": "Deformed grid, and determinants: red is folded",
     }
     for key, title in captions.items():
-        if key in found:
-            parts.append(Figure(f"{name}-{key}", f"{caption}. {title}", found[key].tobytes()))
+        if key in stage:
+            parts.append(Figure(f"{name}-{key}", f"{caption}. {title}", stage[key].tobytes()))
     return parts
 
 
-def _network_parts(found: Arrays):
-    numbers = _numbers(found)
+def _network_parts(stage: Arrays):
+    numbers = _numbers(stage)
     rows = tuple(
         (row, f"{v['ncc']:.4f}", f"{v['dice']:.4f}", f"{v['digital']:.0f}")
         for row, v in numbers.items()
     )
-    steps = np.arange(1, len(found["loss"]) + 1)
+    steps = np.arange(1, len(stage["loss"]) + 1)
     curve = plots.curves(
-        [{"title": "", "lines": {"loss": (steps, found["loss"])}, "x": "step", "y": "loss"}]
+        [{"title": "", "lines": {"loss": (steps, stage["loss"])}, "x": "step", "y": "loss"}]
     )
     return [
         Table(
             f"A VoxelMorph with the layer at its end, trained for {len(steps)} steps on random "
-            f"warps of subject a at {' x '.join(map(str, found['shape']))} voxels, on a pair with "
+            f"warps of subject a at {' x '.join(map(str, stage['shape']))} voxels, on a pair with "
             "a subject it has not seen",
             ("", "NCC", "Dice", "digital folds"),
             rows,

@@ -1,5 +1,6 @@
 """A small VoxelMorph with the diffeomorphic layer, trained end to end on one subject."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxml.training import fit
 
 # Means over cubes of so many voxels: a 3-D convolution is slow on a CPU.
 SHRINK = 3
-LAYER = "dirichlet"
+PROJECTION = "layer"
 # Three times the paper's: a network that sees warps of one subject alone learns these by heart,
 # and a rough field then overlaps less on another subject at a higher correlation.
 SMOOTHNESS = 6.0
@@ -33,6 +34,9 @@ def train_at_small_scale(pair: BrainPair, folder: Path, *, steps: int, seed: int
       folder: of checkpoints; a run that was ended goes on from there.
       steps: number of training steps.
       seed: of the parameters and of the warps.
+
+    Returns:
+      Rows and measures as of a table, the loss of each step and the shape of the volumes.
     """
     a, b = (jnp.asarray(_shrunk(v)) for v in (pair.a, pair.b))
     labels = [v[1::SHRINK, 1::SHRINK, 1::SHRINK] for v in (pair.a_labels, pair.b_labels)]
@@ -45,7 +49,7 @@ def train_at_small_scale(pair: BrainPair, folder: Path, *, steps: int, seed: int
     def loss(params, image, key):
         fixed, moving = (_warped(k, image) for k in jax.random.split(key))
         return registration.voxelmorph_loss(
-            flow, params, fixed, moving, smoothness=SMOOTHNESS, layer=LAYER
+            flow, params, fixed, moving, smoothness=SMOOTHNESS, projection=PROJECTION
         )
 
     trained = fit(
@@ -58,9 +62,7 @@ def train_at_small_scale(pair: BrainPair, folder: Path, *, steps: int, seed: int
         chunk=min(steps, 50),
         folder=folder,
     )
-    predict = jax.jit(
-        lambda params, fixed, moving: registration.predict(flow, params, fixed, moving, layer=LAYER)
-    )
+    predict = jax.jit(functools.partial(registration.predict, flow, projection=PROJECTION))
     fields = {
         "before registration": jnp.zeros((*a.shape, 3), a.dtype),
         "untrained network": predict(params, a, b).displacement,

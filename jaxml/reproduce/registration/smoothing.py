@@ -6,9 +6,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxml.registration import count_folds, smallest_determinant
+from jaxml.registration import count_folds, min_jacobian_determinant
 
-_smallest = jax.jit(smallest_determinant)
+_smallest = jax.jit(min_jacobian_determinant)
 _folds = functools.partial(jax.jit, static_argnames="scheme")(count_folds)
 
 
@@ -21,39 +21,48 @@ def fewest_folds_by_gaussian(
       u: displacement in voxels.
       folds: accepted number of folds by forward differences; digital ones for 0.
       largest: sigma in voxels at which the search gives up and returns what it has.
+
+    Returns:
+      The field, and sigma in voxels.
     """
     from scipy.ndimage import gaussian_filter
 
     u = np.asarray(u)
     scheme = "forward" if folds else "digital"
-    smooth = lambda sigma: np.stack(
-        [gaussian_filter(c, sigma, mode="nearest") for c in np.moveaxis(u, -1, 0)], axis=-1
-    )
-    left = lambda field: int(_folds(field, scheme=scheme))
+
+    def smoothed(sigma: float) -> tuple[np.ndarray, bool]:
+        """Return the field under a Gaussian, and whether it leaves few enough folds."""
+        planes = np.moveaxis(u, -1, 0)
+        field = np.stack([gaussian_filter(c, sigma, mode="nearest") for c in planes], axis=-1)
+        return field, int(_folds(field, scheme=scheme)) <= folds
+
     low, high = 0.0, 0.5
-    found = smooth(high)
-    while left(found) > folds and high < largest:
+    best, few = smoothed(high)
+    while not few and high < largest:
         low, high = high, 2 * high
-        found = smooth(high)
+        best, few = smoothed(high)
     for _ in range(4):
         middle = (low + high) / 2
-        tried = smooth(middle)
-        if left(tried) <= folds:
-            high, found = middle, tried
+        field, few = smoothed(middle)
+        if few:
+            high, best = middle, field
         else:
             low = middle
-    return found, high
+    return best, high
 
 
 def smoothed_where_folded(
     u: Float[Array | np.ndarray, "*volume ndim"], *, sigma: float = 1.0, most: int = 200
 ) -> Float[Array | np.ndarray, "*volume ndim"]:
-    """Return the field smoothed again and again in the neighbourhood of its folds.
+    """Return the field smoothed again and again in the neighborhood of its folds.
 
     Args:
       u: displacement in voxels.
       sigma: of the Gaussian, in voxels; folds are widened by three voxels each way.
       most: bound on the rounds.
+
+    Returns:
+      The field; folds are left where the rounds ran out.
     """
     from scipy.ndimage import binary_dilation, gaussian_filter
 

@@ -71,7 +71,16 @@ SCALES = {
 
 
 def experiment(settings, stages: Stages, progress) -> Report:
-    """Poison a labelled set, and label a pool with the network trained on it in several ways."""
+    """Poison a labelled set, and label a pool with the network trained on it in several ways.
+
+    Args:
+      settings: scale, seed and data of the run.
+      stages: of the experiment.
+      progress: of rich.
+
+    Returns:
+      The report.
+    """
     scale = SCALES[settings.scale]
     bar = progress.add_task("self-training: loading", total=None)
     images, source, classes = _load(settings.data, scale)
@@ -94,40 +103,44 @@ def experiment(settings, stages: Stages, progress) -> Report:
         progress.update(bar, advance=1)
         return result
 
-    found: dict[str, list[dict[str, Arrays]]] = {attack: [] for attack in scale.attacks}
+    attacks: dict[str, list[dict[str, Arrays]]] = {attack: [] for attack in scale.attacks}
     encoders, ceilings = [], []
     for repeat in range(scale.repeats):
         unpoisoned = work.Setting("none", images, model, scale, {})
         scratch = stages.scratch(f"simclr-{repeat}", {**inputs, "repeat": repeat})
-        encoder = run("encoder", repeat, functools.partial(work.encoder, unpoisoned, scratch))
-        clean = run("clean", repeat, functools.partial(work.teacher, unpoisoned, {}))
+        encoder = run(
+            "encoder", repeat, functools.partial(work.encoder, setting=unpoisoned, folder=scratch)
+        )
+        clean = run(
+            "clean", repeat, functools.partial(work.teacher, setting=unpoisoned, encoder={})
+        )
         encoders.append(encoder)
         ceilings.append(clean)
         for attack in scale.attacks:
             setting = work.Setting(attack, images, model, scale, clean)
-            teacher = run(f"{attack}-teacher", repeat, functools.partial(work.teacher, setting, {}))
-            own = run(
-                f"{attack}-ssl-teacher", repeat, functools.partial(work.teacher, setting, encoder)
-            )
+            train = functools.partial(work.teacher, setting=setting)
+            teacher = run(f"{attack}-teacher", repeat, functools.partial(train, encoder={}))
+            own = run(f"{attack}-ssl-teacher", repeat, functools.partial(train, encoder=encoder))
+            plain = {"teacher": teacher, "encoder": {}, "pool": images.pool}
             students = {
-                "vanilla": ("vanilla", teacher, {}, images.pool),
-                "proposed": ("proposed", teacher, {}, images.pool),
-                "ssl": ("proposed", own, encoder, images.pool),
+                "vanilla": {"name": "vanilla", **plain},
+                "proposed": {"name": "proposed", **plain},
+                "ssl": {**plain, "name": "proposed", "teacher": own, "encoder": encoder},
             }
             # Comparisons, once.
             if not repeat and attack in scale.outside and len(images.outside):
-                students["vanilla-outside"] = ("vanilla", teacher, {}, images.outside)
-                students["proposed-outside"] = ("proposed", teacher, {}, images.outside)
+                for name in ("vanilla", "proposed"):
+                    students[f"{name}-outside"] = {**students[name], "pool": images.outside}
             parts = {"teacher": teacher, "ssl-teacher": own}
-            for name, told in students.items():
-                compute = functools.partial(work.student, setting, *told)
+            for name, start in students.items():
+                compute = functools.partial(work.student, setting=setting, **start)
                 parts[name] = run(f"{attack}-{name}", repeat, compute)
             if not repeat:
-                compute = functools.partial(work.removal, setting, teacher)
+                compute = functools.partial(work.removal, setting=setting, teacher=teacher)
                 parts["mspc"] = run(f"{attack}-mspc", repeat, compute)
-            found[attack].append(parts)
+            attacks[attack].append(parts)
     progress.update(bar, description="self-training: done")
-    return report(source, found, encoders, ceilings, tuple(work.AUGMENTATIONS), scale)
+    return report(source, attacks, encoders, ceilings, tuple(work.AUGMENTATIONS), scale)
 
 
 def _load(folder: Path | None, scale: work.Scale) -> tuple[work.Images, str, tuple[str, ...]]:

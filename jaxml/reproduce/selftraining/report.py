@@ -12,8 +12,8 @@ from jaxml.output.stages import Arrays
 
 _text = functools.partial(mean_and_deviation, digits=3)
 
-# Repeats of each attack: stage -> its arrays.
-Found = Mapping[str, Sequence[Mapping[str, Arrays]]]
+# Repeats of each attack: arrays of each stage by its name.
+Attacks = Mapping[str, Sequence[Mapping[str, Arrays]]]
 
 NETWORKS = {
     "teacher": "teacher",
@@ -31,7 +31,7 @@ PROPOSED = ("proposed", "ssl", "proposed-outside")
 
 def report(
     source: str,
-    found: Found,
+    attacks: Attacks,
     encoders: Sequence[Arrays],
     ceilings: Sequence[Arrays],
     augmentations: Sequence[str],
@@ -41,11 +41,14 @@ def report(
 
     Args:
       source: one line on the data.
-      found: arrays of each repeat by attack.
+      attacks: arrays of each repeat by attack.
       encoders: of each repeat, with "probe" and "loss".
       ceilings: networks of each repeat trained without any poison.
       augmentations: names, in the order of the study.
       scale: of the run.
+
+    Returns:
+      The report, with rates, choices and the study in its results.
     """
     rates = {
         attack: {
@@ -53,7 +56,7 @@ def report(
             for name in NETWORKS
             if name in repeats[0]
         }
-        for attack, repeats in found.items()
+        for attack, repeats in attacks.items()
     }
     probe = np.array([encoder["probe"] for encoder in encoders])
     ceiling = np.array([clean["rates"][0] for clean in ceilings])
@@ -76,40 +79,41 @@ def report(
             "accuracy on test images, ASR the share of triggered test images of other classes that "
             "get the attack's label. Without any "
             f"poison the teacher has an ACC of {_text(ceiling)}.",
-            _rates_table(rates, found, augmentations, spread),
+            _rates_table(rates, attacks, augmentations, spread),
             _claims_table(rates, spread),
             f"A linear probe on the features of SimCLR, {scale.encoder_epochs} epochs on the pool "
             f"without labels, has an accuracy of {_text(probe[:, 1])}; on those of the encoder it "
             f"started from {_text(probe[:, 0])}; the margin is {_text(margin)}.",
-            _study_table(found, augmentations, spread),
-            _study_figure(found, augmentations),
-            _strength_table(found, augmentations),
+            _study_table(attacks, augmentations, spread),
+            _study_figure(attacks, augmentations),
+            _choice_table(attacks, augmentations),
         ),
         results={
             "source": source,
             "repeats": repeats,
             "rates": {
-                a: {n: {"ACC": r[:, 0], "ASR": r[:, 1]} for n, r in of.items()}
-                for a, of in rates.items()
+                attack: {n: {"ACC": r[:, 0], "ASR": r[:, 1]} for n, r in networks.items()}
+                for attack, networks in rates.items()
             },
             "chosen": {
-                a: [_chosen(p["teacher"], augmentations) for p in r] for a, r in found.items()
+                attack: [_chosen(parts["teacher"], augmentations) for parts in repeats]
+                for attack, repeats in attacks.items()
             },
-            "study": {a: _study(r) for a, r in found.items()},
+            "study": {attack: _study(repeats) for attack, repeats in attacks.items()},
             "probe": {"random": probe[:, 0], "SimCLR": probe[:, 1]},
             "clean ACC": ceiling,
         },
     )
 
 
-def _rates_table(rates, found: Found, augmentations, spread) -> Table:
+def _rates_table(rates, attacks: Attacks, augmentations, spread) -> Table:
     rows = []
-    for attack, of in rates.items():
-        for name, values in of.items():
-            parts = [repeat[name] for repeat in found[attack] if name in repeat]
+    for attack, networks in rates.items():
+        for name, values in networks.items():
+            parts = [repeat[name] for repeat in attacks[attack] if name in repeat]
             labels = np.array([p.get("labels", np.full(2, np.nan)) for p in parts])
             source = "ssl-teacher" if name == "ssl" else "teacher"
-            chosen = [_chosen(repeat[source], augmentations) for repeat in found[attack]]
+            chosen = [_chosen(repeat[source], augmentations) for repeat in attacks[attack]]
             by = ", ".join(dict.fromkeys(chosen)) if name in PROPOSED else ""
             if "flagged" in parts[0]:
                 poisoned, clean = np.mean([p["flagged"] for p in parts], axis=0)
@@ -126,15 +130,16 @@ def _rates_table(rates, found: Found, augmentations, spread) -> Table:
 
 def _claims_table(rates, spread) -> Table:
     rows = []
-    for attack, of in rates.items():
-        kept = of["vanilla"][:, 1] / np.maximum(of["teacher"][:, 1], 1e-9)
-        lost = of["teacher"][:, 0] - of["proposed"][:, 0]
-        better = of["ssl"] - of["proposed"]
+    for attack, networks in rates.items():
+        teacher, proposed = networks["teacher"], networks["proposed"]
+        kept = networks["vanilla"][:, 1] / np.maximum(teacher[:, 1], 1e-9)
+        lost = teacher[:, 0] - proposed[:, 0]
+        better = networks["ssl"] - proposed
         rows.append(
             (
                 attack,
                 _text(kept),
-                f"{_text(of['teacher'][:, 1])} to {_text(of['proposed'][:, 1])}",
+                f"{_text(teacher[:, 1])} to {_text(proposed[:, 1])}",
                 _text(lost),
                 f"{_text(better[:, 0])}; {_text(better[:, 1])}",
             )
@@ -158,8 +163,8 @@ def _study(repeats) -> np.ndarray:
     return np.array([parts["teacher"]["study"] for parts in repeats])
 
 
-def _study_table(found: Found, augmentations, spread) -> Table:
-    studies = {attack: _study(repeats) for attack, repeats in found.items()}
+def _study_table(attacks: Attacks, augmentations, spread) -> Table:
+    studies = {attack: _study(repeats) for attack, repeats in attacks.items()}
     rows = []
     for i, name in enumerate(("none", *augmentations)):
         cells = [(_text(s[:, i, 0]), _text(s[:, i, 1])) for s in studies.values()]
@@ -173,9 +178,9 @@ def _study_table(found: Found, augmentations, spread) -> Table:
     )
 
 
-def _study_figure(found: Found, augmentations) -> Figure:
+def _study_figure(attacks: Attacks, augmentations) -> Figure:
     def draw(axes, attack):
-        study = _study(found[attack])
+        study = _study(attacks[attack])
         middle, error = study.mean(0), deviation(study, 0)
         for i, name in enumerate(("none", *augmentations)):
             axes.errorbar(*middle[i], xerr=error[i, 0], yerr=error[i, 1], fmt="osD^v<>pPX*"[i % 11],
@@ -187,18 +192,18 @@ def _study_figure(found: Found, augmentations) -> Figure:
         "two-axes",
         "What an augmentation keeps of the class and of the trigger: strong but proper is low and "
         "to the right",
-        plots.grid(list(found), draw, size=(4.6, 3.8), legend=True),
+        plots.grid(list(attacks), draw, size=(4.6, 3.8), legend=True),
     )
 
 
-def _strength_table(found: Found, augmentations) -> Table:
+def _choice_table(attacks: Attacks, augmentations) -> Table:
     header, rows = ["augmentation"], [[name] for name in augmentations]
-    for attack, repeats in found.items():
+    for attack, repeats in attacks.items():
         header += [f"{attack}: cost", "excess", "chosen"]
-        of = lambda name, repeats=repeats: np.array(
-            [parts["teacher"][f"strength/{name}"] for parts in repeats]
+        cost, excess, chosen = (
+            np.array([parts["teacher"][f"choice/{name}"] for parts in repeats])
+            for name in ("cost", "excess", "chosen")
         )
-        cost, excess, chosen = of("cost"), of("excess"), of("chosen")
         for i, row in enumerate(rows):
             count = int((chosen == i).sum())
             row += [_text(cost[:, i]), _text(excess[:, i]), str(count) if count else ""]
@@ -212,5 +217,5 @@ def _strength_table(found: Found, augmentations) -> Table:
 
 
 def _chosen(teacher: Arrays, augmentations) -> str:
-    number = int(teacher["strength/chosen"])
+    number = int(teacher["choice/chosen"])
     return augmentations[number] if number >= 0 else "none is proper"

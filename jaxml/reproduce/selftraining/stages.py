@@ -25,17 +25,17 @@ from jaxml.training import fit
 AUGMENTATIONS: Mapping[str, augment.Augment] = {
     "flip and crop": augment.flip_crop,
     "resized crop": augment.compose(
-        functools.partial(augment.random_resized_crop, area=(0.2, 1.0)), augment.flip
+        functools.partial(augment.resized_crop, area=(0.2, 1.0)), augment.horizontal_flip
     ),
-    "colour jitter, grey": augment.compose(
-        functools.partial(augment.colour_jitter, probability=0.8), augment.greyscale
+    "color jitter, gray": augment.compose(
+        functools.partial(augment.color_jitter, probability=0.8), augment.grayscale
     ),
     "blur": augment.gaussian_blur,
     "rotation": augment.rotate,
     "affine": augment.affine,
     "cutout": augment.cutout,
     "RandAugment": augment.rand_augment,
-    "SimCLR's": augment.simclr,
+    "SimCLR's": augment.simclr_view,
     "crop, rotation, blur": augment.compose(
         augment.flip_crop, augment.rotate, augment.gaussian_blur
     ),
@@ -57,18 +57,18 @@ class Scale:
       test_rows: test images at most.
       study_rows: test images of the study of augmentations.
       attacks: names of `jaxml.backdoor.attacks`.
-      outside: attacks for which the pool from elsewhere is used too, in the first repeat; so is
-        MSPC.
+      outside: attacks whose students see the pool from elsewhere too; that is done once, in the
+        first repeat, as MSPC is.
       ratio: share of the labelled rows that are poisoned.
       width: of the ResNet.
-      blocks: of each of its stages.
+      blocks: number in each stage of the ResNet.
       stem: of the ResNet; images below 32 pixels a side get "cifar".
       epochs: of the teacher.
       student_epochs: of a student.
       encoder_epochs: of SimCLR on the pool.
       batch_size: of all trainings.
       views: of each image for its pseudo-label.
-      repeats: of all of it.
+      repeats: of the whole study.
       identify: settings of MSPC.
     """
 
@@ -96,10 +96,12 @@ class Images(NamedTuple):
     """What all attacks start from: bytes, and labels where there are any.
 
     Attributes:
-      train, labels: the labelled set, `[row, height, width, channel]` and `[row]`.
+      train: images of the labelled set, `[row, height, width, channel]`.
+      labels: of `train`, `[row]`.
       pool: unlabelled images of the same set.
       outside: unlabelled images from elsewhere, perhaps none.
-      test, test_labels: as `train` and `labels`.
+      test: images for the rates, `[row, height, width, channel]`.
+      test_labels: of `test`, `[row]`.
     """
 
     train: Array
@@ -111,7 +113,16 @@ class Images(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """One attack, and what its stages share; `clean` makes the label-consistent one."""
+    """One attack, and what its stages share.
+
+    Attributes:
+      attack: name in `jaxml.backdoor.attacks`, or "none".
+      images: of all attacks.
+      model: network of teacher, student and encoder.
+      scale: of the run.
+      clean: arrays of the network trained without poison, which the label-consistent attack
+        starts from; empty where that network itself is trained.
+    """
 
     attack: str
     images: Images
@@ -120,8 +131,18 @@ class Setting(NamedTuple):
     clean: Arrays
 
 
-def encoder(setting: Setting, folder: Path, key) -> Arrays:
-    """Return an encoder trained by SimCLR on the pool, and linear probes of it and of none."""
+def encoder(key: Array, setting: Setting, folder: Path) -> Arrays:
+    """Train an encoder by SimCLR on the pool.
+
+    Args:
+      key: of the repeat.
+      setting: that of no attack.
+      folder: of the checkpoints.
+
+    Returns:
+      Parameters; "probe", the accuracies of linear probes before and after; "loss" and
+      "accuracy" of each step.
+    """
     images, model, scale = setting.images, setting.model, setting.scale
     key_init, key_head, key_fit = jax.random.split(key, 3)
     start = random_params(key_init, images.pool[:1], model=model)
@@ -132,7 +153,7 @@ def encoder(setting: Setting, folder: Path, key) -> Arrays:
     }
     trained = fit(
         key_fit,
-        _simclr(model),
+        _encoder_loss(model),
         params,
         images.pool,
         optimizer=optax.adamw(optax.cosine_decay_schedule(2e-3, steps), weight_decay=1e-4),
@@ -149,57 +170,80 @@ def encoder(setting: Setting, folder: Path, key) -> Arrays:
     }
 
 
-def teacher(setting: Setting, encoder: Arrays, key) -> Arrays:
-    """Return a network trained on the poisoned rows, its rates, and the study of augmentations."""
+def teacher(key: Array, setting: Setting, encoder: Arrays) -> Arrays:
+    """Train a network on the poisoned rows, and study augmentations with it.
+
+    Args:
+      key: of the repeat.
+      setting: of the attack.
+      encoder: arrays of the encoder to start from, none for a random start.
+
+    Returns:
+      Variables and "rates"; of an attack also "choice/...", the fields of
+      `AugmentationChoice`, and without an encoder "study", `[1 + augmentation, 2]`.
+    """
     images, scale = setting.images, setting.scale
-    poisoned, kept = _poisoned(setting, key)
+    poisoned, kept = _poisoned(key, setting)
     key_train, key_study = jax.random.split(jax.random.fold_in(key, 1))
     pixels, labels = stored(poisoned.images)[:kept], poisoned.labels[:kept]
-    variables = _trained(setting, key_train, pixels, labels, scale.epochs, encoder)
+    variables = _trained(key_train, setting, pixels, labels, scale.epochs, encoder)
     classifier = network(setting.model, variables)
-    found = {
+    arrays = {
         **flat_arrays("variables", variables),
         "rates": _rates(setting, classifier, poisoned.trigger),
     }
     if setting.attack == "none":
-        return found
-    chosen = selftraining.strength(
+        return arrays
+    choice = selftraining.choose_augmentation(
         key_study,
         classifier,
+        tuple(AUGMENTATIONS.values()),
         stored(poisoned.images)[kept:],
         poisoned.labels[kept:],
-        tuple(AUGMENTATIONS.values()),
         classes=setting.model.classes,
         views=scale.views,
         tolerance=TOLERANCE,
     )
     names = "cost", "excess", "suspect", "is_proper", "is_visible", "chosen"
-    found |= {f"strength/{name}": np.asarray(getattr(chosen, name)) for name in names}
+    arrays |= {f"choice/{name}": np.asarray(getattr(choice, name)) for name in names}
     if encoder:
-        return found
+        return arrays
     test = images.test[: scale.study_rows]
     truth = images.test_labels[: scale.study_rows]
     triggered = stored(poisoned.trigger(unit_images(test)))
     axes = []
     for number, view in enumerate((augment.identity, *AUGMENTATIONS.values())):
         views = scale.views if number else 1
-        label = lambda x, view=view, views=views: selftraining.pseudo_label(
-            key_study, classifier, x, view, views=views
+        label = functools.partial(
+            selftraining.pseudo_label, key_study, classifier, view, views=views
         )
         hit, hijacked = label(test).labels == truth, label(triggered).labels == TARGET
         axes.append((jnp.mean(hit), jnp.mean(hijacked, where=truth != TARGET)))
-    return found | {"study": np.array(axes)}
+    return arrays | {"study": np.array(axes)}
 
 
 def student(
-    setting: Setting, name: str, teacher: Arrays, encoder: Arrays, pool: Array, key
+    key: Array, setting: Setting, name: str, teacher: Arrays, encoder: Arrays, pool: Array
 ) -> Arrays:
-    """Return the rates of a student, and of the labels that it was trained on."""
+    """Train a student on the labels of a teacher.
+
+    Args:
+      key: of the repeat.
+      setting: of the attack.
+      name: "vanilla" or "proposed".
+      teacher: arrays of the stage.
+      encoder: arrays of the encoder to start from, none for a random start.
+      pool: unlabelled images.
+
+    Returns:
+      "rates" of the student, and "labels": how many labels of the labelled rows were true as it
+      saw them, and how many the attack's.
+    """
     images, model, scale = setting.images, setting.model, setting.scale
-    poisoned, _ = _poisoned(setting, key)
+    poisoned, _ = _poisoned(key, setting)
     pixels = stored(poisoned.images)
     vanilla = name == "vanilla"
-    chosen = int(teacher["strength/chosen"])
+    chosen = int(teacher["choice/chosen"])
     view = augment.identity if vanilla or chosen < 0 else list(AUGMENTATIONS.values())[chosen]
     relabel = functools.partial(
         selftraining.pseudo_label,
@@ -210,25 +254,25 @@ def student(
 
     def train(key, seen, targets, weight):
         keep = np.flatnonzero(np.asarray(weight))
-        told = seen[keep], targets[keep], scale.student_epochs, encoder
-        return network(model, _trained(setting, key, *told))
+        variables = _trained(key, setting, seen[keep], targets[keep], scale.student_epochs, encoder)
+        return network(model, variables)
 
     result = selftraining.self_train(
         jax.random.fold_in(key, 2),
         train,
+        relabel,
         pixels,
         poisoned.labels,
         pool,
-        relabel,
         classes=model.classes,
         labelled="kept" if vanilla else "refined",
         teacher=network(model, tree_of("variables", teacher)),
     )
-    given = poisoned.labels if vanilla else result.labels[0].labels[: len(pixels)]
+    seen_labels = poisoned.labels if vanilla else result.labels[0].labels[: len(pixels)]
     bad = poisoned.is_poisoned
     labels = [
-        jnp.mean(given == images.labels, where=~bad),
-        jnp.mean(given == TARGET, where=bad & (images.labels != TARGET)),
+        jnp.mean(seen_labels == images.labels, where=~bad),
+        jnp.mean(seen_labels == TARGET, where=bad & (images.labels != TARGET)),
     ]
     return {
         "rates": _rates(setting, result.student, poisoned.trigger),
@@ -236,27 +280,36 @@ def student(
     }
 
 
-def removal(setting: Setting, teacher: Arrays, key) -> Arrays:
-    """Return the rates of a network trained without the rows that MSPC flags."""
+def removal(key: Array, setting: Setting, teacher: Arrays) -> Arrays:
+    """Train a network without the rows that MSPC flags.
+
+    Args:
+      key: of the repeat.
+      setting: of the attack.
+      teacher: arrays of the stage.
+
+    Returns:
+      "rates" of the network, and "flagged", the shares of poisoned and of clean rows.
+    """
     model, scale = setting.model, setting.scale
-    poisoned, _ = _poisoned(setting, key)
+    poisoned, _ = _poisoned(key, setting)
     pixels = stored(poisoned.images)
     logits_fn = network(model, tree_of("variables", teacher))
-    found = backdoor.identify(logits_fn, unit_images(pixels), config=scale.identify)
-    flags, bad = np.asarray(found.is_backdoor), np.asarray(poisoned.is_poisoned)
+    identified = backdoor.identify(logits_fn, unit_images(pixels), config=scale.identify)
+    flags, bad = np.asarray(identified.is_backdoor), np.asarray(poisoned.is_poisoned)
     rows = np.flatnonzero(~flags)
     if not len(rows):
         rows = np.arange(len(flags))
     rows = np.resize(rows, len(flags))
     key_train = jax.random.fold_in(key, 3)
-    variables = _trained(setting, key_train, pixels[rows], poisoned.labels[rows], scale.epochs, {})
+    variables = _trained(key_train, setting, pixels[rows], poisoned.labels[rows], scale.epochs, {})
     return {
         "rates": _rates(setting, network(model, variables), poisoned.trigger),
         "flagged": np.array([flags[bad].mean(), flags[~bad].mean()]),
     }
 
 
-def _poisoned(setting: Setting, key) -> tuple[backdoor.attacks.Poisoned, int]:
+def _poisoned(key: Array, setting: Setting) -> tuple[backdoor.attacks.Poisoned, int]:
     """Return the labelled set after the attack, and how many of its rows a teacher sees."""
     images = setting.images
     unit, labels = unit_images(images.train), images.labels
@@ -273,9 +326,9 @@ def _poisoned(setting: Setting, key) -> tuple[backdoor.attacks.Poisoned, int]:
         setting.attack,
         unit,
         labels,
-        setting.scale.ratio,
-        setting.model.classes,
-        clean_fn,
+        ratio=setting.scale.ratio,
+        classes=setting.model.classes,
+        clean_fn=clean_fn,
     )
     return poisoned, kept
 
@@ -297,13 +350,18 @@ def _probe(setting: Setting, params: PyTree) -> float:
     images, model, scale = setting.images, setting.model, setting.scale
     batch_size = min(scale.batch_size, len(images.pool))
     variables = population_statistics(model, params, images.pool, batch_size=batch_size)
-    features = lambda x: np.asarray(row_features(variables, unit_images(x), model=model).pooled)
+
+    def features(rows):
+        return np.asarray(row_features(variables, unit_images(rows), model=model).pooled)
+
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
     classifier.fit(features(images.train), np.asarray(images.labels))
     return float(classifier.score(features(images.test), np.asarray(images.test_labels)))
 
 
-def _trained(setting: Setting, key, pixels, targets, epochs: float, encoder: Arrays) -> PyTree:
+def _trained(
+    key: Array, setting: Setting, pixels, targets, epochs: float, encoder: Arrays
+) -> PyTree:
     """Return the variables of a classifier trained on labels `[row]` or their probabilities."""
     rows, model = len(pixels), setting.model
     batch_size = min(setting.scale.batch_size, rows)
@@ -327,11 +385,13 @@ def _trained(setting: Setting, key, pixels, targets, epochs: float, encoder: Arr
 
 # Kept, as compiled programs are known by these objects.
 @functools.lru_cache(maxsize=8)
-def _simclr(model: nn.Module):
+def _encoder_loss(model: nn.Module):
+    """Return the loss of SimCLR of an encoder and a head."""
+
     def embed(params, views):
         apply: Any = model.apply
         variables = {"params": params["encoder"]}
         (_, pooled), _ = apply(variables, views, train=True, mutable=["batch_stats"])
         return selftraining.project(params["head"], pooled)
 
-    return selftraining.simclr(embed)
+    return selftraining.simclr_loss(embed)

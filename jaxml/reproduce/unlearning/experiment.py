@@ -15,25 +15,33 @@ from jaxml.data.folder import named_folder
 from jaxml.data.questions import ChoiceQuestion, load_choice_questions
 from jaxml.data.text import TextCorpus, load_books
 from jaxml.models import llama
-from jaxml.models.llama.decoder import parameter_shapes
+from jaxml.models.llama.decoder import is_shape, parameter_shapes
 from jaxml.output.report import Report
-from jaxml.output.stages import Arrays, Stages, of_seed, tree_of
+from jaxml.output.stages import Arrays, SeedStages, Stages, tree_of
 from jaxml.reproduce.language.books import train_tokenizer
+from jaxml.reproduce.language.methods import METHODS
+from jaxml.reproduce.language.setting import Scale, Setting, library_of, small_decoder
+from jaxml.reproduce.language.training import trained
 from jaxml.reproduce.unlearning import stages as work
-from jaxml.reproduce.unlearning.report import Found, report
+from jaxml.reproduce.unlearning.report import Results, report
 
 
 class Size(NamedTuple):
-    """Of a study of a decoder that is trained from nothing."""
+    """Size of a study of a decoder that is trained from nothing.
+
+    Attributes:
+      decoder: shape of the network.
+      scale: size of the runs.
+    """
 
     decoder: llama.LlamaConfig
-    scale: work.Scale
+    scale: Scale
 
 
 SCALES = {
     "quick": Size(
-        work.small_decoder(vocabulary=512, width=64, layers=2, heads=2),
-        work.Scale(
+        small_decoder(vocab_size=512, hidden_size=64, num_layers=2, num_heads=2),
+        Scale(
             length=64,
             prompt=16,
             forget=8,
@@ -46,8 +54,8 @@ SCALES = {
         ),
     ),
     "standard": Size(
-        work.small_decoder(vocabulary=1024, width=128, layers=4, heads=4),
-        work.Scale(
+        small_decoder(vocab_size=1024, hidden_size=128, num_layers=4, num_heads=4),
+        Scale(
             length=128,
             prompt=32,
             forget=16,
@@ -60,8 +68,8 @@ SCALES = {
         ),
     ),
     "paper": Size(
-        work.small_decoder(vocabulary=32_000, width=2048, layers=16, heads=16),
-        work.Scale(
+        small_decoder(vocab_size=32_000, hidden_size=2048, num_layers=16, num_heads=16),
+        Scale(
             length=512,
             prompt=128,
             forget=32,
@@ -77,7 +85,7 @@ SCALES = {
 # The methods that growing sets and successive requests are measured for.
 FOLLOWED = ("NPO", "RMU")
 # SmolLM2 has 135 million parameters, which two cores train at some hundred tokens a second.
-PRETRAINED = work.Scale(
+PRETRAINED = Scale(
     length=128,
     prompt=32,
     forget=8,
@@ -108,9 +116,9 @@ def experiment(settings, stages: Stages, progress) -> Report:
             title="A decoder trained from nothing",
             start=lambda key: llama.init(key, decoder),
             decoder=decoder,
-            tokenizer=train_tokenizer(corpus.texts[:2], decoder.vocabulary),
+            tokenizer=train_tokenizer(corpus.texts[:2], decoder.vocab_size),
             scale=scale,
-            methods=tuple(work.METHODS),
+            methods=tuple(METHODS),
             followed=FOLLOWED,
         )
     ]
@@ -121,9 +129,9 @@ def experiment(settings, stages: Stages, progress) -> Report:
     elif settings.scale != "quick":
         missing.append(MISSING)
     progress.update(bar, total=sum(study.scale.seeds * _stages(study) for study in studies))
-    found = [_run(study, corpus, settings, stages, progress, bar) for study in studies]
+    results = [_run(study, corpus, settings, stages, progress, bar) for study in studies]
     progress.update(bar, description="unlearning: done")
-    whole = report(found)
+    whole = report(results)
     return dataclasses.replace(whole, parts=(*whole.parts, *missing))
 
 
@@ -133,10 +141,10 @@ class Study(NamedTuple):
     Attributes:
       name: of its stages; the first study needs none.
       title: of its part of the report.
-      start: parameters before the training, of a key.
-      decoder: shape of it.
-      tokenizer: of it.
-      scale: of the runs.
+      start: function of a key to the parameters before the training.
+      decoder: shape of the network.
+      tokenizer: of the decoder.
+      scale: size of the runs.
       methods: names of `METHODS`.
       followed: those with growing sets and successive requests.
       questions: multiple-choice questions that show its utility.
@@ -147,7 +155,7 @@ class Study(NamedTuple):
     start: Callable[[Key[Array, ""]], PyTree]
     decoder: llama.LlamaConfig
     tokenizer: Any
-    scale: work.Scale
+    scale: Scale
     methods: Sequence[str]
     followed: Sequence[str] = ()
     questions: Sequence[ChoiceQuestion] = ()
@@ -182,8 +190,8 @@ def _stages(study: Study) -> int:
     return 4 + len(study.methods) + len(study.followed) * study.scale.folds
 
 
-def _run(study: Study, corpus: TextCorpus, settings, stages: Stages, progress, bar) -> Found:
-    scale, found = study.scale, []
+def _run(study: Study, corpus: TextCorpus, settings, stages: Stages, progress, bar) -> Results:
+    scale = study.scale
     inputs = {
         "study": study.name,
         "scale": dataclasses.asdict(scale),
@@ -191,47 +199,52 @@ def _run(study: Study, corpus: TextCorpus, settings, stages: Stages, progress, b
         "books": corpus.texts[:2],
         "questions": [dataclasses.asdict(question) for question in study.questions],
     }
-    passages = []
-    for seed in range(scale.seeds):
-        books = work.library_of(scale, corpus, study.tokenizer, settings.seed + seed)
-        passages.append(books.forget_passages[0])
-        setting = work.Setting(books, study.decoder, scale, study.questions, SUBJECT)
+
+    libraries = [
+        library_of(scale, corpus, study.tokenizer, settings.seed + seed)
+        for seed in range(scale.seeds)
+    ]
+
+    def measured(seed: int) -> dict[str, Arrays]:
+        setting = Setting(libraries[seed], study.decoder, scale, study.questions, SUBJECT)
         title = f"unlearning: {study.name}seed {seed + 1} of {scale.seeds}"
-        run, scratch = of_seed(stages, inputs, seed, progress, bar, title, study.name)
+        stored = SeedStages(stages, inputs, seed, progress, bar, title, study.name)
         key = jax.random.fold_in(jax.random.key(settings.seed), seed)
-        found.append(_one_seed(study, setting, run, scratch, key))
-    source = (
-        f"{corpus.source}; {scale.forget} chunks of {scale.length} tokens of "
-        f"{corpus.names[0]!r} to forget, as many held out, {scale.retain} of "
-        f"{corpus.names[1]!r} to retain"
-    )
-    shapes = jax.tree.leaves(
-        parameter_shapes(study.decoder), is_leaf=lambda leaf: isinstance(leaf, tuple)
-    )
-    size = sum(map(math.prod, shapes))
-    return Found(
-        study.title, source, size, scale, study.methods, study.followed, found, passages[0]
+        return _one_seed(study, setting, stored.run, stored.scratch, key)
+
+    shapes = jax.tree.leaves(parameter_shapes(study.decoder), is_leaf=is_shape)
+    return Results(
+        title=study.title,
+        source=(
+            f"{corpus.source}; {scale.forget} chunks of {scale.length} tokens of "
+            f"{corpus.names[0]!r} to forget, as many held out, {scale.retain} of "
+            f"{corpus.names[1]!r} to retain"
+        ),
+        size=sum(map(math.prod, shapes)),
+        scale=scale,
+        methods=study.methods,
+        followed=study.followed,
+        seeds=[measured(seed) for seed in range(scale.seeds)],
+        passage=libraries[0].forget_passages[0],
     )
 
 
-def _one_seed(study: Study, setting: work.Setting, run, scratch, key) -> dict[str, Arrays]:
+def _one_seed(study: Study, setting: Setting, run, scratch, key) -> dict[str, Arrays]:
     """Return what is measured of each model, by its name."""
     parts: dict[str, Arrays] = {}
     models = {}
     key_start, key_unlearn = jax.random.split(key)
     for name in ("target", "retrained"):
-        train = functools.partial(
-            work.trained, setting, name, study.start, scratch(name), key_start
-        )
+        train = functools.partial(trained, setting, name, study.start, scratch(name), key_start)
         models[name] = tree_of("params", run(f"model {name}", train))
         parts[name] = run(name, functools.partial(work.measured, setting, models[name]))
     target = models["target"]
     for name in study.methods:
-        method = work.METHODS[name]
+        method = METHODS[name]
         make = functools.partial(work.unlearned, setting, method, target, key_unlearn)
         parts[name] = run(name, make)
     for name in study.followed:
-        method = work.METHODS[name]
+        method = METHODS[name]
         for folds in range(1, study.scale.folds):
             make = functools.partial(work.grown, setting, method, target, folds, key_unlearn)
             parts[f"{name} {folds}"] = run(f"{name}, {folds} folds", make)

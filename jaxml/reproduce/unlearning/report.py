@@ -26,8 +26,8 @@ AXES = {
 NEAR, KEPT = 0.1, 0.9
 
 
-class Found(NamedTuple):
-    """What a study of one decoder found.
+class Results(NamedTuple):
+    """What a study of one decoder measured.
 
     Attributes:
       title: of its part of the report.
@@ -50,7 +50,7 @@ class Found(NamedTuple):
     passage: Passage
 
 
-def report(studies: Sequence[Found]) -> Report:
+def report(studies: Sequence[Results]) -> Report:
     """Return tables and figures of each study; bare numbers of all by their number of parameters.
 
     Args:
@@ -65,14 +65,14 @@ def report(studies: Sequence[Found]) -> Report:
     )
 
 
-def _study(study: Found) -> tuple[list[str | Table | Figure], dict[str, Any]]:
-    found, scale = study.seeds, study.scale
+def _study(study: Results) -> tuple[list[str | Table | Figure], dict[str, Any]]:
+    seeds, scale = study.seeds, study.scale
     names = ("target", "retrained", *study.methods)
-    values = {name: _axes(found, name) for name in names}
-    at_once = {name: _grown(found, name, scale) for name in study.followed}
-    requests = {name: _requested(found, name) for name in study.followed}
-    chosen = {name: of["choices"] for name, of in found[0].items() if "choices" in of}
-    spread = f", mean ± deviation of {len(found)} seeds" if len(found) > 1 else ""
+    values = {name: _axes(seeds, name) for name in names}
+    at_once = {name: _grown(seeds, name, scale) for name in study.followed}
+    requests = {name: _requested(seeds, name) for name in study.followed}
+    chosen = {name: part["choices"] for name, part in seeds[0].items() if "choices" in part}
+    spread = f", mean ± deviation of {len(seeds)} seeds" if len(seeds) > 1 else ""
     claimed = [name for name in ("NPO", "RMU") if name in values]
     parts: list[str | Table | Figure] = [
         f"{study.title}, {study.size:,} parameters. Books: {study.source}. It learns the chunks "
@@ -92,10 +92,10 @@ def _study(study: Found) -> tuple[list[str | Table | Figure], dict[str, Any]]:
     if study.followed:
         title = "Larger forget sets at once, and folds on request one after another"
         parts.append(Figure(f"growth-{study.size}", title, _growth(at_once, requests, scale)))
-    parts.append(_samples_table(found[0], study.passage, names))
+    parts.append(_samples_table(seeds[0], study.passage, names))
     return parts, {
         "source": study.source,
-        "seeds": len(found),
+        "seeds": len(seeds),
         "axes": {name: dict(zip(AXES, v.T, strict=True)) for name, v in values.items()},
         "choices": chosen,
         "growth": at_once,
@@ -103,10 +103,10 @@ def _study(study: Found) -> tuple[list[str | Table | Figure], dict[str, Any]]:
     }
 
 
-def _axes(found, name: str) -> np.ndarray:
+def _axes(seeds, name: str) -> np.ndarray:
     """Return the axes of each seed, `[seed, axis]`."""
     rows = []
-    for parts in found:
+    for parts in seeds:
         own, retrained = parts[name], parts["retrained"]
         scores = [own["forget_scores"], own["holdout_scores"]]
         scores += [retrained["forget_scores"], retrained["holdout_scores"]]
@@ -117,7 +117,7 @@ def _axes(found, name: str) -> np.ndarray:
 
 
 def _axes_table(values, spread) -> Table:
-    rows = [(name, *map(_text, of.T)) for name, of in values.items()]
+    rows = [(name, *map(_text, axes.T)) for name, axes in values.items()]
     return Table(f"What each model knows{spread}", ("model", *AXES.values()), tuple(rows))
 
 
@@ -165,10 +165,10 @@ def _claims_table(values, followed, spread) -> Table:
 
 def _trade_off(values) -> bytes:
     figure, axes = plots.new_figure(6.5, 4.6)
-    for i, (name, of) in enumerate(values.items()):
+    for i, (name, own) in enumerate(values.items()):
         # The colours come again after ten.
         marker = "*" if name in ("target", "retrained") else "osD"[i // 10]
-        axes.plot(of[:, 0], of[:, 3], marker, label=name)
+        axes.plot(own[:, 0], own[:, 3], marker, label=name)
     axes.set(xlabel="VerbMem on the forget book", ylabel="KnowMem on the retain book")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return plots.png(figure)
@@ -177,9 +177,9 @@ def _trade_off(values) -> bytes:
 def _growth(at_once, requests, scale) -> bytes:
     share = np.arange(1, scale.folds + 1) / scale.folds
     panels = []
-    for title, of in (("at once", at_once), ("one after another", requests)):
+    for title, series in (("at once", at_once), ("one after another", requests)):
         lines, bands = {}, {}
-        for name, values in of.items():
+        for name, values in series.items():
             for axis, label in ((0, "VerbMem, forget"), (1, "KnowMem, retain")):
                 mean, spread = values[..., axis].mean(0), deviation(values[..., axis], 0)
                 lines[f"{name}: {label}"] = (share, mean)
@@ -196,16 +196,20 @@ def _growth(at_once, requests, scale) -> bytes:
     return plots.curves(panels)
 
 
-def _grown(found, name: str, scale) -> np.ndarray:
+def _grown(seeds, name: str, scale) -> np.ndarray:
     """Return recitation of what is forgotten and utility, `[seed, fold, 2]`."""
     series = [*(f"{name} {folds}" for folds in range(1, scale.folds)), name]
-    pick = lambda part: (part["verbatim"][0], part["knowledge"][1])
-    return np.array([[pick(parts[key]) for key in series] for parts in found])
+    return np.array(
+        [
+            [(parts[key]["verbatim"][0], parts[key]["knowledge"][1]) for key in series]
+            for parts in seeds
+        ]
+    )
 
 
-def _requested(found, name: str) -> np.ndarray:
+def _requested(seeds, name: str) -> np.ndarray:
     """Return the same after each request, `[seed, request, 2]`."""
-    parts = [of[f"{name} requests"] for of in found]
+    parts = [parts[f"{name} requests"] for parts in seeds]
     return np.array([np.stack([p["verbatim"][:, 0], p["knowledge"][:, 1]], 1) for p in parts])
 
 

@@ -3,7 +3,7 @@
 from jaxml.unlearning.attacks._gcg import Attacked as Attacked
 from jaxml.unlearning.attacks._gcg import gcg as gcg
 from jaxml.unlearning.attacks._objective import attack_objective as attack_objective
-from jaxml.unlearning.attacks._prefix import prefix as prefix
-from jaxml.unlearning.attacks._quantise import quantise as quantise
+from jaxml.unlearning.attacks._prepend import prepend as prepend
+from jaxml.unlearning.attacks._quantize import quantize as quantize
 from jaxml.unlearning.attacks._relearn import Relearned as Relearned
 from jaxml.unlearning.attacks._relearn import relearn as relearn

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Key
 
+from jaxml import checks
 from jaxml.tracing import as_partial, known
-from jaxml.unlearning._validate import check_counts, check_floating
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["suffix", "history"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Attacked:
     """Result of a search for a suffix.
@@ -62,6 +60,9 @@ def gcg(
         suffix may stay.
       batch_size: candidates evaluated at once.
 
+    Returns:
+      Suffix and history.
+
     Raises:
       ValueError: an empty suffix, tokens beyond the vocabulary, embeddings that are not finite,
         no token allowed, a number out of range, or an objective that is not a scalar.
@@ -69,7 +70,7 @@ def gcg(
     Source: Zou et al., "Universal and transferable adversarial attacks on aligned language
     models" (2023), algorithm 1.
     """
-    check_counts(steps=steps, candidates=candidates, top_k=top_k, batch_size=batch_size)
+    checks.counts(steps=steps, candidates=candidates, top_k=top_k, batch_size=batch_size)
     _check_tokens(embedding, suffix, allowed, top_k)
     if allowed is None:
         allowed = jnp.ones(len(embedding), bool)
@@ -105,7 +106,7 @@ def _gcg(key, objective, embedding, suffix, allowed, *, steps, candidates, top_k
 
     first = value_of(suffix)
     if first.shape:
-        raise ValueError(f"objective: returns shape {first.shape}; accepted is a scalar")
+        raise checks.refused("objective", objective, "a scalar", holds=f"shape {first.shape}")
     numbers = jnp.arange(steps, dtype=jnp.uint32)
     (suffix, _), history = lax.scan(step, (suffix, first), numbers)
     return Attacked(suffix, jnp.concatenate([first[None], history]))
@@ -159,24 +160,18 @@ def exchanges(
 
 
 def _check_tokens(embedding: Array, suffix: Array, allowed: Array | None, top_k: int) -> None:
-    check_floating(embedding=embedding)
-    if embedding.ndim != 2:
-        raise ValueError(f"embedding: shape {embedding.shape}; accepted is [vocabulary, width]")
-    if not known(embedding, lambda x: jnp.all(jnp.isfinite(x))):
-        raise ValueError("embedding: NaN or infinite; accepted are finite numbers")
+    checks.floating(embedding=embedding)
+    checks.axes("vocabulary width", embedding=embedding)
+    checks.finite(embedding=embedding)
     vocabulary = len(embedding)
-    if suffix.ndim != 1 or not suffix.size or not jnp.issubdtype(suffix.dtype, jnp.integer):
-        found = f"{suffix.dtype}{list(suffix.shape)}"
-        raise ValueError(f"suffix: {found}; accepted are integers [position], 1 or more")
-    if not known(suffix, lambda x: jnp.all((x >= 0) & (x < vocabulary))):
-        raise ValueError(f"suffix: {suffix}; accepted are tokens from 0 to {vocabulary - 1}")
+    checks.integers(suffix=suffix)
+    checks.axes("position", suffix=suffix)
+    checks.values_within(0, vocabulary - 1, suffix=suffix)
     if top_k > vocabulary:
-        raise ValueError(f"top_k={top_k}: accepted is up to {vocabulary}, the vocabulary")
+        raise checks.refused("top_k", top_k, f"1 to {vocabulary}, the vocabulary")
     if allowed is None:
         return
     if allowed.shape != (vocabulary,) or allowed.dtype != jnp.bool_:
-        raise ValueError(
-            f"allowed: {allowed.dtype}{list(allowed.shape)}; accepted is bool[{vocabulary}]"
-        )
+        raise checks.refused("allowed", allowed, f"bool[{vocabulary}]")
     if not known(allowed, jnp.any):
-        raise ValueError("allowed: no token; accepted is 1 or more")
+        raise checks.refused("allowed", allowed, "1 token or more", holds="no token")

@@ -6,20 +6,21 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
+from jaxml import checks
 from jaxml.tracing import as_partial
+from jaxml.unlearning._counted import counted_mean
 from jaxml.unlearning._log_prob import token_log_prob
 from jaxml.unlearning._objectives import Scalar
-from jaxml.unlearning._unlearn_loss import Sequences, check_texts
-from jaxml.unlearning._validate import check_alike, check_floating
+from jaxml.unlearning._sequences import Texts, check_texts, sequences
 
 
 def attack_objective(
     apply: Callable[[Array, Array], tuple[Array, Array]],
     embedding: Float[Array, "vocabulary width"],
-    prompts: Sequences,
-    targets: Sequences,
+    prompts: Texts,
+    targets: Texts,
     *,
-    behind: Sequences | None = None,
+    behind: Texts | None = None,
     reference: Callable[[Array, Array], Array] | None = None,
     weight: Scalar = 1.0,
 ) -> Partial:
@@ -37,7 +38,8 @@ def attack_objective(
         `[row, time, state]` of the attacked model. Let it be a `jax.tree_util.Partial` of the
         parameters, so that a compiled search serves other models too.
       embedding: of all tokens, `[vocabulary, width]`.
-      prompts: one a row, padded at the left with the mask False.
+      prompts: one a row, padded at the left with the mask False; these and all other texts are
+        `Sequences`, or plain tokens `[row, time]`, all of which count.
       targets: the wanted answer to each prompt, of one token or more, padded at the right.
       behind: what comes between suffix and target, one a row, unpadded: the end of a chat
         template, or the prompt itself, where `prompts` are first tokens: a suffix in front.
@@ -55,19 +57,21 @@ def attack_objective(
     Source: Łucki et al., "An adversarial perspective on machine unlearning for AI safety"
     (2024), and Zou et al. (2023).
     """
-    check_floating(embedding=embedding)
+    checks.floating(embedding=embedding)
+    checks.axes("vocabulary width", embedding=embedding)
     named = {"prompts": prompts, "behind": behind, "targets": targets}
-    named = {name: texts for name, texts in named.items() if texts is not None}
-    for name, texts in named.items():
+    parts = {name: sequences(texts) for name, texts in named.items() if texts is not None}
+    rows = len(parts["prompts"])
+    for name, texts in parts.items():
         check_texts(name, texts, vocabulary=len(embedding), shortest=1)
-        if len(texts.tokens) != len(prompts.tokens):
-            raise ValueError(f"{name}: {len(texts.tokens)} rows; prompts has {len(prompts.tokens)}")
+        if len(texts) != rows:
+            raise checks.refused(name, texts.tokens, f"{rows} rows, as many as prompts")
     return Partial(
         _objective,
         as_partial(apply),
         None if reference is None else as_partial(reference),
-        [(embedding[texts.tokens], texts.mask) for texts in named.values()],
-        targets.tokens,
+        [(embedding[texts.tokens], texts.mask) for texts in parts.values()],
+        parts["targets"].tokens,
         jnp.asarray(weight, embedding.dtype),
     )
 
@@ -81,18 +85,15 @@ def _objective(apply, reference, parts, target_tokens, weight, suffix: Array) ->
     )
     logits, hidden = apply(embedded, mask)
     counted = later[-1][1]
-    given = mask.shape[1] - counted.shape[1]
-    # The last position of what is given predicts the first token of the target.
+    start = mask.shape[1] - counted.shape[1]
+    # The last position before the target predicts its first token.
     tokens = jnp.pad(target_tokens, ((0, 0), (1, 0)))
-    loss = -jnp.mean(_row_mean(token_log_prob(logits[:, given - 1 :], tokens), counted))
+    logp = token_log_prob(logits[:, start - 1 :], tokens)
+    loss = -jnp.mean(counted_mean(logp, counted, name="targets", axis=-1))
     if reference is None:
         return loss
     wanted = reference(embedded, mask)
-    check_alike(hidden=hidden, reference=wanted)
+    checks.same_shape(hidden=hidden, reference=wanted)
     square = jnp.sum(jnp.square(hidden - wanted), axis=-1)
-    return loss + weight * jnp.mean(_row_mean(square[:, :given], mask[:, :given]))
-
-
-def _row_mean(values: Array, mask: Array) -> Array:
-    count = jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(values.dtype)
-    return jnp.sum(jnp.where(mask, values, 0), axis=-1) / count
+    distance = counted_mean(square[:, :start], mask[:, :start], name="hidden states", axis=-1)
+    return loss + weight * jnp.mean(distance)

@@ -7,15 +7,15 @@ import jax
 import optax
 from jaxtyping import Array, Float, Key, PyTree
 
+from jaxml import checks
 from jaxml.unlearning._log_prob import token_log_prob
 from jaxml.unlearning._optimise import adamw, minimise
-from jaxml.unlearning._unlearn_loss import OfTokens, Sequences, check_texts, draw_rows, mean_nll
-from jaxml.unlearning._validate import check_counts, check_positive
+from jaxml.unlearning._problem import OfTokens
+from jaxml.unlearning._sequences import Texts, check_texts, draw_rows, sequences
+from jaxml.unlearning._token_objectives import mean_nll
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["params", "history"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Relearned:
     """Result of relearning.
@@ -31,9 +31,9 @@ class Relearned:
 
 def relearn(
     key: Key[Array, ""],
-    params: PyTree,
     apply: OfTokens,
-    texts: Sequences,
+    params: PyTree,
+    texts: Texts,
     *,
     steps: int = 100,
     batch_size: int = 4,
@@ -47,22 +47,27 @@ def relearn(
 
     Args:
       key: of the batches; consumed.
-      params: pytree of what is trained.
       apply: function of parameters and tokens `[row, time]`, to logits of the next tokens
         `[row, time, vocabulary]`. Keep the object, as a compiled loop is known by it.
-      texts: those the attacker has, such as 20 rows of the forget set.
+      params: pytree of what is trained.
+      texts: those the attacker has, such as 20 rows of the forget set; `Sequences`, or plain
+        tokens `[row, time]`, all of which count.
       steps: of the optimizer.
       batch_size: texts in a step.
       learning_rate: of AdamW, constant; the default is for large models, small ones need 1e-3.
       optimizer: instead of AdamW without decay; keep the object, as `apply`.
+
+    Returns:
+      Parameters and the loss of each step.
 
     Raises:
       ValueError: a number out of range, no text, or a mask of another shape.
 
     Source: Fan et al., "Towards LLM unlearning resilient to relearning attacks" (ICML 2025).
     """
-    check_counts(steps=steps, batch_size=batch_size)
-    check_positive(learning_rate=learning_rate)
+    checks.counts(steps=steps, batch_size=batch_size)
+    checks.positive(learning_rate=learning_rate)
+    texts = sequences(texts)
     check_texts("texts", texts)
     return _relearn(
         key,
@@ -79,7 +84,8 @@ def relearn(
 def _relearn(key, params, texts, *, apply, steps, batch_size, optimizer) -> Relearned:
     def loss(params, key):
         batch = draw_rows(key, texts, batch_size)
-        return mean_nll(token_log_prob(apply(params, batch.tokens), batch.tokens), batch), {}
+        logp = token_log_prob(apply(params, batch.tokens), batch.tokens)
+        return mean_nll(logp, batch.mask[:, 1:]), {}
 
     params, history = minimise(key, params, loss, steps=steps, optimizer=optimizer)
     return Relearned(params, history["loss"])

@@ -12,7 +12,7 @@ from jaxml.unlearning.coreset._difficulty import keyword_density as keyword_dens
 from jaxml.unlearning.coreset._difficulty import loss as loss
 from jaxml.unlearning.coreset._difficulty import min_k as min_k
 from jaxml.unlearning.coreset._difficulty import perplexity as perplexity
-from jaxml.unlearning.coreset._geometry import k_centre as k_centre
+from jaxml.unlearning.coreset._geometry import k_center as k_center
 from jaxml.unlearning.coreset._geometry import moderate as moderate
 from jaxml.unlearning.coreset._grand import grand as grand
 from jaxml.unlearning.coreset._select import random as random

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
+from jaxml import checks
 from jaxml.unlearning._counted import row_means
 from jaxml.unlearning._log_prob import checked_logits
-from jaxml.unlearning._validate import check_mask
 from jaxml.unlearning.metrics._membership import loss_score, min_k_prob
 
 
@@ -41,7 +41,7 @@ def el2n(
     training" (NeurIPS 2021), there for classes.
     """
     logits = checked_logits(logits, tokens)
-    check_mask(mask, tokens=tokens)
+    checks.mask(mask, tokens=tokens)
     vocabulary, following = logits.shape[-1], tokens[..., 1:, None]
     is_token = following == jnp.arange(vocabulary, dtype=tokens.dtype)
     others = jnp.where(is_token, 0, jax.nn.softmax(logits[..., :-1, :]))
@@ -60,6 +60,9 @@ def loss(
       logp: log-probability of each token, `[*chunk, token]`.
       mask: `[*chunk, token]`, True where a token counts.
 
+    Returns:
+      `[*chunk]`, in nats a token.
+
     Raises:
       ValueError: the shapes differ or a wrong dtype.
     """
@@ -74,6 +77,9 @@ def perplexity(
     Args:
       logp: log-probability of each token, `[*chunk, token]`.
       mask: `[*chunk, token]`, True where a token counts.
+
+    Returns:
+      `[*chunk]`, 1 or more.
 
     Raises:
       ValueError: the shapes differ or a wrong dtype.
@@ -93,6 +99,9 @@ def min_k(
       logp: log-probability of each token, `[*chunk, token]`.
       mask: `[*chunk, token]`, True where a token counts.
       fraction: of the tokens, above 0, 1 at most; 0.4 in MUSE.
+
+    Returns:
+      `[*chunk]`, in nats a token.
 
     Raises:
       ValueError: the shapes differ, a wrong dtype, or `fraction` is out of range.
@@ -119,6 +128,6 @@ def keyword_density(
     """
     hits = jnp.asarray(hits)
     if hits.dtype != jnp.bool_:
-        raise ValueError(f"hits: dtype {hits.dtype}; accepted is bool")
-    check_mask(mask, hits=hits)
+        raise checks.refused("hits", hits, f"bool{list(mask.shape)}")
+    checks.mask(mask, hits=hits)
     return row_means(hits.astype(float), mask)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxml.tracing import known
-from jaxml.unlearning._validate import check_counts, check_floating
+from jaxml import checks
 
 
 def moderate(
@@ -18,14 +17,14 @@ def moderate(
     clusters: int = 4,
     iterations: int = 100,
 ) -> Float[Array, " chunk"]:
-    """Return how near each chunk is to the typical distance from the centre of its cluster.
+    """Return how near each chunk is to the typical distance from the center of its cluster.
 
-    -|d - median of d in the cluster|, d the Euclidean distance from the centre. The method keeps
+    -|d - median of d in the cluster|, d the Euclidean distance from the center. The method keeps
     chunks that are neither central nor far out: `select(..., keep="top")`. Clusters are those of
     k-means, as texts have no classes.
 
     Args:
-      key: of the first centres; consumed.
+      key: of the first centers; consumed.
       features: `[chunk, width]`, such as the mean over tokens of the last hidden states; half
         precision is converted to float32.
       clusters: number of them, at most one a chunk.
@@ -42,28 +41,26 @@ def moderate(
     data-efficient deep learning" (ICLR 2023), there for classes.
     """
     features = _checked(features)
-    if not 1 <= clusters <= len(features):
-        raise ValueError(
-            f"clusters={clusters}: accepted are 1 to {len(features)}, the number of chunks"
-        )
-    check_counts(iterations=iterations)
+    checks.counts(clusters=clusters, iterations=iterations)
+    if clusters > len(features):
+        raise checks.refused("clusters", clusters, f"1 to {len(features)}, the number of chunks")
     return _moderate(key, features, clusters=clusters, iterations=iterations)
 
 
-def k_centre(
+def k_center(
     features: Float[Array, "chunk width"], *, first: int | Int[Array, ""] = 0
 ) -> Float[Array, " chunk"]:
-    """Return scores by which the top k are the first k centres of a farthest-first traversal.
+    """Return scores by which the top k are the first k centers of a farthest-first traversal.
 
-    Each centre is the chunk that is farthest from all before it. The largest distance of a chunk
+    Each center is the chunk that is farthest from all before it. The largest distance of a chunk
     from the first k is at most twice the smallest that any k chunks can reach.
 
     Args:
       features: `[chunk, width]`, as for `moderate`.
-      first: index of the first centre.
+      first: index of the first center.
 
     Returns:
-      `[chunk]`: the number of chunks for the first centre, 1 for the last.
+      `[chunk]`: the number of chunks for the first center, 1 for the last.
 
     Raises:
       ValueError: `first` is not a chunk, or `features` not floating-point, finite, of two axes.
@@ -73,28 +70,27 @@ def k_centre(
     approach" (ICLR 2018).
     """
     features = _checked(features)
-    if not known(first, lambda first: (first >= 0) & (first < len(features))):
-        raise ValueError(f"first={first}: accepted are 0 to {len(features) - 1}")
-    return _k_centre(features, jnp.asarray(first, jnp.int32))
+    checks.within(0, len(features) - 1, first=first)
+    return _k_center(features, jnp.asarray(first, jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnames=("clusters", "iterations"))
 def _moderate(key: Array, features: Array, *, clusters: int, iterations: int) -> Array:
-    centres, labels = k_means(key, features, clusters, iterations)
-    distance = jnp.sqrt(_square_distance(features, centres[labels]))
+    centers, labels = k_means(key, features, clusters, iterations)
+    distance = jnp.sqrt(_square_distance(features, centers[labels]))
     is_member = labels == jnp.arange(clusters, dtype=labels.dtype)[:, None]
     median = jnp.nanmedian(jnp.where(is_member, distance, jnp.nan), axis=1)
     return -jnp.abs(distance - median[labels])
 
 
 @jax.jit
-def _k_centre(features: Array, first: Array) -> Array:
+def _k_center(features: Array, first: Array) -> Array:
     def step(state, _):
-        nearest, centre = state
-        nearest = jnp.minimum(nearest, _square_distance(features, features[centre]))
-        # Chunks at the place of a centre are at distance 0, and the centre itself behind them.
-        nearest = nearest.at[centre].set(-jnp.inf)
-        return (nearest, jnp.argmax(nearest).astype(jnp.int32)), centre
+        nearest, center = state
+        nearest = jnp.minimum(nearest, _square_distance(features, features[center]))
+        # Chunks at the place of a center are at distance 0, and the center itself behind them.
+        nearest = nearest.at[center].set(-jnp.inf)
+        return (nearest, jnp.argmax(nearest).astype(jnp.int32)), center
 
     count = len(features)
     start = jnp.full(count, jnp.inf, features.dtype), first
@@ -106,7 +102,7 @@ def _k_centre(features: Array, first: Array) -> Array:
 def k_means(
     key: Array, features: Array, clusters: int, iterations: int
 ) -> tuple[Float[Array, "cluster width"], Int[Array, " chunk"]]:
-    """Return centres `[cluster, width]`, and the nearest one of each chunk, `[chunk]`.
+    """Return centers `[cluster, width]`, and the nearest one of each chunk, `[chunk]`.
 
     Lloyd's iterations from the start of k-means++. A cluster that loses all chunks stays where
     it is.
@@ -118,33 +114,33 @@ def k_means(
       iterations: all are made.
     """
 
-    def step(_, centres):
-        labels = _nearest(features, centres)
+    def step(_, centers):
+        labels = _nearest(features, centers)
         total = jax.ops.segment_sum(features, labels, clusters)
         members = jax.ops.segment_sum(jnp.ones(len(features), features.dtype), labels, clusters)
-        return jnp.where(members[:, None] > 0, total / jnp.maximum(members, 1)[:, None], centres)
+        return jnp.where(members[:, None] > 0, total / jnp.maximum(members, 1)[:, None], centers)
 
-    start = _first_centres(key, features, clusters)
-    centres = lax.fori_loop(0, iterations, step, start)
-    return centres, _nearest(features, centres)
+    start = _first_centers(key, features, clusters)
+    centers = lax.fori_loop(0, iterations, step, start)
+    return centers, _nearest(features, centers)
 
 
-def _first_centres(key: Array, features: Array, clusters: int) -> Array:
+def _first_centers(key: Array, features: Array, clusters: int) -> Array:
     """Chunks drawn by their squared distance from those drawn before (k-means++)."""
     key_first, key_others = jax.random.split(key)
     first = features[jax.random.randint(key_first, (), 0, len(features))]
 
     def step(nearest, key):
-        centre = features[jax.random.categorical(key, jnp.log(nearest))]
-        return jnp.minimum(nearest, _square_distance(features, centre)), centre
+        center = features[jax.random.categorical(key, jnp.log(nearest))]
+        return jnp.minimum(nearest, _square_distance(features, center)), center
 
     keys = jax.random.split(key_others, clusters - 1)
     _, others = lax.scan(step, _square_distance(features, first), keys)
     return jnp.concatenate([first[None], others])
 
 
-def _nearest(features: Array, centres: Array) -> Array:
-    square = _square_distance(features[:, None], centres)
+def _nearest(features: Array, centers: Array) -> Array:
+    square = _square_distance(features[:, None], centers)
     return jnp.argmin(square, axis=1).astype(jnp.int32)
 
 
@@ -153,9 +149,7 @@ def _square_distance(points: Array, others: Array) -> Array:
 
 
 def _checked(features: Array) -> Array:
-    check_floating(features=features)
-    if features.ndim != 2:
-        raise ValueError(f"features: shape {features.shape}; accepted is [chunk, width]")
-    if not known(features, lambda x: jnp.all(jnp.isfinite(x))):
-        raise ValueError("features: NaN or infinite; accepted are finite numbers")
+    checks.floating(features=features)
+    checks.axes("chunk width", features=features)
+    checks.finite(features=features)
     return features.astype(jnp.float32) if features.dtype.itemsize < 4 else features

@@ -8,16 +8,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from jaxml import checks
 from jaxml.unlearning._log_prob import sequence_log_prob
+from jaxml.unlearning._problem import OfTokens
+from jaxml.unlearning._sequences import Sequences, Texts, check_texts, sequences
 from jaxml.unlearning._sharpness import squared_norm
-from jaxml.unlearning._unlearn_loss import OfTokens, Sequences, check_texts
-from jaxml.unlearning._validate import check_counts
 
 
 def grand(
-    params: PyTree,
     apply: OfTokens,
-    texts: Sequences,
+    params: PyTree,
+    texts: Texts,
     *,
     leaves: Callable[[str], bool] | None = None,
     batch_size: int = 8,
@@ -30,10 +31,10 @@ def grand(
     several `params`. Gradients of a batch are held at once, of the chosen leaves only.
 
     Args:
-      params: of the model, a pytree of arrays `[...]`.
       apply: function of parameters and tokens `[row, time]`, to logits of the next tokens
         `[row, time, vocabulary]`. Keep the object, as a compiled loop is known by it.
-      texts: one chunk a row.
+      params: of the model, a pytree of arrays `[...]`.
+      texts: one chunk a row; `Sequences`, or plain tokens `[row, time]`, all of which count.
       leaves: function of the path of a leaf, such as "layers/down", to whether it is
         differentiated; all floating-point leaves by default, and no others in any case.
       batch_size: chunks at a time.
@@ -48,8 +49,9 @@ def grand(
     Source: Paul et al., "Deep learning on a data diet: finding important examples early in
     training" (NeurIPS 2021).
     """
+    texts = sequences(texts)
     check_texts("texts", texts)
-    check_counts(batch_size=batch_size)
+    checks.counts(batch_size=batch_size)
     chosen = _choose(params, leaves)
     return _grand(params, texts, apply=apply, chosen=chosen, batch_size=batch_size)
 
@@ -60,12 +62,14 @@ def _grand(params, texts: Sequences, *, apply: OfTokens, chosen: tuple[bool, ...
     trained = [leaf for leaf, take in zip(every, chosen, strict=True) if take]
 
     def nll(trained, tokens, mask):
-        given = iter(trained)
-        merged = [next(given) if take else leaf for leaf, take in zip(every, chosen, strict=True)]
+        rest = iter(trained)
+        merged = [next(rest) if take else leaf for leaf, take in zip(every, chosen, strict=True)]
         logits = apply(jax.tree.unflatten(structure, merged), tokens[None])
         return -sequence_log_prob(logits, tokens[None], mask[None])[0]
 
-    norm = lambda row: jnp.sqrt(squared_norm(jax.grad(nll)(trained, *row)))
+    def norm(row):
+        return jnp.sqrt(squared_norm(jax.grad(nll)(trained, *row)))
+
     return lax.map(norm, (texts.tokens, texts.mask), batch_size=batch_size)
 
 
@@ -81,5 +85,5 @@ def _choose(params: PyTree, leaves: Callable[[str], bool] | None) -> tuple[bool,
     )
     if not any(chosen):
         accepted = ", ".join(path for path, floating in paths.items() if floating) or "none there"
-        raise ValueError(f"leaves: chose none of params; accepted are some of {accepted}")
+        raise checks.refused("leaves", leaves, f"some of {accepted}", holds="none of params chosen")
     return chosen

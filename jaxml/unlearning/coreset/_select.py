@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from jaxml import checks
 from jaxml.tracing import known
-from jaxml.unlearning._validate import check_choice, check_counts, check_rows
 
 Keep = Literal["top", "bottom", "middle"]
 
@@ -19,7 +19,7 @@ def select(
     """Return the chunks that a score picks.
 
     They are the first of one order, so that a smaller fraction of the same scores picks a part
-    of them. The coreset is `jax.tree.map(lambda leaf: leaf[indices], forget)`.
+    of them. The coreset is `forget[indices]`.
 
     Args:
       scores: `[chunk]`, of any of these methods. Where a NaN cannot be seen, as under `jax.jit`,
@@ -37,10 +37,10 @@ def select(
         floating-point, not of one axis, or NaN.
     """
     check_selection(fraction, keep)
-    check_rows(scores=scores)
+    checks.rows(scores=scores)
     if not known(scores, lambda scores: ~jnp.any(jnp.isnan(scores))):
         missing = np.flatnonzero(np.isnan(np.asarray(scores, np.float64))).tolist()
-        raise ValueError(f"scores: NaN for chunks {missing[:10]}; accepted are numbers")
+        raise checks.refused("scores", scores, "numbers", holds=f"NaN for chunks {missing[:10]}")
     count = len(scores)
     return _order(scores, keep)[: max(1, round(fraction * count))]
 
@@ -60,15 +60,15 @@ def random(key: Key[Array, ""], count: int) -> Float[Array, " chunk"]:
     Raises:
       ValueError: `count` is not positive.
     """
-    check_counts(count=count)
+    checks.counts(count=count)
     return jax.random.permutation(key, jnp.arange(count, dtype=jnp.float32))
 
 
 def check_selection(fraction: float, keep: str) -> None:
     """Raise ValueError if `select` does not take these, before there are scores."""
-    check_choice(keep, get_args(Keep), "keep")
+    checks.choice(get_args(Keep), keep=keep)
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction={fraction}: accepted is above 0 and up to 1")
+        raise checks.refused("fraction", fraction, "above 0, 1 at most")
 
 
 def _order(scores: Array, keep: Keep) -> Array:

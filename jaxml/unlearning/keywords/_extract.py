@@ -1,7 +1,6 @@
 """The keywords of what is to be forgotten, against what is to be kept."""
 
 import dataclasses
-import functools
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,13 +10,13 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from jaxml.unlearning._validate import check_counts, check_positive
+from jaxml import checks
 from jaxml.unlearning.keywords._words import check_strings, words_of
 
 Extractor = Callable[[str], Sequence[str]]
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["scores"], meta_fields=["words"])
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Keywords:
     """All words of a forget set, the most typical first; ties in alphabetical order.
@@ -27,7 +26,7 @@ class Keywords:
       scores: float64 `[word]`, falling.
     """
 
-    words: tuple[str, ...]
+    words: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     scores: Float[np.ndarray, " word"]
 
 
@@ -48,22 +47,24 @@ def extract(
         language model. Of such, those that most chunks name come first, then those that stand
         earlier in a chunk; they may have several words.
 
+    Returns:
+      Different ones, `count` at most.
+
     Raises:
       ValueError: no text or no word, `count` is not positive, or the method is unknown or finds
         no keyword.
     """
-    check_counts(count=count)
+    checks.counts(count=count)
     if callable(method):
         check_strings(forget=forget, retain=retain)
         words = _most_named([method(text) for text in forget])
     elif method in ("log_odds", "tf_idf"):
         words = {"log_odds": log_odds, "tf_idf": tf_idf}[method](forget, retain).words
     else:
-        raise ValueError(
-            f"method={method!r}: accepted are 'log_odds', 'tf_idf' or a function of a chunk"
-        )
+        raise checks.refused("method", method, "'log_odds', 'tf_idf' or a function of a chunk")
     if not words:
-        raise ValueError(f"method: no keyword in {len(forget)} texts; accepted is one or more")
+        no_keyword = f"no keyword in {len(forget)} texts"
+        raise checks.refused("method", method, "one that has some", holds=no_keyword)
     return words[:count]
 
 
@@ -91,14 +92,17 @@ def log_odds(forget: Sequence[str], retain: Sequence[str], *, prior: float = 500
     Source: Monroe, Colaresi & Quinn, "Fightin' words: lexical feature selection and evaluation
     for identifying the content of political conflict" (Political Analysis 2008).
     """
-    check_positive(prior=prior)
+    checks.positive(prior=prior)
     f, r = (Counter(itertools.chain(*chunks)) for chunks in _tokenised(forget, retain))
     words = tuple(f)
     if len(f | r) < 2:
-        raise ValueError(f"forget and retain: {words[0]!r} alone; accepted are two words or more")
+        raise checks.refused("forget and retain", words[0], "two different words or more")
     in_forget, in_retain = (np.array([c[word] for word in words], float) for c in (f, r))
     a = prior * (in_forget + in_retain) / (f.total() + r.total())
-    logit = lambda count, total: np.log((count + a) / (total + prior - count - a))
+
+    def logit(count, total):
+        return np.log((count + a) / (total + prior - count - a))
+
     difference = logit(in_forget, f.total()) - logit(in_retain, r.total())
     return _sorted(words, difference / np.sqrt(1 / (in_forget + a) + 1 / (in_retain + a)))
 
@@ -112,6 +116,9 @@ def tf_idf(forget: Sequence[str], retain: Sequence[str]) -> Keywords:
     Args:
       forget: texts to be forgotten, one a chunk.
       retain: texts to be kept.
+
+    Returns:
+      The score of each word of the forget set.
 
     Raises:
       ValueError: no text, or no word in a set.
@@ -127,11 +134,11 @@ def tf_idf(forget: Sequence[str], retain: Sequence[str]) -> Keywords:
 def _tokenised(forget: Sequence[str], retain: Sequence[str]) -> tuple[list[list[str]], ...]:
     check_strings(forget=forget, retain=retain)
     sets = {"forget": forget, "retain": retain}
-    found = {name: [words_of(text) for text in texts] for name, texts in sets.items()}
-    for name, chunks in found.items():
+    words = {name: [words_of(text) for text in texts] for name, texts in sets.items()}
+    for name, chunks in words.items():
         if not any(chunks):
-            raise ValueError(f"{name}: no word in {len(chunks)} texts; accepted is one or more")
-    return tuple(found.values())
+            raise checks.refused(name, sets[name], "texts with one word or more")
+    return tuple(words.values())
 
 
 def _sorted(words: tuple[str, ...], scores: np.ndarray) -> Keywords:
@@ -139,8 +146,8 @@ def _sorted(words: tuple[str, ...], scores: np.ndarray) -> Keywords:
     return Keywords(tuple(words[place] for place in order), scores[order])
 
 
-def _most_named(found: list[Sequence[str]]) -> tuple[str, ...]:
-    lists = [dict.fromkeys(" ".join(words_of(word)) for word in words) for words in found]
+def _most_named(keywords: list[Sequence[str]]) -> tuple[str, ...]:
+    lists = [dict.fromkeys(" ".join(words_of(word)) for word in words) for words in keywords]
     # The first of every chunk, then the second: words named equally often stay in this order.
     ranked = itertools.chain(*itertools.zip_longest(*lists))
     return tuple(word for word, _ in Counter(filter(None, ranked)).most_common())

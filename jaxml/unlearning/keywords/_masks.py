@@ -7,41 +7,47 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Key
 
-from jaxml.unlearning._unlearn_loss import Sequences
-from jaxml.unlearning._validate import check_alike
+from jaxml import checks
+from jaxml.unlearning._sequences import Sequences, Texts, sequences
 
 Hits = Bool[Array | np.ndarray, "*set row time"]
 
 
-def keyword_mask(sequences: Sequences, hits: Hits) -> Sequences:
+def keyword_mask(texts: Texts, hits: Hits) -> Sequences:
     """Return the sequences with keywords alone to count, among the tokens that do.
 
     Args:
-      sequences: of one set, or of several in front.
+      texts: of one set, or of several in front; plain tokens `[*set, row, time]` all count.
       hits: `[*set, row, time]`, True for a token of a keyword, as of `token_hits`.
+
+    Returns:
+      The same tokens with another mask.
 
     Raises:
       ValueError: `hits` of another shape than the mask, or not bool.
     """
-    hits = _checked(sequences, hits)
-    return dataclasses.replace(sequences, mask=sequences.mask & hits)
+    texts, hits = _checked(texts, hits)
+    return dataclasses.replace(texts, mask=texts.mask & hits)
 
 
-def complement_mask(sequences: Sequences, hits: Hits) -> Sequences:
+def complement_mask(texts: Texts, hits: Hits) -> Sequences:
     """Return the sequences with all to count that did, but the keywords.
 
     Args:
-      sequences: of one set, or of several in front.
+      texts: of one set, or of several in front; plain tokens `[*set, row, time]` all count.
       hits: `[*set, row, time]`, as for `keyword_mask`.
+
+    Returns:
+      The same tokens with another mask.
 
     Raises:
       ValueError: `hits` of another shape than the mask, or not bool.
     """
-    hits = _checked(sequences, hits)
-    return dataclasses.replace(sequences, mask=sequences.mask & ~hits)
+    texts, hits = _checked(texts, hits)
+    return dataclasses.replace(texts, mask=texts.mask & ~hits)
 
 
-def random_mask(key: Key[Array, ""], sequences: Sequences, hits: Hits) -> Sequences:
+def random_mask(key: Key[Array, ""], texts: Texts, hits: Hits) -> Sequences:
     """Return the sequences with as many tokens to count as keywords would, drawn by chance.
 
     The control of `keyword_mask`: in each row the loss has the same number of terms. Any tokens
@@ -50,24 +56,27 @@ def random_mask(key: Key[Array, ""], sequences: Sequences, hits: Hits) -> Sequen
 
     Args:
       key: consumed.
-      sequences: of one set, or of several in front.
+      texts: of one set, or of several in front; plain tokens `[*set, row, time]` all count.
       hits: `[*set, row, time]`, as for `keyword_mask`.
+
+    Returns:
+      The same tokens with another mask.
 
     Raises:
       ValueError: `hits` of another shape than the mask, or not bool.
     """
-    hits = _checked(sequences, hits)
+    texts, hits = _checked(texts, hits)
     is_predicted = jnp.arange(hits.shape[-1], dtype=jnp.int32) > 0
-    eligible = sequences.mask & is_predicted
+    eligible = texts.mask & is_predicted
     count = jnp.sum(eligible & hits, axis=-1, keepdims=True, dtype=jnp.int32)
     lot = jnp.where(eligible, jax.random.uniform(key, hits.shape), jnp.inf)
     rank = jnp.argsort(jnp.argsort(lot, axis=-1), axis=-1).astype(jnp.int32)
-    return dataclasses.replace(sequences, mask=rank < count)
+    return dataclasses.replace(texts, mask=rank < count)
 
 
-def _checked(sequences: Sequences, hits: Hits) -> Array:
-    hits = jnp.asarray(hits)
-    check_alike(mask=sequences.mask, hits=hits)
+def _checked(texts: Texts, hits: Hits) -> tuple[Sequences, Array]:
+    texts, hits = sequences(texts), jnp.asarray(hits)
+    checks.same_shape(mask=texts.mask, hits=hits)
     if hits.dtype != jnp.bool_:
-        raise ValueError(f"hits: dtype {hits.dtype}; accepted is bool")
-    return hits
+        raise checks.refused("hits", hits, f"bool{list(hits.shape)}")
+    return texts, hits

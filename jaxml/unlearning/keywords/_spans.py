@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Bool, Int, Integer
 
+from jaxml import checks
 from jaxml.unlearning.keywords._words import check_keywords, check_strings, occurrences
 
 Decode = Callable[[list[int]], str]
@@ -20,6 +21,9 @@ def keyword_texts(texts: Sequence[str], words: Sequence[str]) -> tuple[str, ...]
       texts: one a chunk.
       words: keywords, such as of `extract`; those of several words count where these follow each
         other. Case does not matter.
+
+    Returns:
+      One text a chunk.
 
     Raises:
       ValueError: no text, no keyword, or one without a letter or digit.
@@ -81,8 +85,7 @@ def token_offsets(
     """
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or tokens.dtype.kind not in "iu" or not tokens.size:
-        found = f"{tokens.dtype}{list(tokens.shape)}"
-        raise ValueError(f"tokens: {found}; accepted are integers [chunk, time]")
+        raise checks.refused("tokens", tokens, "integers [chunk, time]")
     texts = tuple(decode(row) for row in tokens.tolist())
     spans = [_spans(decode, row, text) for row, text in zip(tokens.tolist(), texts, strict=True)]
     return texts, np.array(spans, np.int32)
@@ -120,12 +123,13 @@ def _align(
 
 def _check_offsets(offsets: np.ndarray, texts: Sequence[str]) -> None:
     if offsets.ndim != 3 or offsets.shape[::2] != (len(texts), 2) or offsets.dtype.kind not in "iu":
-        found = f"{offsets.dtype}{list(offsets.shape)}"
-        raise ValueError(f"offsets: {found}; accepted are integers [{len(texts)}, time, 2]")
+        raise checks.refused("offsets", offsets, f"integers [{len(texts)}, time, 2]")
     for place, (text, spans) in enumerate(zip(texts, offsets, strict=True)):
         start, end = spans[:, 0], spans[:, 1]
         if np.any((start < 0) | (end < start) | (end > len(text))):
-            raise ValueError(
-                f"offsets[{place}]: from {spans.min()} to {spans.max()}; accepted are spans in a "
-                f"text of {len(text)} characters"
+            raise checks.refused(
+                f"offsets[{place}]",
+                spans,
+                f"spans in a text of {len(text)} characters",
+                holds=f"values from {spans.min()} to {spans.max()}",
             )

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from jaxml import checks
+
 # Letters and digits of any alphabet, with straight or curly apostrophes inside.
 WORD = re.compile("[^\\W_]+(?:['\u2019][^\\W_]+)*")
 
@@ -28,14 +30,14 @@ def occurrences(text: str, keywords: Sequence[str]) -> list[re.Match]:
     phrases = {tuple(words_of(keyword)) for keyword in keywords}
     lengths = {len(phrase) for phrase in phrases}
     matches, words = list(WORD.finditer(text)), words_of(text)
-    found = {
+    places = {
         start + place
         for start in range(len(words))
         for length in lengths
         if (phrase := tuple(words[start : start + length])) in phrases
         for place in range(len(phrase))
     }
-    return [matches[place] for place in sorted(found)]
+    return [matches[place] for place in sorted(places)]
 
 
 def check_keywords(keywords: Sequence[str]) -> None:
@@ -43,13 +45,13 @@ def check_keywords(keywords: Sequence[str]) -> None:
     check_strings(words=keywords)
     for keyword in keywords:
         if not words_of(keyword):
-            raise ValueError(f"words: {keyword!r} has no letter or digit; accepted are words")
+            raise checks.refused("words", keyword, "words with a letter or digit")
 
 
 def check_strings(**sets: Sequence[str]) -> None:
     """Raise ValueError unless all are sequences of strings, not one string, and not empty."""
     for name, strings in sets.items():
         if isinstance(strings, str):
-            raise ValueError(f"{name}: {strings[:40]!r}; accepted is a sequence of strings")
+            raise checks.refused(name, strings, "a sequence of strings")
         if not len(strings):
-            raise ValueError(f"{name}: none; accepted is one string or more")
+            raise checks.refused(name, strings, "one string or more")

@@ -6,7 +6,7 @@ from jaxml.unlearning.metrics._choice import choice_prompt as choice_prompt
 from jaxml.unlearning.metrics._choice import multiple_choice_accuracy as multiple_choice_accuracy
 from jaxml.unlearning.metrics._forget_quality import ForgetQuality as ForgetQuality
 from jaxml.unlearning.metrics._forget_quality import forget_quality as forget_quality
-from jaxml.unlearning.metrics._greedy import exact_memorisation as exact_memorisation
+from jaxml.unlearning.metrics._greedy import exact_memorization as exact_memorization
 from jaxml.unlearning.metrics._greedy import extraction_strength as extraction_strength
 from jaxml.unlearning.metrics._membership import loss_score as loss_score
 from jaxml.unlearning.metrics._membership import min_k_plus_plus as min_k_plus_plus
@@ -15,11 +15,11 @@ from jaxml.unlearning.metrics._membership import perplexity as perplexity
 from jaxml.unlearning.metrics._membership import reference_score as reference_score
 from jaxml.unlearning.metrics._membership import zlib_score as zlib_score
 from jaxml.unlearning.metrics._membership import zlib_size as zlib_size
-from jaxml.unlearning.metrics._memorisation import cut_answer as cut_answer
-from jaxml.unlearning.metrics._memorisation import knowledge_memorisation as knowledge_memorisation
-from jaxml.unlearning.metrics._memorisation import knowledge_prompt as knowledge_prompt
-from jaxml.unlearning.metrics._memorisation import verbatim_memorisation as verbatim_memorisation
-from jaxml.unlearning.metrics._privacy import auc as auc
+from jaxml.unlearning.metrics._memorization import cut_answer as cut_answer
+from jaxml.unlearning.metrics._memorization import knowledge_memorization as knowledge_memorization
+from jaxml.unlearning.metrics._memorization import knowledge_prompt as knowledge_prompt
+from jaxml.unlearning.metrics._memorization import verbatim_memorization as verbatim_memorization
+from jaxml.unlearning.metrics._privacy import auroc as auroc
 from jaxml.unlearning.metrics._privacy import privacy_leakage as privacy_leakage
 from jaxml.unlearning.metrics._rouge import RougeL as RougeL
 from jaxml.unlearning.metrics._rouge import rouge_l as rouge_l

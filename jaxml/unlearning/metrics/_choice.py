@@ -1,20 +1,17 @@
 """Multiple-choice questions: the prompt, the accuracy and its interval."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
+from jaxml import checks
 from jaxml.tracing import is_concrete
-from jaxml.unlearning._validate import check_floating, check_integers
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["accuracy", "low", "high"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ChoiceAccuracy:
     """Result of `multiple_choice_accuracy`, each 0 to 1.
@@ -40,11 +37,14 @@ def choice_prompt(question: str, choices: Sequence[str], *, subject: str | None 
       choices: 2 to 26 answers.
       subject: such as "biology"; underscores become spaces. None leaves out the first line.
 
+    Returns:
+      The text up to "Answer:".
+
     Raises:
       ValueError: the number of choices is not 2 to 26.
     """
     if isinstance(choices, str) or not 2 <= len(choices) <= 26:
-        raise ValueError(f"choices: {choices!r}; accepted are 2 to 26 answers")
+        raise checks.refused("choices", choices, "2 to 26 answers")
     title = ""
     if subject is not None:
         about = subject.replace("_", " ")
@@ -69,16 +69,17 @@ def multiple_choice_accuracy(
       answer: index of the right choice, `[question]`.
       confidence: as for `binomial_interval`.
 
+    Returns:
+      Accuracy and interval, in float32 or better.
+
     Raises:
       ValueError: the shapes do not fit, a wrong dtype, or `confidence` is not between 0 and 1.
     """
-    check_floating(choice_logp=choice_logp)
-    if choice_logp.ndim != 2 or answer.shape != choice_logp.shape[:1]:
-        raise ValueError(
-            f"answer: shape {answer.shape}, choice_logp: {choice_logp.shape}; "
-            "accepted are [question] and [question, choice]"
-        )
-    check_integers(answer=answer)
+    checks.floating(choice_logp=choice_logp)
+    checks.axes("question choice", choice_logp=choice_logp)
+    if answer.shape != choice_logp.shape[:1]:
+        raise checks.refused("answer", answer, f"[{len(choice_logp)}], one a question")
+    checks.integers(answer=answer)
     right = jnp.argmax(choice_logp, axis=-1).astype(answer.dtype) == answer
     correct = jnp.sum(right, dtype=jnp.int32)
     dtype = choice_logp.dtype if choice_logp.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
@@ -104,14 +105,13 @@ def binomial_interval(
     """
     known = is_concrete(correct) and is_concrete(count)
     if known and not (0 <= int(correct) <= int(count) and count > 0):
-        raise ValueError(f"correct={correct}: accepted is 0 to count={count}, and a count above 0")
+        raise checks.refused("correct", correct, f"0 to count={count}, and a count above 0")
     dtype = jax.dtypes.canonicalize_dtype(float)
     return _clopper_pearson(jnp.asarray(correct), jnp.asarray(count), confidence, dtype)
 
 
 def _clopper_pearson(correct: Array, count: Array, confidence: float, dtype) -> tuple[Array, Array]:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence}: accepted is between 0 and 1")
+    checks.between(0, 1, confidence=confidence)
     k, n = correct.astype(dtype), count.astype(dtype)
     tail = (1 - confidence) / 2
     # P(X >= k) = I_p(k, n - k + 1) rises with p, and P(X > k) = I_p(k + 1, n - k).

@@ -1,18 +1,15 @@
 """Forget quality: whether two models' truth ratios come from one distribution."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxml.unlearning._validate import check_rows
+from jaxml import checks
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["p_value", "statistic"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ForgetQuality:
     """Result of `forget_quality`.
@@ -48,11 +45,11 @@ def forget_quality(
 
     Source: Maini et al., "TOFU: a task of fictitious unlearning for LLMs" (COLM 2024).
     """
-    check_rows(ratio=ratio)
-    check_rows(retrained_ratio=retrained_ratio)
+    checks.rows(ratio=ratio)
+    checks.rows(retrained_ratio=retrained_ratio)
     m, n = ratio.size, retrained_ratio.size
     if m * n >= 2**31:
-        raise ValueError(f"ratio: {m} and retrained_ratio: {n}; accepted are below 2^31 pairs")
+        raise checks.refused("ratio", ratio, f"below 2^31 pairs with {n} of retrained_ratio")
     pooled = jnp.concatenate([ratio, retrained_ratio.astype(ratio.dtype)])
     below = lambda x: jnp.searchsorted(jnp.sort(x), pooled, side="right").astype(jnp.int32)
     # In units of 1 / (m n), so that the distance is an integer.

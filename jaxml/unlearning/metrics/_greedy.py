@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxml.unlearning._validate import check_alike, check_integers, check_mask
+from jaxml import checks
 
 
-def exact_memorisation(
+def exact_memorization(
     predicted: Integer[Array, "*batch token"],
     tokens: Integer[Array, "*batch token"],
     mask: Bool[Array, "*batch token"],
@@ -16,7 +16,7 @@ def exact_memorisation(
     Args:
       predicted: the likeliest token at each place given the true tokens before it,
         `[*batch, token]`: `jnp.argmax(logits[..., :-1, :], -1)`.
-      tokens: the true ones, `[*batch, token]`: those of the text but the first.
+      tokens: true tokens, `[*batch, token]`: those of the text but the first.
       mask: `[*batch, token]`, True where a token counts.
 
     Returns:
@@ -43,9 +43,9 @@ def extraction_strength(
     one is not, where open-unlearning has 1 / n.
 
     Args:
-      predicted: the likeliest token at each place, as for `exact_memorisation`,
+      predicted: the likeliest token at each place, as for `exact_memorization`,
         `[*batch, token]`.
-      tokens: the true ones, `[*batch, token]`.
+      tokens: true tokens, `[*batch, token]`.
       mask: `[*batch, token]`, True where a token counts.
 
     Returns:
@@ -66,7 +66,7 @@ def extraction_strength(
 
 
 def _right(predicted: Array, tokens: Array, mask: Array) -> Array:
-    check_alike(tokens=tokens, predicted=predicted)
-    check_mask(mask, tokens=tokens)
-    check_integers(predicted=predicted, tokens=tokens)
+    checks.same_shape(tokens=tokens, predicted=predicted)
+    checks.mask(mask, tokens=tokens)
+    checks.integers(predicted=predicted, tokens=tokens)
     return predicted == tokens

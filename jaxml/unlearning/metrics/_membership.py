@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
-from jaxml.unlearning._counted import row_means
+from jaxml import checks
+from jaxml.unlearning._counted import check_values, row_means
 from jaxml.unlearning._log_prob import checked_logits
-from jaxml.unlearning._validate import check_alike, check_floating, check_mask
 
 
 def loss_score(
@@ -26,13 +26,16 @@ def loss_score(
       logp: log-probability of each token, `[*batch, token]`.
       mask: `[*batch, token]`, True where a token counts.
 
+    Returns:
+      `[*batch]`, in nats.
+
     Raises:
       ValueError: the shapes differ or a wrong dtype.
 
     Source: Yeom et al., "Privacy risk in machine learning" (CSF 2018).
     """
-    check_floating(logp=logp)
-    check_mask(mask, logp=logp)
+    check_values(logp=logp)
+    checks.mask(mask, logp=logp)
     return row_means(logp, mask)
 
 
@@ -47,10 +50,13 @@ def perplexity(
       logp: log-probability of each token, `[*batch, token]`.
       mask: `[*batch, token]`, True where a token counts.
 
+    Returns:
+      A scalar, 1 or more.
+
     Raises:
       ValueError: the shapes differ or a wrong dtype.
     """
-    check_mask(mask, logp=logp)
+    checks.mask(mask, logp=logp)
     return jnp.exp(-loss_score(logp.reshape(-1), mask.reshape(-1)))
 
 
@@ -66,6 +72,9 @@ def zlib_score(
       mask: `[*batch, token]`, True where a token counts.
       sizes: bytes `[*batch]`, as of `zlib_size`.
 
+    Returns:
+      `[*batch]`, in nats a byte.
+
     Raises:
       ValueError: the shapes differ or a wrong dtype.
 
@@ -74,7 +83,7 @@ def zlib_score(
     """
     score = loss_score(logp, mask)
     if sizes.shape != score.shape:
-        raise ValueError(f"sizes: shape {sizes.shape}; accepted is {score.shape}, one a text")
+        raise checks.refused("sizes", sizes, f"{list(score.shape)}, one a text")
     return score / sizes.astype(score.dtype)
 
 
@@ -83,6 +92,9 @@ def zlib_size(text: str) -> int:
 
     Args:
       text: any; an empty one has 8 bytes.
+
+    Returns:
+      The number of bytes.
     """
     return len(zlib.compress(text.encode()))
 
@@ -96,16 +108,19 @@ def reference_score(
 
     Args:
       logp: log-probability of each token, `[*batch, token]`.
-      reference_logp: the same under a model that has not seen the texts.
+      reference_logp: under a model that has not seen the texts, `[*batch, token]`.
       mask: `[*batch, token]`, True where a token counts.
+
+    Returns:
+      `[*batch]`, in nats.
 
     Raises:
       ValueError: the shapes differ or a wrong dtype.
 
     Source: Carlini et al. (USENIX Security 2021).
     """
-    check_floating(logp=logp, reference_logp=reference_logp)
-    check_alike(logp=logp, reference_logp=reference_logp)
+    check_values(logp=logp, reference_logp=reference_logp)
+    checks.same_shape(logp=logp, reference_logp=reference_logp)
     return loss_score(logp - reference_logp, mask)
 
 
@@ -121,13 +136,16 @@ def min_k_prob(
       mask: `[*batch, token]`, True where a token counts.
       fraction: above 0, 1 at most; 0.4 in MUSE.
 
+    Returns:
+      `[*batch]`, in nats.
+
     Raises:
       ValueError: the shapes differ, a wrong dtype, or `fraction` is out of range.
 
     Source: Shi et al., "Detecting pretraining data from large language models" (ICLR 2024).
     """
-    check_floating(logp=logp)
-    check_mask(mask, logp=logp)
+    check_values(logp=logp)
+    checks.mask(mask, logp=logp)
     return _mean_of_lowest(logp, mask, fraction)
 
 
@@ -149,6 +167,9 @@ def min_k_plus_plus(
       mask: of the tokens, `[*batch, time]`, True where one counts; the first never does.
       fraction: above 0, 1 at most.
 
+    Returns:
+      `[*batch]`, in standard deviations.
+
     Raises:
       ValueError: the shapes differ, there are fewer than 2 tokens, a wrong dtype, or `fraction`
         is out of range.
@@ -157,7 +178,7 @@ def min_k_plus_plus(
     large language models" (ICLR 2025).
     """
     logits = checked_logits(logits, tokens)
-    check_mask(mask, tokens=tokens)
+    checks.mask(mask, tokens=tokens)
     log_p = jax.nn.log_softmax(logits[..., :-1, :])
     p = jnp.exp(log_p)
     # A token that the model excludes adds p log p = 0.
@@ -171,7 +192,7 @@ def min_k_plus_plus(
 
 def _mean_of_lowest(values: Array, mask: Array, fraction: float) -> Array:
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction={fraction}: accepted is above 0 and up to 1")
+        raise checks.refused("fraction", fraction, "above 0, 1 at most")
     length = values.shape[-1]
     # int(fraction n) in Python's doubles for every n: float32 would round some the other way.
     counts = np.array([max(1, int(fraction * n)) for n in range(length + 1)], np.int32)

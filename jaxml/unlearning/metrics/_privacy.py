@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxml.unlearning._validate import check_rows
+from jaxml import checks, ranks
 
 
 def privacy_leakage(
@@ -18,7 +18,7 @@ def privacy_leakage(
     known than one of the forget set, r that of the retrained model. It is near 0 for good
     unlearning, -100 for a model that knows the forget set, above 0 where too much was
     unlearned. With a published r, such as .4772 for MUSE News and .5393 for Books, take
-    `auc` for a.
+    `auroc` for a.
 
     Args:
       forget: scores of membership of the forget set, `[forget]`, high for known texts, such as
@@ -27,17 +27,20 @@ def privacy_leakage(
       retrained_forget: scores of the forget set under the retrained model.
       retrained_holdout: those of texts never trained on, under the retrained model.
 
+    Returns:
+      Percent.
+
     Raises:
       ValueError: a score is not floating-point of one axis, or there are none.
 
     Source: Shi et al., "MUSE: machine unlearning six-way evaluation for language models" (ICLR
     2025).
     """
-    retrained = auc(retrained_holdout, retrained_forget)
-    return 100 * (auc(holdout, forget) - retrained) / retrained
+    retrained = auroc(retrained_holdout, retrained_forget)
+    return 100 * (auroc(holdout, forget) - retrained) / retrained
 
 
-def auc(
+def auroc(
     positive: Float[Array, " positive"], negative: Float[Array, " negative"]
 ) -> Float[Array, ""]:
     """Return the area under the ROC curve of scores that are high for the positive.
@@ -54,10 +57,8 @@ def auc(
     Raises:
       ValueError: a score is not floating-point of one axis, or there are none.
     """
-    check_rows(positive=positive)
-    check_rows(negative=negative)
-    ordered = jnp.sort(negative)
-    below, up_to = (jnp.searchsorted(ordered, positive, side=side) for side in ("left", "right"))
-    chance = jnp.mean((below + up_to).astype(positive.dtype)) / (2 * negative.size)
-    missing = jnp.any(jnp.isnan(positive)) | jnp.any(jnp.isnan(negative))
-    return jnp.where(missing, jnp.nan, chance)
+    checks.rows(positive=positive)
+    checks.rows(negative=negative)
+    scores = jnp.concatenate([positive, negative.astype(positive.dtype)])
+    is_positive = jnp.arange(scores.size, dtype=jnp.int32) < positive.size
+    return ranks.auroc(scores, is_positive)

@@ -30,6 +30,9 @@ def rouge_l(candidate: str, reference: str) -> RougeL:
       candidate: the text that a model wrote.
       reference: the text that it is compared with.
 
+    Returns:
+      Precision, recall and F1.
+
     Source: Lin, "ROUGE: a package for automatic evaluation of summaries" (2004), section 3.1.
     """
     written, wanted = _words(candidate), _words(reference)
@@ -47,7 +50,7 @@ def _words(text: str) -> list[str]:
 def _longest_common_subsequence(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
     """Return its length: one row of the table is the bits of an integer.
 
-    Hyyro, "Bit-parallel LCS-length computation revisited" (2004).
+    Source: Hyyro, "Bit-parallel LCS-length computation revisited" (2004).
     """
     places: dict[Hashable, int] = {}
     for place, item in enumerate(a):

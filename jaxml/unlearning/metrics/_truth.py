@@ -4,22 +4,24 @@ A log-probability here is the mean over the tokens of an answer, in nats, as of 
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from jaxml.tracing import is_concrete
-from jaxml.unlearning._validate import check_choice, check_floating, check_rows
+from jaxml import checks
+from jaxml.tracing import known
+from jaxml.unlearning._counted import check_values
+
+Mean = Literal["arithmetic", "geometric"]
 
 
 def truth_ratio(
     paraphrased_logp: Float[Array, " *batch"],
     perturbed_logp: Float[Array, "*batch perturbed"],
     *,
-    mean: Literal["arithmetic", "geometric"] = "arithmetic",
+    mean: Mean = "arithmetic",
 ) -> Float[Array, " *batch"]:
     """Return how likely wrong answers are, in units of a right one.
 
@@ -31,14 +33,17 @@ def truth_ratio(
       mean: over the wrong answers: "arithmetic", as TOFU has it for `truth_score`, or
         "geometric", as it has it for `forget_quality`.
 
+    Returns:
+      `[*batch]`, above 0.
+
     Raises:
       ValueError: the shapes do not fit, a wrong dtype, or an unknown mean.
 
     Source: Maini et al., "TOFU: a task of fictitious unlearning for LLMs" (COLM 2024), and
     its released code.
     """
-    check_choice(mean, ("arithmetic", "geometric"), "mean")
-    _check_answers(paraphrased_logp, perturbed_logp, "perturbed_logp")
+    checks.choice(get_args(Mean), mean=mean)
+    _check_answers(paraphrased_logp=paraphrased_logp, perturbed_logp=perturbed_logp)
     if mean == "geometric":
         return jnp.exp(jnp.mean(perturbed_logp, axis=-1) - paraphrased_logp)
     # Differences first: exp of a long answer's total would underflow.
@@ -55,12 +60,15 @@ def truth_score(ratio: Float[Array, " row"], *, forget: bool = False) -> Float[A
       ratio: arithmetic ones, `[row]`, as of `truth_ratio`.
       forget: whether the rows are of the forget set.
 
+    Returns:
+      A scalar, 0 to 1.
+
     Raises:
       ValueError: not one axis, or a wrong dtype.
 
     Source: as for `truth_ratio`.
     """
-    check_rows(ratio=ratio)
+    checks.rows(ratio=ratio)
     return jnp.mean(jnp.minimum(ratio, 1 / ratio) if forget else jnp.maximum(1 - ratio, 0))
 
 
@@ -75,12 +83,15 @@ def relative_probability(
       true_logp: of the right answer, `[*batch]`, per token.
       false_logp: of each wrong one, `[*batch, false]`, per token.
 
+    Returns:
+      `[*batch]`, 0 to 1.
+
     Raises:
       ValueError: the shapes do not fit or a wrong dtype.
 
     Source: as for `truth_ratio`.
     """
-    _check_answers(true_logp, false_logp, "false_logp")
+    _check_answers(true_logp=true_logp, false_logp=false_logp)
     every = jnp.concatenate([true_logp[..., None], false_logp], axis=-1)
     return jax.nn.softmax(every, axis=-1)[..., 0]
 
@@ -94,22 +105,24 @@ def model_utility(scores: Float[Array, " score"] | Sequence[float]) -> Float[Arr
     Args:
       scores: `[score]`, 0 or more.
 
+    Returns:
+      A scalar, 0 or more.
+
     Raises:
       ValueError: there is none, not one axis, or one is negative.
 
     Source: as for `truth_ratio`.
     """
     scores = jnp.asarray(scores)
-    check_rows(scores=scores)
-    if is_concrete(scores) and not np.all(np.asarray(scores) >= 0):
-        raise ValueError(f"scores: {np.asarray(scores).tolist()}; accepted are 0 or more")
+    checks.rows(scores=scores)
+    if not known(scores, lambda scores: jnp.all(scores >= 0)):
+        raise checks.refused("scores", scores, "0 or more", holds="negative numbers or NaN")
     return scores.size / jnp.sum(1 / scores)
 
 
-def _check_answers(right: Array, wrong: Array, name: str) -> None:
-    check_floating(**{"the right answer": right, name: wrong})
+def _check_answers(**answers: Array) -> None:
+    (right_name, right), (wrong_name, wrong) = answers.items()
+    check_values(**{right_name: right, wrong_name: wrong})
     if wrong.shape[:-1] != right.shape or wrong.ndim == 0:
-        raise ValueError(
-            f"{name}: shape {wrong.shape}; accepted is [{', '.join(map(str, right.shape))}, "
-            "answer], one row for each right answer"
-        )
+        shape = ", ".join([*map(str, right.shape), "answer"])
+        raise checks.refused(wrong_name, wrong, f"[{shape}], one row for each of {right_name}")

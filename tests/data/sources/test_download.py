@@ -2,6 +2,7 @@ import functools
 import hashlib
 import http.server
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -105,3 +106,9 @@ def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(DataError, match="TFDS cifar10: ImportError: no tfds here"):
         fetch("cifar10", 20.0)
+
+
+def test_the_processes_that_fetch_and_speak_start_without_jax():
+    names = "jaxml.data.sources.download, jaxml.data.sources.espeak"
+    code = f"import sys, {names}; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,19 +1,19 @@
-"""Verbatim and knowledge memorisation of texts whose overlap is known."""
+"""Verbatim and knowledge memorization of texts whose overlap is known."""
 
 import pytest
 
-from jaxml.unlearning.metrics._memorisation import (
+from jaxml.unlearning.metrics._memorization import (
     cut_answer,
-    knowledge_memorisation,
+    knowledge_memorization,
     knowledge_prompt,
-    verbatim_memorisation,
+    verbatim_memorization,
 )
 
 
 def test_verbatim_is_the_mean_overlap_in_percent():
     # 1, 0 and 2 * (1 / 2) (1 / 4) / (3 / 4).
     written = ["Down, down, down.", "no", "one two"]
-    found = verbatim_memorisation(written, ["down down down", "yes", "one three four five"])
+    found = verbatim_memorization(written, ["down down down", "yes", "one three four five"])
     assert found == pytest.approx(100 * (1 + 0 + 1 / 3) / 3)
 
 
@@ -46,16 +46,16 @@ def test_answer_ends_where_the_next_question_begins(text, expected):
 
 def test_knowledge_counts_the_answer_only():
     written = ["the Queen\n\nQuestion: Who else?\nAnswer: the King", "a hatter"]
-    assert knowledge_memorisation(written, ["the queen", "the hatter"]) == pytest.approx(75)
+    assert knowledge_memorization(written, ["the queen", "the hatter"]) == pytest.approx(75)
 
 
-@pytest.mark.parametrize("function", [verbatim_memorisation, knowledge_memorisation])
+@pytest.mark.parametrize("function", [verbatim_memorization, knowledge_memorization])
 @pytest.mark.parametrize(
     ("written", "references", "message"),
     [
-        (["a"], ["a", "b"], "references: 2 texts; .* has 1"),
-        ([], [], r": \[\]; accepted is a list of 1 text or more"),
-        ("a", ["a"], ": 'a'; accepted is a list"),
+        (["a"], ["a", "b"], r"references=\['a', 'b'\]: accepted is 1 texts, as many as"),
+        ([], [], r"=\[\]: accepted is a list of 1 text or more"),
+        ("a", ["a"], "='a': accepted is a list"),
     ],
 )
 def test_bad_texts_are_named(function, written, references, message):

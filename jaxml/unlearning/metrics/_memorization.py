@@ -3,13 +3,14 @@
 import re
 from collections.abc import Sequence
 
+from jaxml import checks
 from jaxml.unlearning.metrics._rouge import rouge_l
 
 # Where an answer ends: the model goes on with the next question by itself.
 _ANSWER_ENDS = re.compile(r"\n\n|\nQuestion|Question:")
 
 
-def verbatim_memorisation(continuations: Sequence[str], references: Sequence[str]) -> float:
+def verbatim_memorization(continuations: Sequence[str], references: Sequence[str]) -> float:
     """Return how far a model continues passages word by word (VerbMem): 0 to 100.
 
     The mean ROUGE-L F1 times 100. MUSE prompts with the start of each passage, decodes 128
@@ -18,6 +19,9 @@ def verbatim_memorisation(continuations: Sequence[str], references: Sequence[str
     Args:
       continuations: what the model wrote, a text a passage.
       references: how each passage goes on.
+
+    Returns:
+      Percent.
 
     Raises:
       ValueError: the numbers of texts differ, or there is none.
@@ -29,7 +33,7 @@ def verbatim_memorisation(continuations: Sequence[str], references: Sequence[str
     return _mean_rouge(continuations, references)
 
 
-def knowledge_memorisation(answers: Sequence[str], references: Sequence[str]) -> float:
+def knowledge_memorization(answers: Sequence[str], references: Sequence[str]) -> float:
     """Return how far a model answers questions as the text does (KnowMem): 0 to 100.
 
     The mean ROUGE-L F1 times 100, answers cut by `cut_answer`. MUSE asks with
@@ -39,10 +43,13 @@ def knowledge_memorisation(answers: Sequence[str], references: Sequence[str]) ->
       answers: what the model wrote, a text a question.
       references: the right answers.
 
+    Returns:
+      Percent.
+
     Raises:
       ValueError: the numbers of texts differ, or there is none.
 
-    Source: as for `verbatim_memorisation`.
+    Source: as for `verbatim_memorization`.
     """
     _check_texts(answers=answers, references=references)
     return _mean_rouge([cut_answer(answer) for answer in answers], references)
@@ -54,6 +61,9 @@ def knowledge_prompt(question: str, *, examples: Sequence[tuple[str, str]] = ())
     Args:
       question: what is asked.
       examples: pairs of a question and its answer.
+
+    Returns:
+      The text up to "Answer: ".
     """
     shots = "".join(f"Question: {asked}\nAnswer: {answer}\n\n" for asked, answer in examples)
     return f"{shots}Question: {question}\nAnswer: "
@@ -64,6 +74,9 @@ def cut_answer(text: str) -> str:
 
     Args:
       text: the continuation of `knowledge_prompt`.
+
+    Returns:
+      The answer alone.
     """
     return _ANSWER_ENDS.split(text, maxsplit=1)[0]
 
@@ -77,6 +90,6 @@ def _check_texts(**texts: Sequence[str]) -> None:
     (first, one), (second, other) = texts.items()
     for name, value in texts.items():
         if isinstance(value, str) or not len(value):
-            raise ValueError(f"{name}: {value!r}; accepted is a list of 1 text or more")
+            raise checks.refused(name, value, "a list of 1 text or more")
     if len(one) != len(other):
-        raise ValueError(f"{second}: {len(other)} texts; {first} has {len(one)}")
+        raise checks.refused(second, other, f"{len(one)} texts, as many as {first}")

@@ -1,4 +1,4 @@
-"""Quantisation: small changes of the parameters may vanish when these are rounded."""
+"""Quantization: small changes of the parameters may vanish when these are rounded."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxml.unlearning._validate import check_counts
+from jaxml import checks
 
 
-def quantise(
+def quantize(
     params: PyTree,
     *,
     bits: int = 4,
@@ -38,10 +38,9 @@ def quantise(
 
     Source: Zhang et al., "Catastrophic failure of LLM unlearning via quantization" (ICLR 2025).
     """
-    if not 2 <= bits <= 8:
-        raise ValueError(f"bits={bits}: accepted is 2 to 8")
+    checks.within(2, 8, bits=bits)
     if group is not None:
-        check_counts(group=group)
+        checks.counts(group=group)
 
     def of_leaf(path, leaf):
         name = jax.tree_util.keystr(path[-1:], simple=True)
@@ -50,10 +49,8 @@ def quantise(
             return leaf
         inputs = leaf.shape[-2]
         if group is not None and inputs % group:
-            where = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"params{where}: {inputs} inputs; accepted are multiples of group={group}"
-            )
+            where = f"params{jax.tree_util.keystr(path)}"
+            raise checks.refused(where, leaf, f"a multiple of group={group} inputs")
         return _rounded(leaf, bits, group or inputs)
 
     return jax.tree_util.tree_map_with_path(of_leaf, params)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxml import augment
-from jaxml.selftraining import strength
+from jaxml.selftraining import choose_augmentation
 
 CLASSES, ROWS = 5, 500
 LABELS = np.arange(ROWS) % CLASSES
@@ -45,7 +45,7 @@ ALL = (weak, breaks_trigger, breaks_class)
 
 
 def study(x, y, augments=ALL, **settings):
-    return strength(KEY, network, x, y, augments, classes=CLASSES, views=1, **settings)
+    return choose_augmentation(KEY, network, augments, x, y, classes=CLASSES, views=1, **settings)
 
 
 def test_chooses_what_breaks_the_trigger_and_names_the_target():
@@ -83,16 +83,20 @@ def test_none_is_proper():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(classes=2), "classes=2: accepted is 3 or more"),
-        (dict(labels=jnp.full(ROWS, 5)), "labels: from 5 to 5; accepted are 0 to 4"),
-        (dict(labels=jnp.full(ROWS, 0)), "labels: no row of class 1"),
-        (dict(augments=()), "augments: none"),
+        (dict(classes=2), "classes=2: accepted is a whole number, 3 or more"),
+        (dict(labels=jnp.full(ROWS, 5)), "labels=.* with values from 5 to 5: accepted is 0 to 4"),
+        (
+            dict(labels=jnp.full(ROWS, 0)),
+            "labels=.* with no row of class 1: accepted is a row or more",
+        ),
+        (dict(augments=()), r"augments=\(\): accepted is one or more"),
         (dict(tolerance=2.0), "tolerance=2.0"),
-        (dict(images=jnp.zeros((0, 3, 5, 1))), "images: shape"),
+        (dict(tolerance=np.nan), "tolerance=nan"),
+        (dict(images=jnp.zeros((0, 3, 5, 1))), r"images=float64\[0, 3, 5, 1\]: accepted is"),
     ],
 )
 def test_bad_input_is_named(change, message, unchecked):
     x, y, _ = images(0.2)
     given = dict(images=x, labels=y, augments=ALL, classes=CLASSES)
     with pytest.raises(ValueError, match=message):
-        strength(KEY, network, **{**given, **change})
+        choose_augmentation(KEY, network, **{**given, **change})

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxml.backdoor._evaluate import mid_ranks
-from jaxml.backdoor.baselines._rows import check_features
+from jaxml import checks, ranks
 
 
-def ensemble(
+def combine_scores(
     scores: Mapping[str, Float[Array, " row"]] | Float[Array, "score row"],
 ) -> Float[Array, " row"]:
     """Combine scores of suspicion by Fisher's method on their ranks.
@@ -38,15 +37,16 @@ def ensemble(
     Source: Fisher 1925 (Statistical methods for research workers) for the sum.
     """
     if isinstance(scores, Mapping):
-        kinds = {(score.shape, score.dtype) for score in scores.values()}
-        if len(kinds) != 1:
-            found = {name: f"{x.dtype}{list(x.shape)}" for name, x in scores.items()}
-            raise ValueError(f"scores: {found}; give one or more, all [row] of one type")
+        shapes = {name: checks.described(score) for name, score in scores.items()}
+        if len(set(shapes.values())) != 1:
+            raise checks.refused("scores", shapes, "one or more, all [row] of one dtype")
         scores = jnp.stack(list(scores.values()))
-    check_features(scores, "scores")
+    checks.axes("score row", scores=scores)
+    checks.floating(scores=scores)
+    checks.finite(scores=scores)
     return jnp.mean(jax.vmap(_tail_evidence)(scores), axis=0)
 
 
 def _tail_evidence(score):
-    share = (mid_ranks(score) - 0.5) / score.shape[0]
+    share = (ranks.mid_ranks(score) - 0.5) / score.shape[0]
     return -jnp.log1p(-share).astype(score.dtype)

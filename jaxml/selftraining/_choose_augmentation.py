@@ -9,7 +9,6 @@ from it the effect.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -17,20 +16,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxml import augment as augmentations
+from jaxml import checks
 from jaxml.augment import Augment
-from jaxml.selftraining._checks import check_images, check_labels
 from jaxml.selftraining._pseudo_label import LogitsFn, pseudo_label
 from jaxml.tracing import known
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["agreement", "cost", "excess", "suspect", "is_proper", "is_visible", "chosen"],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Strength:
-    """Result of `strength`.
+class AugmentationChoice:
+    """Result of `choose_augmentation`.
 
     Attributes:
       agreement: share of the rows of a class whose label the teacher gives back, without
@@ -52,18 +47,18 @@ class Strength:
     chosen: Int[Array, "*batch"]
 
 
-def strength(
+def choose_augmentation(
     key: Key[Array, ""],
     logits_fn: LogitsFn,
+    augments: Sequence[Augment],
     images: Shaped[Array, "row height width channel"],
     labels: Int[Array, " row"],
-    augments: Sequence[Augment],
     *,
     classes: int,
     views: int = 8,
     tolerance: float = 0.05,
     batch_size: int = 64,
-) -> Strength:
+) -> AugmentationChoice:
     """Choose an augmentation that is strong but proper, without knowing the trigger.
 
     d[c] is what an augmentation takes from the agreement of class c. Its cost is median d, its
@@ -82,40 +77,43 @@ def strength(
     Args:
       key: of the views; all augmentations share it.
       logits_fn: the teacher, as for `pseudo_label`.
+      augments: functions of a key and an image, in any order.
       images: `[row, height, width, channel]`, best rows of the poisoned set that the teacher was
         not trained on: what it learnt by heart agrees under any augmentation.
-      labels: their labels as they came, `[row]`.
-      augments: functions of a key and an image, in any order.
+      labels: labels of the images as they came, `[row]`.
       classes: number of labels, 3 or more; each has a row.
       views: as for `pseudo_label`.
       tolerance: largest cost of a proper augmentation, 0 to 1.
       batch_size: as for `pseudo_label`.
 
+    Returns:
+      `AugmentationChoice`, whose arrays have the order of `augments`.
+
     Raises:
       ValueError: as for `pseudo_label`; fewer than 3 classes, a label not in 0 to classes - 1, a
         class without a row, no augmentation, or `tolerance` not in 0 to 1.
     """
-    check_images("images", images)
-    if classes < 3:
-        raise ValueError(f"classes={classes}: accepted is 3 or more, to compare one with the rest")
-    check_labels(labels, len(images), classes)
+    checks.images(or_bytes=True, images=images)
+    # One class is compared with the median of all.
+    checks.counts(least=3, classes=classes)
+    checks.labels(labels, rows=len(images), classes=classes)
     count = jnp.bincount(labels, length=classes)
     if not known(count, lambda count: jnp.all(count > 0)):
-        raise ValueError(f"labels: no row of class {int(jnp.argmin(count))}; each needs some")
+        none = f"no row of class {int(jnp.argmin(count))}"
+        raise checks.refused("labels", labels, f"a row or more of each of {classes}", holds=none)
     if not augments:
-        raise ValueError("augments: none; accepted is one or more")
-    if not 0 <= tolerance <= 1:
-        raise ValueError(f"tolerance={tolerance}: accepted is 0 to 1")
+        raise checks.refused("augments", augments, "one or more")
+    checks.within(0, 1, tolerance=tolerance)
     shares = []
     for augment, number in ((augmentations.identity, 1), *((a, views) for a in augments)):
-        found = pseudo_label(key, logits_fn, images, augment, views=number, batch_size=batch_size)
-        agrees = (found.labels == labels.astype(jnp.int32)).astype(found.confidence.dtype)
+        new = pseudo_label(key, logits_fn, augment, images, views=number, batch_size=batch_size)
+        agrees = (new.labels == labels.astype(jnp.int32)).astype(new.confidence.dtype)
         total = jnp.zeros(classes, agrees.dtype).at[labels].add(agrees)
         shares.append(total / count.astype(agrees.dtype))
     return _judge(jnp.stack(shares), count, tolerance)
 
 
-def _judge(agreement: Array, count: Array, tolerance: float) -> Strength:
+def _judge(agreement: Array, count: Array, tolerance: float) -> AugmentationChoice:
     lost = agreement[0] - agreement[1:]
     cost = jnp.median(lost, axis=1)
     suspect = jnp.argmax(lost, axis=1)
@@ -126,10 +124,13 @@ def _judge(agreement: Array, count: Array, tolerance: float) -> Strength:
     is_visible = excess > 3 * jnp.hypot(spread, sampling)
     is_proper = cost <= tolerance
     both = is_proper & is_visible
-    best = lambda score, among: jnp.argmax(jnp.where(among, score, -jnp.inf))
     # Augmentations that break the trigger altogether differ in their excess by chance.
     largest = jnp.max(jnp.where(both, excess, -jnp.inf))
     equal = both & (excess >= largest - sampling)
-    chosen = jnp.where(jnp.any(both), best(cost, equal), best(cost, is_proper))
+
+    def strongest(among):
+        return jnp.argmax(jnp.where(among, cost, -jnp.inf))
+
+    chosen = jnp.where(jnp.any(both), strongest(equal), strongest(is_proper))
     chosen = jnp.where(jnp.any(is_proper), chosen, -1)
-    return Strength(agreement, cost, excess, suspect, is_proper, is_visible, chosen)
+    return AugmentationChoice(agreement, cost, excess, suspect, is_proper, is_visible, chosen)

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxml.augment._checks import Range, check_image, check_number, check_range
+from jaxml import checks
+from jaxml.augment._checks import Range, check_image, check_range
 
 # Luma of ITU-R BT.601, to the digits that torchvision and dm-pix have.
 _LUMA = (0.2989, 0.587, 0.114)
 
 
-def colour_jitter(
+def color_jitter(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
     *,
@@ -22,8 +23,8 @@ def colour_jitter(
 ) -> Float[Array, "height width channel"]:
     """Return the image with random brightness, contrast, saturation and hue, in this order.
 
-    The factors f are of x -> clip(d + f (x - d)), with d = 0 for brightness, the mean grey of
-    the image for contrast and the grey of the pixel for saturation. One channel has neither
+    The factors f are of x -> clip(d + f (x - d)), with d = 0 for brightness, the mean gray of
+    the image for contrast and the gray of the pixel for saturation. One channel has neither
     saturation nor hue. torchvision also draws the order.
 
     Args:
@@ -32,8 +33,11 @@ def colour_jitter(
       brightness: range of the factor, 0 or more; 1 leaves it.
       contrast: range of the factor, 0 or more; 1 leaves it.
       saturation: range of the factor, 0 or more; 1 leaves it.
-      hue: range in turns of the colour circle, -1/2 to 1/2.
+      hue: range in turns of the color circle, -1/2 to 1/2.
       probability: of a change; the image stays, but for rounding, otherwise.
+
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
 
     Raises:
       ValueError: `image` is not one floating-point image of 1 or 3 channels, a range is out of
@@ -44,26 +48,26 @@ def colour_jitter(
     for name, limits in factors.items():
         check_range(name, limits, lowest=0)
     check_range("hue", hue, lowest=-0.5, highest=0.5)
-    check_number("probability", probability)
+    checks.within(0, 1, probability=probability)
     draw = jax.random.uniform(key, (5,), image.dtype)
     # Factors that change nothing, as a choice between two images costs another image.
     ranges = ((brightness, 1), (contrast, 1), (saturation, 1), (hue, 0))
-    light, spread, colour, turn = (
+    light, spread, color, turn = (
         jnp.where(draw[4] < probability, low + (high - low) * u, neutral)
         for u, ((low, high), neutral) in zip(draw[:4], ranges, strict=True)
     )
     image = blend(image, jnp.zeros((), image.dtype), light)
-    mean = mean_grey(image)
+    mean = mean_gray(image)
     # A plane at a time: on whole images the compiler does what comes before once a channel.
     planes = [blend(plane, mean, spread) for plane in jnp.moveaxis(image, -1, 0)]
     if len(planes) == 3:
         own = luma(*planes)
-        red, green, blue = (blend(plane, own, colour) for plane in planes)
+        red, green, blue = (blend(plane, own, color) for plane in planes)
         planes = turn_hue(red, green, blue, turn)
     return jnp.stack(planes, axis=-1)
 
 
-def greyscale(
+def grayscale(
     key: Key[Array, ""], image: Float[Array, "height width channel"], *, probability: float = 0.2
 ) -> Float[Array, "height width channel"]:
     """Return the image or, with this probability, its luma in all channels.
@@ -71,15 +75,18 @@ def greyscale(
     Args:
       key: consumed.
       image: `[height, width, channel]`, 0 to 1, 1 or 3 channels.
-      probability: of the grey image.
+      probability: of the gray image.
+
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
 
     Raises:
       ValueError: `image` is not one floating-point image of 1 or 3 channels, or `probability`
         not in 0 to 1.
     """
     check_image(image, channels=(1, 3))
-    check_number("probability", probability)
-    return jnp.where(jax.random.uniform(key) < probability, grey(image), image)
+    checks.within(0, 1, probability=probability)
+    return jnp.where(jax.random.uniform(key) < probability, gray(image), image)
 
 
 def gaussian_blur(
@@ -100,6 +107,9 @@ def gaussian_blur(
       radius: largest distance in pixels, below both sides of the image; by default a twentieth
         of the shorter side and at least 1, the kernel of SimCLR.
 
+    Returns:
+      An image of the shape and dtype of `image`, 0 to 1.
+
     Raises:
       ValueError: `image` is not one floating-point image, `sigma` is out of bounds, or `radius`
         is below 1 or too large.
@@ -108,8 +118,8 @@ def gaussian_blur(
     check_range("sigma", sigma, lowest=1e-3)
     shorter = min(image.shape[:2])
     radius = max(1, shorter // 20) if radius is None else radius
-    if not 1 <= radius < shorter:
-        raise ValueError(f"radius={radius}: accepted is 1 to {shorter - 1}, below both sides")
+    checks.counts(radius=radius)
+    checks.within(1, shorter - 1, radius=radius)
     width = jax.random.uniform(key, (), image.dtype, *sigma)
     distance = jnp.arange(-radius, radius + 1, dtype=image.dtype)
     weight = jnp.exp(-0.5 * (distance / width) ** 2)
@@ -131,7 +141,7 @@ def blend(image: Array, other: Array, factor: Array) -> Array:
     return jnp.clip(other + factor * (image - other), 0, 1)
 
 
-def grey(image: Array) -> Array:
+def gray(image: Array) -> Array:
     """Return the luma `[height, width, 1]` of an image of 1 or 3 channels."""
     return image if image.shape[-1] == 1 else luma(*jnp.moveaxis(image, -1, 0))[..., None]
 
@@ -141,7 +151,7 @@ def luma(red: Array, green: Array, blue: Array) -> Array:
     return _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
 
 
-def mean_grey(image: Array) -> Array:
+def mean_gray(image: Array) -> Array:
     """Return the mean of the luma of an image of 1 or 3 channels."""
     height, width, channels = image.shape
     weight = jnp.asarray(_LUMA if channels == 3 else (1,), image.dtype)
@@ -150,7 +160,7 @@ def mean_grey(image: Array) -> Array:
 
 
 def turn_hue(red: Array, green: Array, blue: Array, turn: Array) -> list[Array]:
-    """Return the planes with every hue moved by `turn` of the colour circle, through HSV."""
+    """Return the planes with every hue moved by `turn` of the color circle, through HSV."""
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
     span = jnp.where(chroma > 0, chroma, 1)

@@ -1,0 +1,107 @@
+"""Sets of texts as tokens, with what of them counts."""
+
+import dataclasses
+from collections.abc import Sequence
+from numbers import Integral
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Integer, PyTree
+
+from jaxml import checks
+from jaxml.tracing import known
+
+Rows = int | np.integer | slice | Sequence[int] | Array | np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+    """A set of texts as tokens of one length; several sets for `jax.vmap`, in front.
+
+    `len(texts)` is the number of rows, and `texts[rows]` are some of them, in each of several
+    sets the same: a slice, indices or a boolean mask of numpy. `texts[3]` is a set of one row.
+
+    Attributes:
+      tokens: `[row, time]`, such as of `jaxml.data.text.chunk_tokens`.
+      mask: `[row, time]`, True where a token counts; False for padding, at the right, and for a
+        prompt that comes before what is to be learnt or forgotten.
+    """
+
+    tokens: Integer[Array, "*set row time"]
+    mask: Bool[Array, "*set row time"]
+
+    def __len__(self) -> int:
+        return self.tokens.shape[-2]
+
+    def __getitem__(self, rows: Rows) -> "Sequences":
+        if isinstance(rows, Integral):
+            # A range knows negative numbers, and where rows end.
+            rows = np.array([range(len(self))[int(rows)]])
+        elif not isinstance(rows, slice):
+            rows = jnp.atleast_1d(rows) if isinstance(rows, Array) else np.atleast_1d(rows)
+        return Sequences(self.tokens[..., rows, :], self.mask[..., rows, :])
+
+    @property
+    def lengths(self) -> Integer[Array, "*set row"]:
+        """Number of the tokens of each row that count, after the first, which nothing predicts."""
+        return jnp.sum(self.mask[..., 1:], axis=-1, dtype=jnp.int32)
+
+
+# As functions take them: of plain tokens `[*set, row, time]` all count.
+Texts = Sequences | Integer[Array | np.ndarray, "... _ _"]
+
+
+def sequences(texts: Texts) -> Sequences:
+    """Return texts as `Sequences`.
+
+    Args:
+      texts: such, or plain tokens `[*set, row, time]`, all of which count.
+    """
+    if isinstance(texts, Sequences):
+        return texts
+    tokens = jnp.asarray(texts)
+    return Sequences(tokens, jnp.ones_like(tokens, bool))
+
+
+def check_texts(
+    name: str, texts: Sequences, *, vocabulary: int | None = None, shortest: int = 2
+) -> None:
+    """Raise ValueError if sequences cannot be used.
+
+    Args:
+      name: of the argument.
+      texts: rows of one set.
+      vocabulary: number of tokens, where it is known.
+      shortest: least length of a row.
+    """
+    tokens, mask = texts.tokens, texts.mask
+    if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise checks.refused(name, tokens, "integers [row, time]")
+    if not tokens.shape[0] or tokens.shape[1] < shortest:
+        raise checks.refused(name, tokens, f"one row or more, of {shortest} tokens or more")
+    if mask.shape != tokens.shape or mask.dtype != jnp.bool_:
+        raise checks.refused(f"{name}.mask", mask, f"bool{list(tokens.shape)}")
+    if vocabulary is None:
+        return
+    if not known(tokens, lambda tokens: jnp.all((tokens >= 0) & (tokens < vocabulary))):
+        with jax.ensure_compile_time_eval():
+            ends = f"tokens from {jnp.min(tokens)} to {jnp.max(tokens)}"
+        accepted = f"0 to {vocabulary - 1}: does the tokenizer belong to the model?"
+        raise checks.refused(name, tokens, accepted, holds=ends)
+
+
+def draw_rows(key: Array, rows: PyTree, batch_size: int) -> PyTree:
+    """Return different rows of arrays `[row, ...]`, the same of each.
+
+    Args:
+      key: consumed.
+      rows: arrays, such as `Sequences`.
+      batch_size: number drawn; of fewer, all in their order.
+    """
+    count = len(jax.tree.leaves(rows)[0])
+    if count <= batch_size:
+        return rows
+    index = jax.random.choice(key, jnp.arange(count, dtype=jnp.int32), (batch_size,), replace=False)
+    return jax.tree.map(lambda leaf: leaf[index], rows)
