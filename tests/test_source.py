@@ -65,7 +65,7 @@ def test_every_refusal_has_name_value_and_what_is_accepted():
         for line, constants in found:
             assert len(constants) == 3, f"{path}:{line}"
             name, _, accepted = constants
-            assert name is None or re.fullmatch(r"\w[\w.\[\]\'\" -]*", name), f"{path}:{line}"
+            assert name is None or re.fullmatch(r"[a-z_].*", name), f"{path}:{line}"
             assert accepted is None or re.fullmatch(r"(?!accepted|give).+[^.]", accepted), (
                 f"{path}:{line}"
             )

@@ -48,14 +48,14 @@ def test_the_poisoned_cloud_ranks_first(poisoned, hint):
     features, flags = clouds(poisoned)
     noise = np.random.default_rng(1).normal(size=len(LABELS))
     noise[flags] += hint + noise[LABELS == 0].mean() - noise[flags].mean()
-    found = split(features, noise)
+    found = split(features, noise, components=5)
     assert np.min(found[flags]) > np.max(found[~flags])
 
 
 def test_jit_vmap_and_float32():
     features, flags = clouds(30)
     batch = jnp.asarray(np.stack([features, features[::-1]]))
-    function = lambda x: split(x, flags * 1.0)
+    function = lambda x: split(x, flags * 1.0, components=2, iterations=5)
     np.testing.assert_allclose(jax.jit(jax.vmap(function))(batch)[0], function(batch[0]), atol=1e-6)
     single = jax.ShapeDtypeStruct(features.shape, "float32")
     hint, labels = jax.ShapeDtypeStruct(flags.shape, "float32"), jnp.asarray(LABELS)
