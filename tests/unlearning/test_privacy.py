@@ -54,7 +54,7 @@ def test_chance_of_ties_and_missing_scores():
 def test_vmap_equals_one_by_one():
     high, low = jnp.asarray(FORGET.reshape(4, 10)), jnp.asarray(HOLDOUT[:20].reshape(4, 5))
     expected = [auroc(*pair) for pair in zip(high, low, strict=True)]
-    np.testing.assert_allclose(jax.vmap(auc)(high, low), expected, rtol=1e-12)
+    np.testing.assert_allclose(jax.vmap(auroc)(high, low), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
