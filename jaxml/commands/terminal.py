@@ -1,7 +1,9 @@
 """What all commands read from the terminal, and how they write to it."""
 
 import argparse
+import ast
 import contextlib
+from importlib import resources
 
 
 def integer(text: str) -> int:
@@ -10,6 +12,24 @@ def integer(text: str) -> int:
         if abs(number := int(text)) < 2**31:
             return number
     raise argparse.ArgumentTypeError(f"{text[:40]!r}: accepted is a whole number below 2^31")
+
+
+def names_in(file: str, table: str) -> list[str]:
+    """Return the keys of a table in the library's source, which to import would load JAX.
+
+    Args:
+      file: of the package, such as "unlearning/_objectives.py".
+      table: a dict of that file with strings as keys.
+    """
+    source = resources.files("jaxml").joinpath(file).read_text()
+    (keys,) = (
+        node.value.keys
+        for node in ast.parse(source).body
+        if isinstance(node, ast.AnnAssign)
+        and ast.unparse(node.target) == table
+        and isinstance(node.value, ast.Dict)
+    )
+    return [ast.literal_eval(key) for key in keys if key is not None]
 
 
 def say(text: str, file=None) -> None:

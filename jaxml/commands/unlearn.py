@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, say
+from jaxml.commands.terminal import integer, names_in, say
 
 
 def add_parser(commands) -> None:
@@ -14,8 +14,12 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--retain", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path("runs/unlearn"), metavar="DIR")
+    objectives = [
+        *names_in("unlearning/_objectives.py", "SEQUENCE_OBJECTIVES"),
+        *names_in("unlearning/_token_objectives.py", "TOKEN_OBJECTIVES"),
+    ]
     parser.add_argument(
-        "--method", default="npo", help="npo (default), ga, simnpo, wga, satimp, dpo, idk or rmu"
+        "--method", default="npo", help=f"{', '.join(objectives)} or rmu (default: npo)"
     )
     parser.add_argument(
         "--alternative", type=Path, metavar="FILE", help="for dpo and idk: instead of each text"

@@ -7,12 +7,12 @@ from jaxml.unlearning import keywords as keywords
 from jaxml.unlearning import metrics as metrics
 from jaxml.unlearning._config import RETAIN_TERMS as RETAIN_TERMS
 from jaxml.unlearning._config import UnlearnConfig as UnlearnConfig
+from jaxml.unlearning._forget_batch import ForgetBatch as ForgetBatch
+from jaxml.unlearning._forget_batch import Objective as Objective
 from jaxml.unlearning._log_prob import sequence_log_prob as sequence_log_prob
 from jaxml.unlearning._log_prob import token_log_prob as token_log_prob
 from jaxml.unlearning._methods import METHODS as METHODS
 from jaxml.unlearning._methods import OBJECTIVES as OBJECTIVES
-from jaxml.unlearning._methods import ForgetBatch as ForgetBatch
-from jaxml.unlearning._methods import Objective as Objective
 from jaxml.unlearning._objectives import dpo as dpo
 from jaxml.unlearning._objectives import grad_diff as grad_diff
 from jaxml.unlearning._objectives import gradient_ascent as gradient_ascent

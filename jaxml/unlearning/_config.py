@@ -4,7 +4,8 @@ import dataclasses
 from typing import Literal, get_args
 
 from jaxml import checks
-from jaxml.unlearning._methods import METHODS, NEEDS, Objective, method_name, objective_of
+from jaxml.unlearning._forget_batch import NEEDS, Objective
+from jaxml.unlearning._methods import METHODS, method_name, objective_of
 from jaxml.unlearning._sequences import Sequences, check_texts
 
 Retain = Literal["none", "nll", "kl"]

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, Integer
 
 from jaxml import checks
 from jaxml.unlearning._counted import check_values
+from jaxml.unlearning._forget_batch import Objective, Scalar
 
 Normalization = Literal["sequence_sum", "batch_token_mean", "muse_logits"]
-Scalar = float | Float[Array, ""]
 
 
 def nll(
@@ -253,3 +253,33 @@ def _mean(logp: Array, lengths: Array | None, *, prefix: str = "") -> Array:
 def _check_lengths(lengths: Array, logp: Array, *, prefix: str = "") -> None:
     checks.same_shape(**{f"{prefix}logp": logp, f"{prefix}lengths": lengths})
     checks.integers(**{f"{prefix}lengths": lengths})
+
+
+# With what they need, as methods of `unlearn`.
+SEQUENCE_OBJECTIVES: dict[str, Objective] = {
+    # Gradient ascent; with the retain term "nll" it is GradDiff.
+    "ga": Objective(lambda batch, beta: gradient_ascent(batch.logp, lengths=batch.lengths)),
+    # Negative preference: with a reference, and without.
+    "npo": Objective(
+        lambda batch, beta: npo(batch.logp, batch.reference_logp, beta=beta),
+        needs=frozenset({"reference"}),
+        beta=0.1,
+    ),
+    "simnpo": Objective(lambda batch, beta: simnpo(batch.logp, batch.lengths, beta=beta), beta=2.5),
+    # Alternative answers: preferred to the true ones, and learnt.
+    "dpo": Objective(
+        lambda batch, beta: dpo(
+            batch.logp,
+            batch.alternative_logp,
+            batch.reference_logp,
+            batch.alternative_reference_logp,
+            beta=beta,
+        ),
+        needs=frozenset({"reference", "alternative"}),
+        beta=0.1,
+    ),
+    "idk": Objective(
+        lambda batch, beta: nll(batch.alternative_logp, lengths=batch.alternative_lengths),
+        needs=frozenset({"alternative"}),
+    ),
+}

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxml.unlearning._config import UnlearnConfig
-from jaxml.unlearning._methods import ForgetBatch, method_name, objective_of
+from jaxml.unlearning._forget_batch import ForgetBatch
+from jaxml.unlearning._methods import method_name, objective_of
 from jaxml.unlearning._rmu import rmu, rmu_control
 from jaxml.unlearning._sequences import Sequences, draw_rows
 from jaxml.unlearning._sharpness import shifted_to_worst

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from jaxml import checks
 from jaxml.unlearning._counted import check_values, counted_mean
-from jaxml.unlearning._objectives import Scalar
+from jaxml.unlearning._forget_batch import Scalar
 
 
 def rmu(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from jaxml import checks
-from jaxml.unlearning._objectives import Scalar
+from jaxml.unlearning._forget_batch import Scalar
 
 
 def sam_value_and_grad(

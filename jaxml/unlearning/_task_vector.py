@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from jaxml import checks
-from jaxml.unlearning._objectives import Scalar
+from jaxml.unlearning._forget_batch import Scalar
 
 
 def task_vector(finetuned: PyTree, base: PyTree) -> PyTree:

@@ -6,7 +6,8 @@ from jaxtyping import Array, Bool, Float
 
 from jaxml import checks
 from jaxml.unlearning._counted import check_values, counted_mean, row_sums
-from jaxml.unlearning._objectives import Scalar, nll
+from jaxml.unlearning._forget_batch import Objective, Scalar
+from jaxml.unlearning._objectives import nll
 
 
 def wga(
@@ -117,3 +118,11 @@ def kl_retain(
     # A token that the reference excludes adds q log q = 0.
     divergence = jnp.sum(jnp.where(q > 0, q * (log_q - log_p), 0), axis=-1)
     return counted_mean(divergence, mask, name="logits without their last axis")
+
+
+# As methods of `unlearn`.
+TOKEN_OBJECTIVES: dict[str, Objective] = {
+    # Ascent with a weight of each token.
+    "wga": Objective(lambda batch, beta: wga(batch.token_logp, batch.counted, beta=beta), beta=1.0),
+    "satimp": Objective(lambda batch, beta: satimp(batch.token_logp, batch.counted)),
+}

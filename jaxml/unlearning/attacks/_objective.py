@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from jaxml import checks
 from jaxml.tracing import as_partial
 from jaxml.unlearning._counted import counted_mean
+from jaxml.unlearning._forget_batch import Scalar
 from jaxml.unlearning._log_prob import token_log_prob
-from jaxml.unlearning._objectives import Scalar
 from jaxml.unlearning._sequences import Texts, check_texts, sequences
 
 
