@@ -1,8 +1,4 @@
-"""What the documentation takes for public: the names that a package imports as themselves.
-
-Griffe reads the sources for mkdocs. Where a function has the name of its file, such as
-`multifractal.mfdfa`, Python finds the function and griffe the file; this keeps the function.
-"""
+"""What the documentation takes for public: the names that a package imports as themselves."""
 
 import ast
 
@@ -10,21 +6,13 @@ import griffe
 
 
 class Exports(griffe.Extension):
-    """Put what `from a.b import c as c` names in the place of c in package a."""
+    """Mark what `from a._b import c as c` names in package a as public."""
 
     def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
         """Change a package that has been read whole."""
-        # All are found before one is put in: afterwards the path of a file may be a function's.
-        found = [
-            (package, name, pkg[source.removeprefix(f"{pkg.name}.")])
-            for package in _packages(pkg)
-            for name, source in _exports(package)
-        ]
-        for package, name, value in found:
-            if not value.is_module:
-                alias = griffe.Alias(name, value, parent=package)
-                alias.public = True
-                package.set_member(name, alias)
+        for package in _packages(pkg):
+            for name in _exports(package):
+                package.members[name].public = True
 
 
 def _packages(package):
@@ -37,6 +25,4 @@ def _packages(package):
 def _exports(package):
     for node in ast.parse(package.filepath.read_text()).body:
         if isinstance(node, ast.ImportFrom):
-            for name in node.names:
-                if name.name == name.asname:
-                    yield name.name, f"{node.module}.{name.name}"
+            yield from (name.name for name in node.names if name.name == name.asname)

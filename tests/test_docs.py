@@ -8,7 +8,8 @@ import jaxml
 
 ROOT = Path(__file__).parents[1]
 NAVIGATION = re.findall(r"^ +- (\S+\.(?:md|py))$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-PAGES = {path.name: path.read_text() for path in ROOT.joinpath("docs").glob("*.md")}
+DOCS = ROOT / "docs"
+PAGES = {path.relative_to(DOCS).as_posix(): path.read_text() for path in DOCS.rglob("*.md")}
 SHOWN = [name for text in PAGES.values() for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)]
 
 
