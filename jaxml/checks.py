@@ -62,6 +62,11 @@ def between(low: float, high: float, **numbers: Any) -> None:
     _each(lambda x: (x > low) & (x < high), f"a number between {low} and {high}", numbers)
 
 
+def fraction(**numbers: Any) -> None:
+    """Accept numbers above 0, 1 at most."""
+    _each(lambda x: (x > 0) & (x <= 1), "above 0, 1 at most", numbers)
+
+
 def counts(*, least: int = 1, **numbers: Any) -> None:
     """Accept whole numbers from `least`."""
     for name, number in numbers.items():
@@ -97,6 +102,13 @@ def integers(**arrays: Any) -> None:
             raise refused(name, array, "integers")
 
 
+def boolean(**arrays: Any) -> None:
+    """Accept arrays of True and False."""
+    for name, array in arrays.items():
+        if array.dtype != jnp.bool_:
+            raise refused(name, array, f"bool{list(array.shape)}")
+
+
 def axes(layout: str, **arrays: Any) -> None:
     """Accept arrays with the axes of a layout such as "row feature", none of them of length 0."""
     names = layout.split()
@@ -123,8 +135,7 @@ def rows(**arrays: Any) -> None:
 def mask(mask: Any, **array: Any) -> None:
     """Accept a boolean array of the shape of another."""
     same_shape(**array, mask=mask)
-    if mask.dtype != jnp.bool_:
-        raise refused("mask", mask, f"bool{list(mask.shape)}")
+    boolean(mask=mask)
 
 
 def same_trees(**trees: PyTree) -> None:
@@ -179,12 +190,13 @@ def images(*, or_bytes: bool = False, **arrays: Any) -> None:
             raise refused(name, array, f"{kinds} in [0, 1]")
 
 
-def labels(labels: Any, *, rows: int, classes: int | None = None) -> None:
+def labels(*, rows: int, classes: int | None = None, **arrays: Any) -> None:
     """Accept integers `[row]` from 0 to classes - 1, one a row."""
-    if labels.shape != (rows,) or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise refused("labels", labels, f"integers [{rows}], one a row")
+    for name, array in arrays.items():
+        if array.shape != (rows,) or not jnp.issubdtype(array.dtype, jnp.integer):
+            raise refused(name, array, f"integers [{rows}], one a row")
     if classes is not None and rows:
-        values_within(0, classes - 1, labels=labels)
+        values_within(0, classes - 1, **arrays)
 
 
 def _each(holds: Callable[[Any], Any], accepted: str, numbers: dict[str, Any]) -> None:

@@ -23,6 +23,8 @@ ACCEPTED = {
     "counts from 0": lambda: checks.counts(least=0, a=0),
     "choice": lambda: checks.choice(("x", "y"), a="y"),
     "floating": lambda: checks.floating(a=ONES),
+    "fraction": lambda: checks.fraction(a=1, b=0.5),
+    "boolean": lambda: checks.boolean(a=ONES > 0),
     "integers": lambda: checks.integers(a=jnp.arange(3)),
     "axes": lambda: checks.axes("row feature", a=ONES),
     "same_shape": lambda: checks.same_shape(a=ONES, b=2 * ONES),
@@ -33,8 +35,8 @@ ACCEPTED = {
     "values_within": lambda: checks.values_within(0, 1, a=ONES),
     "images": lambda: checks.images(a=PIXELS),
     "images of bytes": lambda: checks.images(or_bytes=True, a=PIXELS.astype(jnp.uint8)),
-    "labels": lambda: checks.labels(jnp.asarray([0, 2]), rows=2, classes=3),
-    "labels of any class": lambda: checks.labels(jnp.asarray([0, 9]), rows=2),
+    "labels": lambda: checks.labels(labels=jnp.asarray([0, 2]), rows=2, classes=3),
+    "labels of any class": lambda: checks.labels(labels=jnp.asarray([0, 9]), rows=2),
 }
 REFUSED = {
     "a=0: accepted is a positive number": lambda: checks.positive(a=0),
@@ -52,6 +54,9 @@ REFUSED = {
     "a=int32[3]: accepted is floating-point numbers": lambda: checks.floating(
         a=jnp.arange(3, dtype="int32")
     ),
+    "a=0: accepted is above 0, 1 at most": lambda: checks.fraction(a=0),
+    "a=nan: accepted is above 0, 1 at most": lambda: checks.fraction(a=np.nan),
+    "a=float32[2, 3]: accepted is bool[2, 3]": lambda: checks.boolean(a=ONES),
     "a=float32[2, 3]: accepted is integers": lambda: checks.integers(a=ONES),
     "a=float32[2, 3]: accepted is [row], none of length 0": lambda: checks.axes("row", a=ONES),
     "a=float32[0, 3]: accepted is [row, feature], none of length 0": lambda: checks.axes(
@@ -79,9 +84,11 @@ REFUSED = {
         a=PIXELS.astype(jnp.uint8)
     ),
     "labels=int32[2] with values from 0 to 3: accepted is 0 to 2": lambda: checks.labels(
-        CLASSES, rows=2, classes=3
+        labels=CLASSES, rows=2, classes=3
     ),
-    "labels=int32[2]: accepted is integers [3], one a row": lambda: checks.labels(CLASSES, rows=3),
+    "labels=int32[2]: accepted is integers [3], one a row": lambda: checks.labels(
+        labels=CLASSES, rows=3
+    ),
 }
 
 

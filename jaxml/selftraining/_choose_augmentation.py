@@ -96,7 +96,7 @@ def choose_augmentation(
     checks.images(or_bytes=True, images=images)
     # One class is compared with the median of all.
     checks.counts(least=3, classes=classes)
-    checks.labels(labels, rows=len(images), classes=classes)
+    checks.labels(labels=labels, rows=len(images), classes=classes)
     count = jnp.bincount(labels, length=classes)
     if not known(count, lambda count: jnp.all(count > 0)):
         none = f"no row of class {int(jnp.argmin(count))}"

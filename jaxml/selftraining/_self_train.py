@@ -138,5 +138,5 @@ def _check(images, labels, pool, classes, rounds, labelled) -> None:
     if pool.shape[1:] != images.shape[1:] or pool.dtype != images.dtype:
         sides = ", ".join(map(str, images.shape[1:]))
         raise checks.refused("pool", pool, f"{images.dtype}[row, {sides}], as images")
-    checks.labels(labels, rows=len(images), classes=classes)
+    checks.labels(labels=labels, rows=len(images), classes=classes)
     checks.choice(get_args(Labelled), labelled=labelled)

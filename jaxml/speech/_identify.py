@@ -154,10 +154,8 @@ def _checked(train_features, train_labels, test_features, speakers):
     checks.finite(**features)
     rows, width = train_features.shape
     _check_width("test_features", test_features, width)
-    if train_labels.shape != (rows,) or not jnp.issubdtype(train_labels.dtype, jnp.integer):
-        raise checks.refused("train_labels", train_labels, f"integers [{rows}], one a row")
+    checks.labels(rows=rows, classes=speakers, train_labels=train_labels)
     if is_concrete(train_labels):
-        checks.values_within(0, speakers - 1, train_labels=train_labels)
         missing = np.setdiff1d(np.arange(speakers), train_labels)
         if missing.size:
             accepted = f"a row or more of each of the {speakers} speakers"

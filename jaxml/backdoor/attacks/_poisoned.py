@@ -144,4 +144,4 @@ def check_labelled(
     checks.counts(least=0, target=target)
     if classes is not None:
         checks.within(0, classes - 1, target=target)
-    checks.labels(labels, rows=len(images), classes=classes)
+    checks.labels(labels=labels, rows=len(images), classes=classes)

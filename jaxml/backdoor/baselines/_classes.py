@@ -40,4 +40,4 @@ def check_features_of_classes(features: Array, labels: Array, classes: int) -> N
     checks.floating(features=features)
     checks.finite(features=features)
     checks.counts(classes=classes)
-    checks.labels(labels, rows=features.shape[0], classes=classes)
+    checks.labels(labels=labels, rows=features.shape[0], classes=classes)

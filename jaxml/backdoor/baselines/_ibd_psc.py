@@ -99,7 +99,7 @@ def ibd_psc_level(
     Source: Hou et al. 2024 (ICML, arXiv 2405.09786).
     """
     checks.images(images=images)
-    checks.labels(labels, rows=images.shape[0])
+    checks.labels(labels=labels, rows=images.shape[0])
     if not known(labels, lambda labels: jnp.all(labels >= 0)):
         raise checks.refused("labels", labels, "0 or more", holds="negative numbers")
     _check_levels(levels)

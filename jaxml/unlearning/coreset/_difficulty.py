@@ -127,7 +127,6 @@ def keyword_density(
       ValueError: the shapes differ or a wrong dtype.
     """
     hits = jnp.asarray(hits)
-    if hits.dtype != jnp.bool_:
-        raise checks.refused("hits", hits, f"bool{list(mask.shape)}")
+    checks.boolean(hits=hits)
     checks.mask(mask, hits=hits)
     return row_means(hits.astype(float), mask)

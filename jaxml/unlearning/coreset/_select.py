@@ -67,8 +67,7 @@ def random(key: Key[Array, ""], count: int) -> Float[Array, " chunk"]:
 def check_selection(fraction: float, keep: str) -> None:
     """Raise ValueError if `select` does not take these, before there are scores."""
     checks.choice(get_args(Keep), keep=keep)
-    if not 0 < fraction <= 1:
-        raise checks.refused("fraction", fraction, "above 0, 1 at most")
+    checks.fraction(fraction=fraction)
 
 
 def _order(scores: Array, keep: Keep) -> Array:

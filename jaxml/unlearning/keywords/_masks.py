@@ -77,6 +77,5 @@ def random_mask(key: Key[Array, ""], texts: Texts, hits: Hits) -> Sequences:
 def _checked(texts: Texts, hits: Hits) -> tuple[Sequences, Array]:
     texts, hits = sequences(texts), jnp.asarray(hits)
     checks.same_shape(mask=texts.mask, hits=hits)
-    if hits.dtype != jnp.bool_:
-        raise checks.refused("hits", hits, f"bool{list(hits.shape)}")
+    checks.boolean(hits=hits)
     return texts, hits

@@ -191,8 +191,7 @@ def min_k_plus_plus(
 
 
 def _mean_of_lowest(values: Array, mask: Array, fraction: float) -> Array:
-    if not 0 < fraction <= 1:
-        raise checks.refused("fraction", fraction, "above 0, 1 at most")
+    checks.fraction(fraction=fraction)
     length = values.shape[-1]
     # int(fraction n) in Python's doubles for every n: float32 would round some the other way.
     counts = np.array([max(1, int(fraction * n)) for n in range(length + 1)], np.int32)
