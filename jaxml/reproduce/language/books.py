@@ -14,6 +14,7 @@ from jaxml.data.questions import Passage, Question
 from jaxml.data.text import TextCorpus, chunk_tokens
 from jaxml.files.errors import DataError
 from jaxml.unlearning import Sequences
+from jaxml.unlearning._sequences import sequences
 from jaxml.unlearning.metrics import knowledge_prompt
 
 _CONTEXT = 4
@@ -85,9 +86,9 @@ def library(
             raise DataError(f"{corpus.source}: no words to ask for in the chunks to {name}")
     return Library(
         tokenizer=tokenizer,
-        forget=_whole(to_forget),
-        holdout=_whole(held_out),
-        retain=_whole(second),
+        forget=sequences(to_forget),
+        holdout=sequences(held_out),
+        retain=sequences(second),
         forget_answers=_answers(tokenizer, questions["forget"], length),
         retain_answers=_answers(tokenizer, questions["retain"], length),
         forget_passages=_passages(tokenizer, to_forget, prompt),
@@ -154,10 +155,6 @@ def _drawn_chunks(
     return rng.permutation(chunks[:count])
 
 
-def _whole(tokens: np.ndarray) -> Sequences:
-    return Sequences(jnp.asarray(tokens), jnp.ones(tokens.shape, bool))
-
-
 def _passages(tokenizer, rows: np.ndarray, prompt: int) -> tuple[Passage, ...]:
     """Return each chunk in two parts, the first of them `prompt` tokens."""
     starts, rests = rows[:, 1 : 1 + prompt].tolist(), rows[:, 1 + prompt :].tolist()
@@ -195,4 +192,4 @@ def _answers(tokenizer, questions: Sequence[Question], length: int) -> Sequences
     for first in range(len(encoded)):
         tokens = sum(encoded[first:] + encoded[:first], [])
         rows.append([tokenizer.bos_token_id, *np.resize(tokens, length - 1)])
-    return _whole(np.array(rows, np.int32))
+    return sequences(np.array(rows, np.int32))
