@@ -115,6 +115,7 @@ NOT_ARRAYS = {
     "sharding.data_mesh",
     "sharding.from_processes",
     "sharding.map_batches",
+    "sharding.map_host_batches",
     "sharding.map_rows",
     "sharding.pmap",
     "sharding.to_numpy",

@@ -5,7 +5,7 @@ import pytest
 
 from jaxml.multifractal import mfdfa
 from jaxml.registration._sampling import sample
-from jaxml.sharding import data_mesh, map_batches, map_rows, pmap
+from jaxml.sharding import data_mesh, map_batches, map_host_batches, map_rows, pmap
 
 devices = pytest.mark.parametrize("count", [1, 2, 8])
 
@@ -102,8 +102,9 @@ def test_map_rows_names_bad_rows(rows, message, unchecked):
         map_rows(lambda row: row)(rows)
 
 
+@pytest.mark.parametrize("map_batches", [map_batches, map_host_batches])
 @pytest.mark.parametrize("batch_size", [1, 4, 17, 100])
-def test_map_batches_gives_what_one_call_gives_and_bounds_the_batch(batch_size):
+def test_batches_give_what_one_call_gives_and_bound_the_batch(map_batches, batch_size):
     sizes = []
 
     def double(rows):
@@ -114,6 +115,19 @@ def test_map_batches_gives_what_one_call_gives_and_bounds_the_batch(batch_size):
     found = map_batches(double, rows, batch_size=batch_size)
     jax.tree.map(np.testing.assert_array_equal, found, double(rows))
     assert max(sizes[:-1]) == min(batch_size, 17)
+
+
+def test_host_batches_are_of_one_length_so_that_one_program_serves_all():
+    traced = []
+
+    @jax.jit
+    def double(rows):
+        traced.append(rows.shape)
+        return 2 * rows
+
+    found = map_host_batches(double, jnp.asarray(table(17)), batch_size=4)
+    np.testing.assert_array_equal(found, 2 * table(17))
+    assert [shape[0] for shape in traced] == [4]
 
 
 def test_map_batches_works_on_rows_where_they_are():

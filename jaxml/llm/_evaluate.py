@@ -89,7 +89,7 @@ def evaluate(
     if texts is not None:
         rows = as_sequences(model, texts, length=length)
         check_texts("texts", rows, vocabulary=model.config.vocab_size)
-        logp = measures.token_mean(*network, rows, batch_size=batch_size)
-        measured["perplexity"] = float(np.exp(-logp))
-        measured["min_k"] = measures.membership(*network, rows, batch_size=batch_size)
+        scores = measures.text_scores(*network, rows, batch_size=batch_size)
+        measured["perplexity"] = float(np.exp(-measures.per_token(scores.logp, rows)))
+        measured["min_k"] = scores.min_k
     return Evaluation(**measured)

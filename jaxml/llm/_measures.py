@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,11 @@ from jaxtyping import Array, Float, PyTree
 from jaxml import checks
 from jaxml.data.questions import ChoiceQuestion, Passage, Question
 from jaxml.llm._tokens import encode, padded
-from jaxml.llm._unlearn import in_row_batches, sequence_log_probs
+from jaxml.llm._unlearn import sequence_log_probs
 from jaxml.models import llama
+from jaxml.sharding import map_host_batches
 from jaxml.unlearning import Sequences, metrics
+from jaxml.unlearning._counted import row_sums
 
 # Prompts are padded to multiples of this, so that few shapes are compiled.
 _PROMPT_STEP = 64
@@ -183,8 +185,36 @@ def membership(
       fraction: K, see `jaxml.unlearning.metrics.min_k_prob`.
       batch_size: rows at a time.
     """
-    one_batch = functools.partial(_min_k, params, decoder=decoder, fraction=fraction)
-    return in_row_batches(one_batch, texts, batch_size)
+    scores = text_scores(params, decoder, texts, fraction=fraction, batch_size=batch_size)
+    return scores.min_k
+
+
+class TextScores(NamedTuple):
+    """What the log-probabilities of a text's tokens come to, `[row]`: their sum, and Min-K%."""
+
+    logp: Float[Array, " row"]
+    min_k: Float[Array, " row"]
+
+
+def text_scores(
+    params: PyTree,
+    decoder: llama.LlamaConfig,
+    texts: Sequences,
+    *,
+    fraction: float = 0.4,
+    batch_size: int = 8,
+) -> TextScores:
+    """Return the log-probability of each text, of the tokens that count, and its Min-K%.
+
+    Args:
+      params: of the decoder.
+      decoder: shape of the network.
+      texts: rows of tokens.
+      fraction: K, see `jaxml.unlearning.metrics.min_k_prob`.
+      batch_size: rows at a time.
+    """
+    one_batch = functools.partial(_text_scores, params, decoder=decoder, fraction=fraction)
+    return map_host_batches(one_batch, texts, batch_size=batch_size)
 
 
 def token_mean(
@@ -198,15 +228,23 @@ def token_mean(
       texts: rows of tokens.
       batch_size: rows at a time.
     """
-    logp = sequence_log_probs(params, texts, decoder, batch_size=batch_size)
-    total = float(jnp.sum(logp))
-    return total / float(jnp.sum(texts.mask[:, 1:]))
+    return per_token(sequence_log_probs(params, texts, decoder, batch_size=batch_size), texts)
+
+
+def per_token(logp: Float[Array, " row"], texts: Sequences) -> float:
+    """Return the mean log-probability of a token, in nats, from those of the texts.
+
+    Args:
+      logp: of each text, in nats.
+      texts: rows of tokens.
+    """
+    return float(jnp.sum(logp)) / float(jnp.sum(texts.mask[:, 1:]))
 
 
 @functools.partial(jax.jit, static_argnames=("decoder", "fraction"))
-def _min_k(params, texts: Sequences, *, decoder, fraction):
-    logp = llama.log_prob(params, texts.tokens, decoder)
-    return metrics.min_k_prob(logp, texts.mask[:, 1:], fraction=fraction)
+def _text_scores(params, texts: Sequences, *, decoder, fraction):
+    logp, counted = llama.log_prob(params, texts.tokens, decoder), texts.mask[:, 1:]
+    return TextScores(row_sums(logp, counted), metrics.min_k_prob(logp, counted, fraction=fraction))
 
 
 @functools.partial(jax.jit, static_argnames="decoder")

@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from jaxml import checks
 from jaxml.llm._model import Model
 from jaxml.llm._tokens import Texts, as_sequences
-from jaxml.llm._unlearn import in_row_batches
 from jaxml.models import llama
 from jaxml.models.llama.precision import at_least_single
+from jaxml.sharding import map_host_batches
 from jaxml.unlearning import Sequences, coreset, keywords
 from jaxml.unlearning._sequences import check_texts
 
@@ -137,9 +137,9 @@ def chunk_scores(
         )
     if name not in ("moderate", "k_center"):
         one_batch = functools.partial(_difficulty, params, name=name, decoder=decoder)
-        return in_row_batches(one_batch, texts, batch_size)
+        return map_host_batches(one_batch, texts, batch_size=batch_size)
     one_batch = functools.partial(_features, params, decoder=decoder)
-    features = in_row_batches(one_batch, texts, batch_size)
+    features = map_host_batches(one_batch, texts, batch_size=batch_size)
     return coreset.moderate(key, features) if name == "moderate" else coreset.k_center(features)
 
 

@@ -1,17 +1,16 @@
 """Unlearning of a Llama-type model: RMU at the price of a few layers, checkpoints to go on from."""
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
 from jaxml import checks
 from jaxml.models import llama
 from jaxml.models.llama.likelihood import CHUNK
+from jaxml.sharding import map_host_batches
 from jaxml.training import Progress, fit
 from jaxml.unlearning import Sequences, UnlearnConfig, Unlearned
 from jaxml.unlearning._config import check_unlearning
@@ -137,26 +136,7 @@ def sequence_log_probs(
       chunk: see `jaxml.models.llama.chunked_log_prob`.
     """
     one_batch = functools.partial(_summed, params, decoder=decoder, chunk=chunk)
-    return in_row_batches(one_batch, texts, batch_size)
-
-
-def in_row_batches(function: Callable[[Sequences], Array], texts: Texts, batch_size: int) -> Array:
-    """Return a function of sequences for all rows, `batch_size` of them at a time.
-
-    Args:
-      function: to `[row, ...]`; each row has to be its own business.
-      texts: of any number of rows above 0.
-      batch_size: rows at a time; all calls are of one shape.
-    """
-    texts = sequences(texts)
-    rows = len(texts)
-    batch_size = min(batch_size, rows)
-    parts = []
-    for start in range(0, rows, batch_size):
-        # The last batch starts early enough to be as long as the others.
-        first = min(start, rows - batch_size)
-        parts.append(function(texts[first : first + batch_size])[start - first :])
-    return jnp.concatenate(parts)
+    return map_host_batches(one_batch, sequences(texts), batch_size=batch_size)
 
 
 def _solve(key: Array, problem: Problem, **settings) -> Unlearned:

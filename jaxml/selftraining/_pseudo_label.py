@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from jaxml import checks
 from jaxml.augment import Augment
 from jaxml.selftraining._unit import unit
+from jaxml.sharding import map_host_batches
 from jaxml.tracing import as_partial, known
 
 LogitsFn = Callable[[Array], Array]
@@ -112,30 +113,25 @@ def pseudo_label(
 
 def _all_views(key, logits_fn, images, augment, views, batch_size):
     """Mean probabilities `[row, class]` and agreement `[row]`, a batch of rows at a time."""
-    rows = len(images)
-    batch_size = min(batch_size, rows)
     network = as_partial(logits_fn)
-    parts = []
-    for start in range(0, rows, batch_size):
-        # The last batch starts early enough to be as long as the others.
-        first = min(start, rows - batch_size)
-        batch = images[first : first + batch_size]
-        seen = _views(key, batch, jnp.int32(first), augment=augment, views=views)
-        probabilities, agreement = _mean_of_views(network, seen, views=views)
-        parts.append((probabilities[start - first :], agreement[start - first :]))
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+    def of_batch(batch):
+        seen = _views(key, *batch, augment=augment, views=views)
+        return _mean_of_views(network, seen, views=views)
+
+    numbers = jnp.arange(len(images), dtype=jnp.int32)
+    return map_host_batches(of_batch, (images, numbers), batch_size=batch_size)
 
 
 @functools.partial(jax.jit, static_argnames=("augment", "views"))
-def _views(key, images, first, *, augment, views):
-    """Return augmented views `[row * views, height, width, channel]`."""
+def _views(key, images, numbers, *, augment, views):
+    """Return augmented views `[row * views, height, width, channel]`, each row by its number."""
     images = unit(images)
-    rows = first + jnp.arange(len(images), dtype=jnp.int32)
 
-    def keys_of_views(row):
-        return jax.random.split(jax.random.fold_in(key, row), views)
+    def keys_of_views(number):
+        return jax.random.split(jax.random.fold_in(key, number), views)
 
-    keys = jax.vmap(keys_of_views)(rows)
+    keys = jax.vmap(keys_of_views)(numbers)
     return jax.vmap(jax.vmap(augment, (0, None)))(keys, images).reshape(-1, *images.shape[1:])
 
 
