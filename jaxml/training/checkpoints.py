@@ -37,7 +37,12 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
     folder = Path(folder).absolute()
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; give a folder")
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, cleanup_tmp_directories=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2,
+        cleanup_tmp_directories=True,
+        # Otherwise a damaged date of one checkpoint keeps the whole folder from being opened.
+        lightweight_initialize=True,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     opened = ocp.CheckpointManager(folder, options=options)
     try:
