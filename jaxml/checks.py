@@ -95,6 +95,13 @@ def floating(**arrays: Any) -> None:
             raise refused(name, array, "floating-point numbers")
 
 
+def single_or_double(**arrays: Any) -> None:
+    """Accept arrays of float32 or float64: where JAX has no half precision, or it would not do."""
+    for name, array in arrays.items():
+        if array.dtype not in (jnp.float32, jnp.float64):
+            raise refused(name, array, "float32 or float64")
+
+
 def integers(**arrays: Any) -> None:
     """Accept arrays of integers."""
     for name, array in arrays.items():

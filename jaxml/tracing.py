@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 from jax.tree_util import Partial
+from jaxtyping import PyTree
 
 
 def is_concrete(value: Any) -> bool:
@@ -20,6 +22,23 @@ def known(array: Any, holds: Callable[[Any], Any]) -> bool:
     # An array that a traced function captures is known, but what is computed from it is not.
     with jax.ensure_compile_time_eval():
         return bool(holds(array))
+
+
+def nan_unless(condition: Any, tree: PyTree) -> PyTree:
+    """Return a pytree with NaN in all its floating-point arrays where a condition does not hold.
+
+    What eager code refuses, traced code cannot: its result says so instead.
+
+    Args:
+      condition: scalar, may be traced.
+      tree: pytree of arrays; integers and booleans stay as they are.
+    """
+
+    def marked(leaf):
+        is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.where(condition, leaf, jnp.nan) if is_floating else leaf
+
+    return jax.tree.map(marked, tree)
 
 
 def as_partial(function: Callable[..., Any]) -> Partial:

@@ -23,6 +23,7 @@ ACCEPTED = {
     "counts from 0": lambda: checks.counts(least=0, a=0),
     "choice": lambda: checks.choice(("x", "y"), a="y"),
     "floating": lambda: checks.floating(a=ONES),
+    "single_or_double": lambda: checks.single_or_double(a=ONES, b=np.ones(3)),
     "fraction": lambda: checks.fraction(a=1, b=0.5),
     "boolean": lambda: checks.boolean(a=ONES > 0),
     "integers": lambda: checks.integers(a=jnp.arange(3)),
@@ -53,6 +54,9 @@ REFUSED = {
     "a='z': accepted is one of 'x', 'y'": lambda: checks.choice(("x", "y"), a="z"),
     "a=int32[3]: accepted is floating-point numbers": lambda: checks.floating(
         a=jnp.arange(3, dtype="int32")
+    ),
+    "a=bfloat16[2, 3]: accepted is float32 or float64": lambda: checks.single_or_double(
+        a=ONES.astype(jnp.bfloat16)
     ),
     "a=0: accepted is above 0, 1 at most": lambda: checks.fraction(a=0),
     "a=nan: accepted is above 0, 1 at most": lambda: checks.fraction(a=np.nan),

@@ -13,18 +13,19 @@ import jaxml
 ROOT = Path(jaxml.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 METHODS = {"unlearning", "backdoor", "selftraining", "registration", "multifractal", "speech"}
-SMALL = {"bilevel", "sharding", "checks", "tracing", "extras", "ranks", "optimizer"}
+SMALL = {"bilevel", "sharding", "checks", "tracing", "precision", "extras", "ranks", "optimizer"}
 GROUND = {"augment", "files", *SMALL}
 METHOD_GROUND = GROUND - {"files"}
 MAY_IMPORT = {
     **{method: METHOD_GROUND for method in METHODS - {"speech"}},
     "speech": {"multifractal", *METHOD_GROUND},
-    "augment": {"checks", "tracing"},
+    "augment": {"checks", "tracing", "precision"},
     "files": {"extras"},
     "bilevel": {"checks", "tracing", "optimizer"},
     "sharding": {"checks", "tracing"},
     "checks": {"tracing"},
     "tracing": set(),
+    "precision": set(),
     "ranks": set(),
     "optimizer": set(),
     "extras": set(),

@@ -6,11 +6,13 @@ from jaxtyping import Array, Float, Key
 
 from jaxml import checks
 from jaxml.augment._checks import Range, check_image, check_range
+from jaxml.precision import half_in_single
 
 # Luma of ITU-R BT.601, to the digits that torchvision and dm-pix have.
 _LUMA = (0.2989, 0.587, 0.114)
 
 
+@half_in_single
 def color_jitter(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
@@ -67,6 +69,7 @@ def color_jitter(
     return jnp.stack(planes, axis=-1)
 
 
+@half_in_single
 def grayscale(
     key: Key[Array, ""], image: Float[Array, "height width channel"], *, probability: float = 0.2
 ) -> Float[Array, "height width channel"]:
@@ -89,6 +92,7 @@ def grayscale(
     return jnp.where(jax.random.uniform(key) < probability, gray(image), image)
 
 
+@half_in_single
 def gaussian_blur(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
@@ -133,12 +137,17 @@ def gaussian_blur(
             (weight[i] * part(i) for i in range(1, 2 * radius + 1)), start=weight[0] * part(0)
         )
     # The weights sum to 1 but for rounding.
-    return jnp.clip(image, 0, 1)
+    return clip(image)
 
 
 def blend(image: Array, other: Array, factor: Array) -> Array:
     """Return clip(d + f (x - d)): between `other` d and the image x, or beyond the image."""
-    return jnp.clip(other + factor * (image - other), 0, 1)
+    return clip(other + factor * (image - other))
+
+
+def clip(values: Array) -> Array:
+    """Return values cut at 0 and 1, with NaN for infinity, which is not a bright pixel."""
+    return jnp.clip(values, 0, 1) + 0 * values
 
 
 def gray(image: Array) -> Array:
@@ -175,6 +184,6 @@ def turn_hue(red: Array, green: Array, blue: Array, turn: Array) -> list[Array]:
         # V - V S clip(min(k, 4 - k), 0, 1), k = n + H mod 6.
         k = (n + sixths) / 6 + turn
         k = 6 * (k - jnp.floor(k))
-        return jnp.clip(value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1), 0, 1)
+        return clip(value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1))
 
     return [plane(5), plane(3), plane(1)]

@@ -7,6 +7,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxml import checks
 from jaxml.augment._checks import Range, check_image, check_range
+from jaxml.augment._color import clip
+from jaxml.precision import half_in_single
 
 # Draws of a box before the center is taken instead, as in torchvision.
 _ATTEMPTS = 10
@@ -60,6 +62,7 @@ def padded_crop(
     return lax.dynamic_slice(padded, (start[0], start[1], 0), image.shape)
 
 
+@half_in_single
 def resized_crop(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
@@ -110,6 +113,7 @@ def resized_crop(
     return resize(image, top + _pixel_centers(h, height), left + _pixel_centers(w, width))
 
 
+@half_in_single
 def rotate(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
@@ -135,6 +139,7 @@ def rotate(
     return affine_map(image, rotation(-angle), jnp.zeros(2, image.dtype))
 
 
+@half_in_single
 def affine(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
@@ -242,7 +247,7 @@ def resize(
     part, whole = (columns - left)[:, None], left.astype(jnp.int32)
     take = lambda c: image.at[:, c].get(mode="promise_in_bounds")
     mixed = (1 - part) * take(whole) + part * take(jnp.minimum(whole + 1, width - 1))
-    return jnp.clip(mixed, 0, 1)
+    return clip(mixed)
 
 
 def resample(

@@ -6,6 +6,8 @@ from jaxtyping import Array, Float, Key
 
 from jaxml import checks
 from jaxml.augment._checks import check_image
+from jaxml.augment._color import clip
+from jaxml.precision import half_in_single
 
 Images = Float[Array, "row height width channel"]
 Targets = Float[Array, "row class"]
@@ -45,6 +47,7 @@ def cutout(
     return jnp.where(_box(center, (side, side), (height, width)), fill, image)
 
 
+@half_in_single
 def mixup(
     key: Key[Array, ""], images: Images, targets: Targets, *, alpha: float = 1.0
 ) -> tuple[Images, Targets]:
@@ -74,9 +77,10 @@ def mixup(
     def mix(x):
         return share.astype(x.dtype) * x + (1 - share).astype(x.dtype) * x[order]
 
-    return jnp.clip(mix(images), 0, 1), mix(targets)
+    return clip(mix(images)), mix(targets)
 
 
+@half_in_single
 def cutmix(
     key: Key[Array, ""], images: Images, targets: Targets, *, alpha: float = 1.0
 ) -> tuple[Images, Targets]:

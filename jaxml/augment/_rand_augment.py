@@ -6,8 +6,9 @@ from jaxtyping import Array, Float, Key
 
 from jaxml import checks
 from jaxml.augment._checks import check_image
-from jaxml.augment._color import blend, gray, mean_gray
+from jaxml.augment._color import blend, clip, gray, mean_gray
 from jaxml.augment._geometry import affine_map, rotation
+from jaxml.precision import half_in_single
 
 OPERATIONS = (
     "identity",
@@ -27,6 +28,7 @@ OPERATIONS = (
 _STRONGEST = 30
 
 
+@half_in_single
 def rand_augment(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
@@ -127,7 +129,7 @@ def _smooth(image: Array) -> Array:
 
 def _posterize(image: Array, bits: int) -> Array:
     levels = 2**bits
-    return jnp.clip(jnp.floor(image * levels), 0, levels - 1) / levels
+    return jnp.minimum(clip(jnp.floor(image * levels) / levels), 1 - 1 / levels)
 
 
 def _autocontrast(image: Array) -> Array:
@@ -137,4 +139,4 @@ def _autocontrast(image: Array) -> Array:
     high = jnp.max(jnp.max(image, axis=0), axis=0)
     varies = high > low
     stretched = (image - low) / jnp.where(varies, high - low, 1)
-    return jnp.where(varies, jnp.clip(stretched, 0, 1), image)
+    return jnp.where(varies, clip(stretched), image)

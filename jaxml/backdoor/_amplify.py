@@ -132,11 +132,10 @@ def _amplified_rows(logits_fn, images, logits, mask, shift, scales, *, batch_siz
         amplified = jax.vmap(lambda n: amplify(x, mask, shift, n))(scales)
         moved = logits_fn(amplified.reshape(-1, *x.shape[1:])).reshape(len(scales), *own.shape)
         stays = jnp.argmax(moved, axis=-1) == jnp.argmax(own, axis=-1)
-        return AmplifiedRows(
-            jnp.mean(stays.astype(images.dtype), axis=0),
-            jnp.mean(divergence(own, moved), axis=0),
-            jnp.all(jnp.isfinite(moved), axis=(0, -1)),
-        )
+        finite = jnp.all(jnp.isfinite(moved), axis=(0, -1)) & jnp.all(jnp.isfinite(own), axis=-1)
+        # The largest of logits with NaN is some class: such a row has no agreement.
+        agreement = jnp.where(finite, jnp.mean(stays.astype(images.dtype), axis=0), jnp.nan)
+        return AmplifiedRows(agreement, jnp.mean(divergence(own, moved), axis=0), finite)
 
     return map_batches(of_batch, (images, logits), batch_size=batch_size)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml import checks, ranks
+from jaxml.tracing import nan_unless
 
 
 def combine_scores(
@@ -44,7 +45,8 @@ def combine_scores(
     checks.axes("score row", scores=scores)
     checks.floating(scores=scores)
     checks.finite(scores=scores)
-    return jnp.mean(jax.vmap(_tail_evidence)(scores), axis=0)
+    evidence = jnp.mean(jax.vmap(_tail_evidence)(scores), axis=0)
+    return nan_unless(jnp.all(jnp.isfinite(scores)), evidence)
 
 
 def _tail_evidence(score):

@@ -58,9 +58,11 @@ def usable_segments(
     tile_threshold = threshold[segments.scale_of_tile, None]
     if flat == "floor":
         f2 = jnp.maximum(f2, tile_threshold)
-        valid = segments.valid & (f2[0] > 0)
+        is_flat = f2[0] <= 0
     else:
-        valid = segments.valid & (f2[0] > (tile_threshold if flat == "drop" else 0))
+        is_flat = f2[0] <= (tile_threshold if flat == "drop" else 0)
+    # NaN is not flat: it stays, and is seen in the result.
+    valid = segments.valid & ~is_flat
     used = jnp.zeros(threshold.shape, segments.count.dtype)
     used = used.at[segments.scale_of_tile].add(jnp.sum(valid, axis=-1, dtype=used.dtype))
     return jnp.where(valid, f2, 1), valid, segments.count - used

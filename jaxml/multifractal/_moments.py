@@ -163,7 +163,8 @@ def _row_sums(tiles):
 
 
 def _filled(total):
-    return jnp.where(total > 0, total, 1)
+    # NaN is not 0, and stays.
+    return jnp.where(total <= 0, 1, total)
 
 
 def _extreme(f2, valid, scale_of_tile, scales, sign):

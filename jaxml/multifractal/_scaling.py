@@ -97,11 +97,12 @@ def fit_slopes(
     y_square = jnp.sum(y * y, axis=-1)
     left = jnp.sum((y - slope[:, None] * x) ** 2, axis=-1)
     variance = left / jnp.where(has_error, count - 2, 1) / x_square
-    positive = variance > 0
-    error = jnp.where(positive, jnp.sqrt(jnp.where(positive, variance, 1)), 0)
-    explained = 1 - left / jnp.where(y_square > 0, y_square, 1)
+    # Conditions that NaN does not fulfil: it reaches the result.
+    exact, level = variance <= 0, y_square <= 0
+    error = jnp.where(exact, 0, jnp.sqrt(jnp.where(exact, 1, variance)))
+    explained = 1 - left / jnp.where(level, 1, y_square)
     return (
         slope,
         jnp.where(has_error, error, jnp.inf),
-        jnp.where(fits & (y_square > 0), explained, 0),
+        jnp.where(fits & ~level, explained, 0),
     )

@@ -40,12 +40,13 @@ def quadratic_spectrum(alpha: Float[Array, " q"], f: Float[Array, " q"]) -> Quad
       `QuadraticSpectrum`; of a single point (a constant series) its f and zeros.
 
     Raises:
-      ValueError: shapes differ or fewer than three orders.
+      ValueError: shapes differ, fewer than three orders, or neither float32 nor float64.
 
     Source: Shimizu, Thurner and Ehrenberger 2002 (Fractals 10:103).
     """
     if alpha.ndim != 1 or alpha.shape[0] < 3:
         raise checks.refused("alpha", alpha, "[q], three moment orders or more")
+    checks.single_or_double(alpha=alpha, f=f)
     checks.same_shape(alpha=alpha, f=f)
     peak = alpha[jnp.argmax(f)]
     reach = jnp.max(jnp.abs(alpha - peak))

@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxml.multifractal._validate import check_series
+from jaxml.tracing import nan_unless
 
 
 def shuffle(key: Key[Array, ""], x: ArrayLike) -> Float[Array, " time"]:
@@ -95,4 +96,5 @@ def iaaft(
         return changed & (count < max_iterations)
 
     order, _, _ = lax.while_loop(moving, step, (start, jnp.asarray(True), jnp.asarray(0)))
-    return jnp.zeros_like(x).at[order].set(ranked)
+    surrogate = jnp.zeros_like(x).at[order].set(ranked)
+    return nan_unless(jnp.all(jnp.isfinite(x)), surrogate)

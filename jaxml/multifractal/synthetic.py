@@ -172,7 +172,8 @@ def levy_stable_h(q: ArrayLike, *, alpha: ArrayLike = 1.5) -> Float[Array, " q"]
     q = _float(q)
     alpha = jnp.asarray(alpha, q.dtype)
     above = q > alpha
-    return jnp.where(above, 1 / jnp.where(above, q, 1), 1 / alpha)
+    h = jnp.where(above, 1 / jnp.where(above, q, 1), 1 / alpha)
+    return jnp.where(jnp.isnan(q), q, h)
 
 
 def _fgn_covariance(lag, hurst, dtype):

@@ -76,6 +76,7 @@ def diffeomorphic_layer(
     image registration with matrix exponential" (arXiv 2202.00749).
     """
     check_field(u=u)
+    checks.single_or_double(u=u)
     checks.choice(get_args(Boundary), boundary=boundary)
     if mesh is not None:
         return Reconstruction(*layer_in_slabs(u, mesh, boundary, axis))

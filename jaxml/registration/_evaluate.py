@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from jaxml import checks
+from jaxml.precision import half_in_single
 from jaxml.registration._field import Difference, count_folds, jacobian_determinant
 from jaxml.registration._inputs import check_volumes
+from jaxml.tracing import nan_unless
 
 
 @jax.tree_util.register_dataclass
@@ -101,6 +103,7 @@ def hausdorff95(
     return np.array(distances)
 
 
+@half_in_single
 def sd_log_jacobian(
     u: Float[Array, "*volume ndim"], *, scheme: Difference = "central", floor: float = 1e-9
 ) -> Float[Array, ""]:
@@ -124,6 +127,7 @@ def sd_log_jacobian(
     return jnp.std(jnp.log(jnp.maximum(jacobian_determinant(u, scheme=scheme), floor)))
 
 
+@half_in_single
 def fold_percentages(u: Float[Array, "*volume ndim"]) -> Folds:
     """Return the percentage of voxels that are folds, by each of the four criteria.
 
@@ -141,7 +145,8 @@ def fold_percentages(u: Float[Array, "*volume ndim"]) -> Folds:
     def percentage(scheme):
         return count_folds(u, scheme=scheme).astype(u.dtype) * (100 / voxels)
 
-    return Folds(*(percentage(s) for s in ("forward", "backward", "central", "digital")))
+    folds = Folds(*(percentage(s) for s in ("forward", "backward", "central", "digital")))
+    return nan_unless(jnp.all(jnp.isfinite(u)), folds)
 
 
 def _surface_distance(fixed: np.ndarray, moved: np.ndarray, spacing: tuple[float, ...]) -> float:

@@ -36,12 +36,12 @@ def expm(a: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
       Shape and dtype of `a`.
 
     Raises:
-      ValueError: the last two axes are neither 2 x 2 nor 3 x 3, or `a` is not floating-point.
+      ValueError: the last two axes are neither 2 x 2 nor 3 x 3, or `a` is neither float32
+        nor float64.
     """
     if a.ndim < 2 or a.shape[-2:] not in ((2, 2), (3, 3)):
         raise checks.refused("a", a, "[..., 2, 2] or [..., 3, 3]")
-    if a.dtype.name not in _SERIES:
-        raise checks.refused("a", a, " or ".join(_SERIES))
+    checks.single_or_double(a=a)
     return _rounded_once(a) if a.dtype == jnp.float32 else _exponential(a)
 
 

@@ -13,6 +13,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
 from jaxml import checks
+from jaxml.precision import half_in_single
 from jaxml.registration._flat import components, flatten, interior
 from jaxml.registration._inputs import check_field
 from jaxml.registration._tetrahedra import determinants, simplex_grid
@@ -21,6 +22,7 @@ Difference = Literal["forward", "backward", "central"]
 Scheme = Literal["forward", "backward", "central", "digital"]
 
 
+@half_in_single
 def jacobian(
     u: Float[Array, "*volume ndim"], *, scheme: Difference = "forward"
 ) -> Float[Array, "*volume ndim ndim"]:
@@ -45,6 +47,7 @@ def jacobian(
     return jnp.stack(columns, axis=-1)
 
 
+@half_in_single
 def jacobian_determinant(
     u: Float[Array, "*volume ndim"], *, scheme: Difference = "forward"
 ) -> Float[Array, "*volume"]:
@@ -69,6 +72,7 @@ def jacobian_determinant(
     return interior(plane, grid.layout)
 
 
+@half_in_single
 def min_jacobian_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*volume"]:
     """Return the smallest Jacobian determinant over the simplices of each voxel.
 
@@ -91,9 +95,15 @@ def min_jacobian_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*
     check_field(u=u)
     grid = simplex_grid(u.shape[:-1])
     planes = determinants(flatten(components(u), grid.layout), grid)
-    return interior(functools.reduce(jnp.minimum, planes), grid.layout)
+
+    def smaller(a, b):
+        # Where one simplex has no determinant the voxel has none.
+        return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), jnp.minimum(a, b), jnp.nan)
+
+    return interior(functools.reduce(smaller, planes), grid.layout)
 
 
+@half_in_single
 def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") -> Int[Array, ""]:
     """Return the number of voxels where the determinant is not positive.
 
@@ -116,6 +126,7 @@ def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") 
     return jnp.sum(~(determinant > 0), dtype=jnp.int32)
 
 
+@half_in_single
 def warp(
     image: Float[Array, "*image"], u: Float[Array, "*volume ndim"], *, order: int = 1
 ) -> Float[Array, "*image"]:
@@ -147,6 +158,7 @@ def warp(
     )
 
 
+@half_in_single
 def compose(
     u: Float[Array, "*volume ndim"], v: Float[Array, "*volume ndim"]
 ) -> Float[Array, "*volume ndim"]:
@@ -189,6 +201,7 @@ def inverse(
     Physics, 2008).
     """
     check_field(u=u)
+    checks.single_or_double(u=u)
     checks.counts(iterations=iterations)
     return _fixed_point(u, iterations)
 
@@ -214,6 +227,7 @@ def integrate_velocity(
     2006).
     """
     check_field(v=v)
+    checks.single_or_double(v=v)
     checks.counts(least=0, steps=steps)
     return _squared(v / 2.0**steps, steps)
 

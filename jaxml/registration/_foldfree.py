@@ -22,6 +22,7 @@ from jaxml.registration._flat import (
 from jaxml.registration._inputs import check_field
 from jaxml.registration._resolution import double, halve
 from jaxml.registration._tetrahedra import Grid, correction, multipliers, simplex_grid
+from jaxml.tracing import nan_unless
 
 # Larger values of these three end sooner and change the field more (measured on fields of a
 # network and on random ones). A determinant below epsilon is moved to epsilon + MARGIN.
@@ -90,6 +91,7 @@ def fold_free(
       ValueError: `u` is no field or not finite, or another argument is out of its range.
     """
     check_field(u=u)
+    checks.single_or_double(u=u)
     checks.between(0, 0.9, epsilon=epsilon)
     checks.counts(least=0, max_iterations=max_iterations)
     grid = simplex_grid(u.shape[:-1], scheme=scheme)
@@ -99,7 +101,8 @@ def fold_free(
     square = jnp.mean((displacement - u) ** 2)
     # The root has no derivative at 0, where nothing was changed.
     change_rms = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-    return FoldFree(displacement, folds, before + iterations, change_rms)
+    result = FoldFree(displacement, folds, before + iterations, change_rms)
+    return nan_unless(jnp.all(jnp.isfinite(u)), result)
 
 
 # A call outside of jit would compile the branches anew each time.

@@ -92,14 +92,18 @@ def register(
       `Registration`.
 
     Raises:
-      ValueError: the images are no pair of volumes or not finite, `levels` are too many for
-        their size, or another argument is out of its range.
+      ValueError: the images are no pair of volumes, not finite or beyond 1e8 (1e60 in float64),
+        `levels` are too many for their size, or another argument is out of its range.
 
     Source: Kingma and Ba, "Adam" (ICLR 2015); Balakrishnan et al., "VoxelMorph" (TMI 2019), for
     the loss.
     """
     check_images(shortest=4, fixed=fixed, moving=moving)
+    checks.single_or_double(fixed=fixed, moving=moving)
     checks.finite(fixed=fixed, moving=moving)
+    # Similarities multiply four intensities, summed over windows.
+    largest = 1e8 if fixed.dtype == jnp.float32 else 1e60
+    checks.values_within(-largest, largest, fixed=fixed, moving=moving)
     levels = _checked_levels(fixed.shape, levels)
     counts = _checked_steps(steps, levels)
     checks.choice(get_args(Projection), projection=projection)

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml import checks
+from jaxml.precision import half_in_single
 from jaxml.registration._inputs import check_field, check_images
 
 # Keeps the correlation of windows without contrast finite, as in VoxelMorph.
 _NCC_FLOOR = 1e-5
 
 
+@half_in_single
 def ncc(
     fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, window: int = 9
 ) -> Float[Array, ""]:
@@ -48,6 +50,7 @@ def ncc(
     return -jnp.mean(cross * cross / (fixed_variance * moved_variance + _NCC_FLOOR))
 
 
+@half_in_single
 def mse(fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"]) -> Float[Array, ""]:
     """Return the mean square of the difference of two images.
 
@@ -65,6 +68,7 @@ def mse(fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"]) -> Float
     return jnp.mean((fixed - moved) ** 2)
 
 
+@half_in_single
 def mutual_information(
     fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, bins: int = 32
 ) -> Float[Array, ""]:
@@ -100,6 +104,7 @@ def mutual_information(
     return -jnp.sum(joint * ratio)
 
 
+@half_in_single
 def dice(
     fixed: Float[Array, "*volume labels"], moved: Float[Array, "*volume labels"]
 ) -> Float[Array, ""]:
@@ -124,10 +129,11 @@ def dice(
     checks.same_trees(fixed=fixed, moved=moved)
     axes = tuple(range(fixed.ndim - 1))
     both, either = jnp.sum(fixed * moved, axes), jnp.sum(fixed + moved, axes)
-    overlap = jnp.where(either > 0, 2 * both / jnp.where(either > 0, either, 1), 1)
+    overlap = jnp.where(either == 0, 1, 2 * both / jnp.where(either == 0, 1, either))
     return 1 - jnp.mean(overlap)
 
 
+@half_in_single
 def grad_l2(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     """Return the mean over axes of the mean squared difference of neighbors along each.
 
@@ -146,6 +152,7 @@ def grad_l2(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     return sum(squares, jnp.zeros((), u.dtype)) / ndim
 
 
+@half_in_single
 def bending_energy(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     """Return the mean of the squared second derivatives of a field, summed over all pairs.
 
@@ -188,5 +195,7 @@ def _window_sum(plane: Array, window: int) -> Array:
 def _parzen_weights(image: Array, bins: int) -> Array:
     """Share of each voxel in each bin, `[bins, voxels]`."""
     centers = jnp.linspace(0, 1, bins, dtype=image.dtype)
-    distance = (jnp.clip(image.reshape(-1), 0, 1) - centers[:, None]) * (bins - 1)
+    # 0 times the image: no bin holds an infinite intensity.
+    image = jnp.clip(image.reshape(-1), 0, 1) + 0 * image.reshape(-1)
+    distance = (image - centers[:, None]) * (bins - 1)
     return jax.nn.softmax(-2 * distance**2, axis=0)

@@ -150,7 +150,7 @@ def _checked(train_features, train_labels, test_features, speakers):
     """Return the three sets as JAX arrays, or raise for what cannot be identified."""
     features = {"train_features": train_features, "test_features": test_features}
     checks.axes("row feature", **features)
-    checks.floating(**features)
+    checks.single_or_double(**features)
     checks.finite(**features)
     rows, width = train_features.shape
     _check_width("test_features", test_features, width)

@@ -87,7 +87,7 @@ def checked_waveform(waveform: Waveform) -> Float[Array, " time"]:
       The same, dtype kept.
 
     Raises:
-      ValueError: it is empty, of another rank or not floating.
+      ValueError: it is empty, of another rank, or neither float32 nor float64.
     """
     _check(waveform)
     return jnp.asarray(waveform)
@@ -95,4 +95,5 @@ def checked_waveform(waveform: Waveform) -> Float[Array, " time"]:
 
 def _check(waveform) -> None:
     checks.axes("time", waveform=waveform)
-    checks.floating(waveform=waveform)
+    # Half precision holds neither the steps of 16 bits nor the sums of a spectrum.
+    checks.single_or_double(waveform=waveform)

@@ -90,4 +90,5 @@ def _two_means(rows, member, iterations):
 
 
 def _ratio(a, b):
-    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
+    # NaN is not 0 or less, and stays.
+    return jnp.where(b <= 0, 0, a / jnp.where(b <= 0, 1, b))

@@ -37,7 +37,7 @@ def principal_axes(rows: Array) -> Array:
 def check_features_of_classes(features: Array, labels: Array, classes: int) -> None:
     """Accept finite features `[row, feature]`, and a label of `classes` for each row."""
     checks.axes("row feature", features=features)
-    checks.floating(features=features)
+    checks.single_or_double(features=features)
     checks.finite(features=features)
     checks.counts(classes=classes)
     checks.labels(labels=labels, rows=features.shape[0], classes=classes)

@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxml import checks
+from jaxml.tracing import nan_unless
 
 
 def activation_likelihood(
@@ -71,13 +72,14 @@ def flare(
     (Technometrics 41:212) for the steps.
     """
     checks.axes("row layer", likelihoods=likelihoods)
-    checks.floating(likelihoods=likelihoods)
+    checks.single_or_double(likelihoods=likelihoods)
     checks.finite(likelihoods=likelihoods)
     checks.positive(share=share)
     checks.within(0, 1, share=share)
     checks.counts(least=0, iterations=iterations)
     kept = max(1, round(share * likelihoods.shape[0]))
-    return _distances(likelihoods, kept=kept, iterations=iterations)
+    distances = _distances(likelihoods, kept=kept, iterations=iterations)
+    return nan_unless(jnp.all(jnp.isfinite(likelihoods)), distances)
 
 
 @functools.partial(jax.jit, static_argnames=("kept", "iterations"))
