@@ -87,8 +87,8 @@ def _analyze(x, y, length, scales, order, flat, q):
         mean_by_scale(product, segments.valid, segments.scale_of_tile, len(scales))
         for product in segments.product
     )
-    both = (xx > thresholds[0]) & (yy > thresholds[1])
-    coefficient = jnp.where(both, xy / jnp.sqrt(jnp.where(both, xx * yy, 1)), 0)
+    is_flat = (xx <= thresholds[0]) | (yy <= thresholds[1])
+    coefficient = jnp.where(is_flat, 0, xy / jnp.sqrt(jnp.where(is_flat, 1, xx * yy)))
     return MFDCCA(cross, coefficient)
 
 

@@ -61,7 +61,8 @@ def quadratic_spectrum(alpha: Float[Array, " q"], f: Float[Array, " q"]) -> Quad
     discriminant = skewness**2 - 4 * curvature * c0
     # A straight line is fitted with the curvature of rounding, whose sign means nothing.
     rounding = 100 * jnp.finfo(f.dtype).eps * jnp.maximum(jnp.abs(c0), jnp.abs(c1))
-    closed = (c2 < -rounding) & (discriminant > 0)
-    root = jnp.sqrt(jnp.where(closed, discriminant, 1))
-    width = jnp.where(closed, root / jnp.where(closed, -curvature, 1), 0)
+    # NaN is no open parabola: it reaches the width.
+    is_open = (c2 >= -rounding) | (discriminant <= 0)
+    root = jnp.sqrt(jnp.where(is_open, 1, discriminant))
+    width = jnp.where(is_open, 0, root / jnp.where(is_open, 1, -curvature))
     return QuadraticSpectrum(curvature, skewness, c0, peak, width)

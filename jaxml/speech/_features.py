@@ -82,7 +82,8 @@ def mfcc_summary(
     deviation = jnp.where(valid, cepstrum - mean[:, None], 0)
     variance = jnp.sum(deviation**2, axis=1) / count
     # sqrt has no derivative at 0, which a single frame always gives.
-    spread = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
+    constant = variance <= 0
+    spread = jnp.where(constant, 0, jnp.sqrt(jnp.where(constant, 1, variance)))
     return jnp.concatenate([mean, spread])
 
 

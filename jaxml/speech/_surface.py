@@ -83,10 +83,11 @@ def utterance_features(
         result.asymmetry,
         result.h[:, two],
     )
-    finite = jnp.isfinite(result.log_fluctuation)
-    surface = jnp.where(finite, result.log_fluctuation, 0)
-    count = jnp.maximum(jnp.sum(finite, axis=(1, 2), keepdims=True), 1)
+    # A scale without a usable segment has -inf; NaN stays, and is seen.
+    usable = ~jnp.isneginf(result.log_fluctuation)
+    surface = jnp.where(usable, result.log_fluctuation, 0)
+    count = jnp.maximum(jnp.sum(usable, axis=(1, 2), keepdims=True), 1)
     level = jnp.sum(surface, axis=(1, 2), keepdims=True) / count.astype(surface.dtype)
     return UtteranceFeatures(
-        jnp.stack(parameters, axis=-1), result.h, jnp.where(finite, surface - level, 0)
+        jnp.stack(parameters, axis=-1), result.h, jnp.where(usable, surface - level, 0)
     )
