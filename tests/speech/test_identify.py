@@ -173,7 +173,7 @@ GOOD = (np.eye(4), np.array([0, 0, 1, 1]), np.eye(4))
     [
         (0, np.zeros((0, 4)), r"train_features=float64\[0, 4\]: accepted is \[row, feature\]"),
         (0, np.zeros(4), r"train_features=float64\[4\]: accepted is \[row, feature\]"),
-        (0, np.eye(4, dtype=int), r"train_features=int64\[4, 4\]: accepted is floating"),
+        (0, np.eye(4, dtype=int), r"train_features=int64\[4, 4\]: accepted is float32 or float64"),
         (0, np.full((4, 4), np.nan), r"train_features=float64\[4, 4\] with NaN"),
         (1, np.array([0, 0, 1]), r"train_labels=int64\[3\]: accepted is integers \[4\]"),
         (1, np.array([0.0, 0, 1, 1]), r"train_labels=float64\[4\]: accepted is integers \[4\]"),

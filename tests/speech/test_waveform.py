@@ -69,7 +69,7 @@ def test_dither_under_jit_and_vmap():
     [
         (np.zeros(0), 8000, {}, r"waveform=float64\[0\]: accepted is \[time\], none of length 0"),
         (np.zeros((2, 9)), 8000, {}, r"waveform=float64\[2, 9\]: accepted is \[time\]"),
-        (np.zeros(9, int), 8000, {}, r"waveform=int64\[9\]: accepted is floating-point"),
+        (np.zeros(9, int), 8000, {}, r"waveform=int64\[9\]: accepted is float32 or float64"),
         (np.array([0, np.nan]), 8000, {}, r"waveform=float64\[2\] with NaN"),
         ([0.0, 1.0], 8000, {}, "waveform=<class 'list'>: accepted is a numpy array"),
         (np.zeros(9), 0, {}, "rate=0: accepted is 1 or more"),
@@ -85,5 +85,5 @@ def test_trim_rejects(waveform, rate, options, message):
 def test_dither_rejects():
     with pytest.raises(ValueError, match="bits=0: accepted is a whole number, 1 or more"):
         dither(jax.random.key(0), np.zeros(9), bits=0)
-    with pytest.raises(ValueError, match=r"waveform=int16\[9\]: accepted is floating-point"):
+    with pytest.raises(ValueError, match=r"waveform=int16\[9\]: accepted is float32 or float64"):
         dither(jax.random.key(0), np.zeros(9, np.int16))
