@@ -32,9 +32,9 @@ def register_files(
     """Register one image file onto another and write the result to `out`.
 
     Written: the moved image with the range and the type of numbers of the moving one, in the
-    format of the fixed one, or as `moved.npy` where that has no such type; `fields.npz` with displacement
-    and inverse in voxels of the fixed image; for NIfTI also both as vectors in mm along the
-    world axes (right, anterior, superior); a report with pictures and `results.json`.
+    format of the fixed one, or as `moved.npy` where that has no such type; `fields.npz` with
+    displacement and inverse in voxels of the fixed image; for NIfTI also both as vectors in mm
+    along the world axes (right, anterior, superior); a report with pictures and `results.json`.
     Every file is read and the registration run before the first is written.
 
     Args:

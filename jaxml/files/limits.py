@@ -10,20 +10,21 @@ MAX_BYTES = 4 * 2**30
 ROW_BYTES, VALUE_BYTES = 240, 64
 
 
-def check_memory(claimed: int, max_bytes: int) -> None:
+def check_memory(claimed: int, max_bytes: int, *, prefix: str = "") -> None:
     """Refuse a file by the memory that it would take.
 
     Args:
       claimed: bytes of its values.
       max_bytes: most that is accepted.
+      prefix: of the message, where no caller names the file.
 
     Raises:
       TooLargeError: it claims more.
     """
     if claimed > max_bytes:
         raise TooLargeError(
-            f"would take {_gib(claimed)} of memory: accepted is at most {_gib(max_bytes)}; give "
-            "max_bytes, in a terminal --max-gib, to read it"
+            f"{prefix}would take {_gib(claimed)} of memory: accepted is at most "
+            f"{_gib(max_bytes)}; give max_bytes, in a terminal --max-gib, to read it"
         )
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a hidden name beside `path`; what is written there gets the name at the end.
 
-    It has the permissions of any new file, whatever those that the block wrote it with. Nothing is left under either name where the block raises; an older file of the name stays.
+    It has the permissions of any new file, whatever those that the block wrote it with. Nothing
+    is left under either name where the block raises; an older file of the name stays.
 
     Args:
       path: of the file; its folder is made where it is missing.
