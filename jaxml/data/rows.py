@@ -3,20 +3,19 @@
 import glob
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxml.files.csv_text import parse_csv
 from jaxml.files.errors import DataError, unreadable
 from jaxml.files.limits import MAX_BYTES, ROW_BYTES, VALUE_BYTES, check_memory
+from jaxml.files.parquet import read_parquet
 from jaxml.files.strict_json import parse_json
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 # A number of too many digits is a plain ValueError, and objects in objects in objects the other.
 NOT_JSON = (ValueError, RecursionError)
-# Rows of a parquet file that are expanded before they are counted.
-PARQUET_ROWS = 256
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 LAYOUT = (
     "a json file (a list, or an object a line), jsonl, csv with a header, or parquet; the name "
@@ -134,13 +133,6 @@ def _read_text(path: Path, max_bytes: int) -> str:
         raise unreadable(path, error, what=what, accepted="give one") from error
 
 
-def _check_columns(path: Path, names: Sequence[str]) -> None:
-    """Raise where two columns have one name: a row would have the last of them alone."""
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            raise DataError(f"{path}: two columns are called {name[:80]!r}; give each its name")
-
-
 def _rows_of(path: Path, max_bytes: int) -> list[dict[str, Any]]:
     readers = {".json": _json_rows, ".jsonl": _json_lines, ".csv": _csv_rows}
     readers[".parquet"] = _parquet_rows
@@ -191,7 +183,9 @@ def _dictionaries(values: list[Any], path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv_rows(path: Path, max_bytes: int) -> list[dict[str, Any]]:
     header, *lines = csv_lines(path, max_bytes=max_bytes) or [[]]
-    _check_columns(path, header)
+    for place, name in enumerate(header):
+        if name in header[:place]:
+            raise DataError(f"{path}: two columns are called {name[:80]!r}; give each its name")
     for number, line in enumerate(lines, 2):
         if len(line) != len(header):
             raise DataError(
@@ -202,28 +196,9 @@ def _csv_rows(path: Path, max_bytes: int) -> list[dict[str, Any]]:
 
 def _parquet_rows(path: Path, max_bytes: int) -> list[dict[str, Any]]:
     try:
-        from pyarrow import ArrowException, parquet
+        return read_parquet(path, max_bytes=max_bytes)
     except ImportError as error:
         raise DataError(f"{path}: parquet is read by pyarrow ({error}); install it") from error
-    try:
-        # Not all at once: memory for as many rows as the file claims would be asked for.
-        with parquet.ParquetFile(path) as file:
-            names, groups = file.schema_arrow.names, file.metadata
-            _check_columns(path, names)
-            row_bytes = ROW_BYTES + VALUE_BYTES * len(names)
-            stored = (groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
-            claimed = row_bytes * groups.num_rows + sum(stored)
-            check_memory(claimed, max_bytes, prefix=f"{path}: ")
-            rows: list[dict[str, Any]] = []
-            taken = 0
-            for batch in file.iter_batches(PARQUET_ROWS):
-                # A dictionary makes texts of what a few bits stand for: no header tells it.
-                taken += row_bytes * batch.num_rows + batch.nbytes
-                check_memory(taken, max_bytes, prefix=f"{path}: ")
-                rows.extend(batch.to_pylist())
-            return rows
-    except DataError:
-        raise
-    except (OSError, ValueError, OverflowError, ArrowException) as error:
+    except (OSError, ValueError) as error:
         what, accepted = "not a readable parquet file", f"give {LAYOUT}"
         raise unreadable(path, error, what=what, accepted=accepted) from error

@@ -245,7 +245,10 @@ def _check_header(path, header_class, max_bytes):
     """Raise where the header claims more than the file can hold: all of it would be allocated."""
     with _expanded(path) as file:
         header = header_class(file.read(header_class.template_dtype.itemsize), check=False)
-    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    try:
+        shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    except KeyError as error:
+        raise DataError(f"data type {error} is unknown") from error
     # Infinity is no number of bytes, and not every number of the header is a whole one.
     start = float(header["vox_offset"])
     if not np.isfinite(start):

@@ -16,8 +16,7 @@ _BLOCK = 2**20
 class _Bounded:
     """An open file that refuses to read more than so many bytes in all.
 
-    Long names and other headers of a tar are of any size that they claim, and skipped files are
-    expanded too.
+    Long names and other headers of a tar are of any size that they claim.
     """
 
     def __init__(self, file: Any, max_bytes: int):

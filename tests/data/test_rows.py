@@ -128,3 +128,11 @@ def test_missing_file_and_missing_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"a\.parquet: parquet is read by pyarrow .*install it"):
         read_rows(tmp_path / "a.parquet")
+
+
+def test_a_book_in_a_cell_is_read(tmp_path):
+    book = 'She said "no",\nand sat down.\n' * 20_000
+    quoted = book.replace('"', '""')
+    (tmp_path / "a.csv").write_text(f'name,text\nOne,"{quoted}"\nTwo,short\n')
+    rows = read_rows(tmp_path / "a.csv")
+    assert rows == [{"name": "One", "text": book}, {"name": "Two", "text": "short"}]
