@@ -52,7 +52,8 @@ def load_audio(
     path = _existing(path)
     try:
         channels, own_rate = read_frames(path, max_bytes=max_bytes)
-        check_memory(_SAMPLE_BYTES * len(channels) * (rate or own_rate) // own_rate, max_bytes)
+        resampled = len(channels) * (rate or own_rate) // max(own_rate, 1)
+        check_memory(_SAMPLE_BYTES * resampled, max_bytes)
     except (OSError, ValueError) as error:
         what, accepted = "not readable as audio", f"give {_audio()}"
         raise unreadable(path, error, what=what, accepted=accepted) from error

@@ -12,6 +12,7 @@ from jaxml.files.errors import DataError, unreadable
 from jaxml.files.limits import MAX_BYTES, ROW_BYTES, VALUE_BYTES, check_memory
 from jaxml.files.parquet import read_parquet
 from jaxml.files.strict_json import parse_json
+from jaxml.files.unique import first_repeated
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 # A number of too many digits is a plain ValueError, and objects in objects in objects the other.
@@ -142,7 +143,7 @@ def _rows_of(path: Path, max_bytes: int) -> list[dict[str, Any]]:
 
 
 def _json_rows(path: Path, max_bytes: int) -> list[dict[str, Any]]:
-    text = read_text(path, max_bytes=max_bytes)
+    text = _json_text(path, max_bytes)
     try:
         value = _parsed(text)
     except NOT_JSON as error:
@@ -156,13 +157,22 @@ def _json_rows(path: Path, max_bytes: int) -> list[dict[str, Any]]:
 def _json_lines(path: Path, max_bytes: int) -> list[dict[str, Any]]:
     values = []
     # Not splitlines: texts may hold other separators than the end of a line.
-    for number, line in enumerate(read_text(path, max_bytes=max_bytes).split("\n"), 1):
+    for number, line in enumerate(_json_text(path, max_bytes).split("\n"), 1):
         if line.strip():
             try:
                 values.append(_parsed(line))
             except NOT_JSON as error:
                 raise DataError(f"{path}, line {number}: not json ({error})") from error
     return list(_dictionaries(values, path))
+
+
+def _json_text(path: Path, max_bytes: int) -> str:
+    """Return the text of a file of JSON, of whose objects and values there are not too many."""
+    text = read_text(path, max_bytes=max_bytes)
+    values = text.count(",") + text.count("[")
+    claimed = len(text) + ROW_BYTES * text.count("{") + VALUE_BYTES * values
+    check_memory(claimed, max_bytes, prefix=f"{path}: ")
+    return text
 
 
 def _parsed(text: str) -> Any:
@@ -183,9 +193,8 @@ def _dictionaries(values: list[Any], path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv_rows(path: Path, max_bytes: int) -> list[dict[str, Any]]:
     header, *lines = csv_lines(path, max_bytes=max_bytes) or [[]]
-    for place, name in enumerate(header):
-        if name in header[:place]:
-            raise DataError(f"{path}: two columns are called {name[:80]!r}; give each its name")
+    if (twice := first_repeated(header)) is not None:
+        raise DataError(f"{path}: two columns are called {twice!r}; give each its name")
     for number, line in enumerate(lines, 2):
         if len(line) != len(header):
             raise DataError(

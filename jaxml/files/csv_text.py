@@ -7,6 +7,8 @@ its limit is one of the whole process.
 import re
 from collections.abc import Iterator
 
+from jaxml.files.errors import DataError
+
 # A field, in quotes or not, and what ends it. Nothing is tried twice: a text of quotes alone
 # takes no longer than another.
 _FIELD = re.compile(r'(?:"((?:[^"]++|"")*+)"|([^",\r\n][^,\r\n]*+)?)(,|\r\n|\r|\n|\Z)')
@@ -23,14 +25,14 @@ def parse_csv(text: str) -> Iterator[list[str]]:
       An iterator of lists of texts.
 
     Raises:
-      ValueError: a quote is not closed, or something else than a comma follows one that is.
+      DataError: a quote is not closed, or something else than a comma follows one that is.
     """
     fields: list[str] = []
     at = number = 0
     while at < len(text) or fields:
         field = _FIELD.match(text, at)
         if field is None:
-            raise ValueError(f"row {number + 1}: a quote is not closed, or text follows it")
+            raise DataError(f"row {number + 1}: a quote is not closed, or text follows it")
         quoted, plain, end = field.groups()
         fields.append((plain or "") if quoted is None else quoted.replace('""', '"'))
         at = field.end()

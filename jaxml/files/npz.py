@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxml.files.errors import DataError, damage
 from jaxml.files.limits import MAX_BYTES, check_memory
+from jaxml.files.unique import first_repeated
 
 _MAGIC = b"\x93NUMPY"
 # What the length of the header is written as, by the version of the format.
@@ -79,12 +80,10 @@ def read_npz(path: Path, *names: str, max_bytes: int = MAX_BYTES) -> dict[str, n
         damage(*errors, prefix="no readable npz: "),
         zipfile.ZipFile(file) as archive,
     ):
-        members: dict[str, zipfile.ZipInfo] = {}
-        for info in archive.infolist():
-            name = info.filename.removesuffix(".npy")
-            if name in members:
-                raise DataError(f"two arrays are called {name[:80]!r}")
-            members[name] = info
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            stored = (info.filename.removesuffix(".npy") for info in archive.infolist())
+            raise DataError(f"two arrays are called {first_repeated(stored)!r}")
         # Members that lie over each other are how a small archive holds very much.
         if sum(info.compress_size for info in members.values()) > path.stat().st_size:
             raise DataError("its parts are larger than the file")

@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES, ROW_BYTES, VALUE_BYTES, check_memory
+from jaxml.files.unique import first_repeated
 
 # Rows that are decoded at a time: fewer where all texts of a file might be in each.
 _FEWEST_ROWS, _MOST_ROWS = 64, 1024
@@ -34,9 +35,8 @@ def read_parquet(path: Path, *, max_bytes: int = MAX_BYTES) -> list[dict[str, An
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            for place, name in enumerate(names):
-                if name in names[:place]:
-                    raise DataError(f"two columns are called {name[:80]!r}; give each its name")
+            if (twice := first_repeated(names)) is not None:
+                raise DataError(f"two columns are called {twice!r}; give each its name")
             groups = file.metadata
             stored = sum(groups.row_group(i).total_byte_size for i in range(groups.num_row_groups))
             row_bytes = ROW_BYTES + VALUE_BYTES * len(names)

@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+from jaxml.files.errors import DataError
+from jaxml.files.unique import first_repeated
+
 
 def parse_json(text: str) -> Any:
     """Return the value of a text of JSON.
@@ -14,19 +17,19 @@ def parse_json(text: str) -> Any:
       Dictionaries, lists, texts, numbers, True, False and None.
 
     Raises:
-      ValueError: it is not JSON, lists in lists are too deep, or an object has a key twice, of
-        which the last would win.
+      json.JSONDecodeError: it is not JSON.
+      DataError: lists in lists are too deep, or an object has a key twice, of which the last
+        would win.
     """
     try:
         return json.loads(text, object_pairs_hook=_object)
     except RecursionError as error:
-        raise ValueError("too many lists within each other") from error
+        raise DataError("too many lists within each other") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in values if keys.count(key) > 1)
-        raise ValueError(f"the key {twice[:80]!r} stands twice in one object")
+        twice = first_repeated(key for key, _ in pairs)
+        raise DataError(f"the key {twice!r} stands twice in one object")
     return values

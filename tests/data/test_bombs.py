@@ -252,6 +252,8 @@ BOMBS = {
     "parquet texts": Bomb("a.parquet", lambda: parquet(long_texts), text.load_texts),
     "parquet lists": Bomb("a.parquet", lambda: parquet(long_lists), rows.read_rows),
     "parquet plain": Bomb("a.parquet", lambda: parquet(plain_texts), rows.read_rows),
+    "json": Bomb("a.json", lambda: b"[" + b"{}," * 2**18 + b"{}]", rows.read_rows),
+    "jsonl": Bomb("a.jsonl", lambda: b"[[],[],[],[],[],[],[]]\n" * 2**17, rows.read_rows),
     "csv": Bomb("a.csv", lambda: b"a\n" + b"0\n" * SMALL, rows.read_rows),
     "csv fields": Bomb("a.csv", lambda: b"," * SMALL, questions.load_choice_questions),
     "csv series": Bomb("a.csv", lambda: b"0\n" * SMALL, audio.load_series),
