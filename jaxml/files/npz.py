@@ -32,6 +32,7 @@ _SHAPE = re.compile(r"'shape': *\(((?:\d{1,18}, *)*(?:\d{1,18})?)\)")
 MOST_EXPANSION = 1032
 # By bzip2, LZMA and zstd, which numpy does not write, a byte stands for any number of them.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_OTHERS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma", 93: "zstd"}
 _BLOCK = 2**20
 Stream = IO[bytes] | zipfile.ZipExtFile
 
@@ -103,7 +104,7 @@ def _opened(path: Path) -> IO[bytes]:
 
 def _check_member(info: zipfile.ZipInfo) -> None:
     if info.compress_type not in _METHODS:
-        method = zipfile.compressor_names.get(info.compress_type, info.compress_type)
+        method = _OTHERS.get(info.compress_type, f"method {info.compress_type}")
         raise DataError(f"{info.filename} is compressed by {method}; accepted is stored, deflated")
     if info.file_size > MOST_EXPANSION * info.compress_size:
         raise DataError(f"{info.filename} claims more than it can hold")

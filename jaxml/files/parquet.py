@@ -57,8 +57,11 @@ def read_parquet(path: Path, *, max_bytes: int = MAX_BYTES) -> list[dict[str, An
 
 def _decoded_bytes(column: Any) -> int:
     """Return the bytes of the values of an array of pyarrow, each with its own text."""
-    from pyarrow import compute, types
+    import pyarrow.compute
+    from pyarrow import types
 
+    # Its functions are made when it is imported.
+    compute: Any = pyarrow.compute
     kind = column.type
     if types.is_dictionary(kind):
         numbers = column.indices.fill_null(0)

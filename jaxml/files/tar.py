@@ -5,7 +5,7 @@ import re
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jaxml.files.errors import DataError, damage
 from jaxml.files.limits import MAX_BYTES, check_memory
@@ -52,7 +52,7 @@ def read_tar(archive: Path, wanted: str, *, max_bytes: int = MAX_BYTES) -> dict[
     with (
         damage(tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error),
         gzip.open(archive) as expanded,
-        tarfile.open(fileobj=_Bounded(expanded, max_bytes), mode="r:") as files,
+        tarfile.open(fileobj=cast(Any, _Bounded(expanded, max_bytes)), mode="r:") as files,
     ):
         for file in files:
             # The next header would lie before this one, and so for ever.

@@ -144,7 +144,7 @@ def test_zeros_that_are_there_are_read(tmp_path):
         (lambda p: archive(p, npy(np.zeros(3)), flag_bits=1), "no readable npz: .*encrypted"),
         (
             lambda p: archive(p, npy(np.zeros(3)), compress_type=99),
-            "compressed by 99; accepted is stored",
+            "compressed by method 99; accepted is stored",
         ),
         (lambda p: archive(p, npy(np.zeros(300)), compress_size=5), "no readable npz"),
     ],
