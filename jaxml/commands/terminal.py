@@ -24,7 +24,7 @@ def add_max_gib(parser: argparse.ArgumentParser) -> None:
         type=_gib,
         default=MAX_BYTES,
         metavar="GIB",
-        help=f"most memory that reading a file may take (default: {MAX_BYTES >> 30})",
+        help=f"most memory that reading a file may take ({MAX_BYTES >> 30} by default)",
     )
 
 
