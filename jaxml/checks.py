@@ -186,15 +186,28 @@ def values_within(low: float, high: float, **arrays: Any) -> None:
 def images(*, or_bytes: bool = False, **arrays: Any) -> None:
     """Accept floating-point images `[row, height, width, channel]`, or also of bytes.
 
-    Their values are not looked at: `values_within(0, 1, images=images)` does.
+    Their values are not looked at: `values_within(0, 1, images=images)` does. Images with their
+    channels first are refused where nothing else can be meant.
     """
     axes("row height width channel", **arrays)
     for name, array in arrays.items():
+        if is_channel_first(array.shape):
+            turned = f"the channel last: {name}.transpose(0, 2, 3, 1)"
+            raise refused(name, array, f"[row, height, width, channel], {turned}")
         if or_bytes and array.dtype == jnp.uint8:
             continue
         if not jnp.issubdtype(array.dtype, jnp.floating):
             kinds = "uint8 or floating-point numbers" if or_bytes else "floating-point numbers"
             raise refused(name, array, f"{kinds} in [0, 1]")
+
+
+def is_channel_first(shape: Sequence[int]) -> bool:
+    """Return whether images of a shape are `[row, channel, height, width]`.
+
+    They are where the second axis is of 1, 3 or 4 and the last one, which would be the channels,
+    of more.
+    """
+    return len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] > 4
 
 
 def labels(*, rows: int, classes: int | None = None, **arrays: Any) -> None:

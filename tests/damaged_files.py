@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import os
 import resource
 import signal
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -176,6 +178,27 @@ def limits():
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
         signal.signal(signal.SIGALRM, handler)
+
+
+@contextlib.contextmanager
+def public_folder():
+    """Yield a folder that every user may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def forbidden(path: Path):
+    """Let nobody read a file of a public folder; a superuser is another user meanwhile."""
+    user, mode = os.geteuid(), path.stat().st_mode
+    path.chmod(0)
+    try:
+        os.seteuid(user or 65534)
+        yield
+    finally:
+        os.seteuid(user)
+        path.chmod(mode)
 
 
 def without_checksums(png: bytes) -> bytes:

@@ -115,7 +115,19 @@ def test_every_check_is_tested():
     names = {name.split()[0] for name in ACCEPTED}
     public = {name for name, value in vars(checks).items() if callable(value)}
     own = {name for name in public if getattr(checks, name).__module__ == "jaxml.checks"}
-    assert {name for name in own if name[0] != "_"} - names == {"refused", "described"}
+    no_checks = {"refused", "described", "is_channel_first"}
+    assert {name for name in own if name[0] != "_"} - names == no_checks
+
+
+def test_channels_are_first_where_nothing_else_can_be_meant():
+    for shape in ((9, 3, 32, 32), (2, 1, 28, 28), (5, 4, 8, 5)):
+        assert checks.is_channel_first(shape)
+        accepted = r"\[row, height, width, channel\], the channel last: a.transpose\(0, 2, 3, 1\)"
+        with pytest.raises(ValueError, match=f"^a=float.*: accepted is {accepted}$"):
+            checks.images(a=jnp.zeros(shape))
+    # Of few rows, of few columns, and of many channels.
+    for shape in ((9, 3, 32, 3), (9, 3, 3, 3), (9, 8, 8, 64), (3, 32, 32), (9, 1, 32, 1)):
+        assert not checks.is_channel_first(shape)
 
 
 def test_traced_values_pass_and_traced_shapes_do_not():

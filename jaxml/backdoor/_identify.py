@@ -20,7 +20,7 @@ from jaxml import checks
 from jaxml.backdoor._amplify import LogitsFn, amplified_rows, check_images, row_logits
 from jaxml.backdoor._fit_mask import fit_mask, mask_optimizer
 from jaxml.backdoor._identify_config import IdentifyConfig, check_config
-from jaxml.tracing import as_partial
+from jaxml.tracing import as_partial, known
 
 Progress = Callable[[int, int, float], None]
 
@@ -93,7 +93,8 @@ def identify(
       Score and flag of each row, the mask, and how the rounds went.
 
     Raises:
-      ValueError: as for `mspc`, `logits_fn` has no gradient, or a setting is out of its range.
+      ValueError: as for `mspc`, `logits_fn` has no gradient or returns probabilities, or a
+        setting is out of its range.
 
     Source: Pal et al., "Backdoor secrets unveiled: identifying backdoor data with optimized
     scaled prediction consistency" (ICLR 2024).
@@ -125,6 +126,7 @@ def identify_init(
     _check_gradient(logits_fn, images)
     network = as_partial(logits_fn)
     logits = row_logits(network, images, batch_size=config.score_batch_size)
+    _check_logits(logits)
     mask = jnp.ones(images.shape[1:3], images.dtype)
     entries = config.rounds + 1
     state = IdentifyState(
@@ -232,6 +234,21 @@ def _check_gradient(logits_fn, images):
             "callback has none, and does for spc and mspc"
         )
         raise checks.refused("logits_fn", logits_fn, accepted) from error
+
+
+def _check_logits(logits):
+    """Accept logits, not the probabilities of a softmax: of those another softmax is taken."""
+
+    def are_logits(logits):
+        tolerance = max(1e-3, 4 * float(jnp.finfo(logits.dtype).eps))
+        sums = jnp.sum(logits, axis=-1, dtype=jnp.float32)
+        are_sums_one = jnp.all(jnp.abs(sums - 1) < tolerance)
+        return ~(jnp.all((logits >= 0) & (logits <= 1)) & are_sums_one)
+
+    if not known(logits, are_logits):
+        accepted = "logits; the logarithms of probabilities are some"
+        holds = "probabilities, which are 1 in every row together"
+        raise checks.refused("logits_fn(images)", logits, accepted, holds=holds)
 
 
 def _check_state(state, images, config):

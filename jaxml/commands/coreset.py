@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, say
+from jaxml.commands.terminal import add_max_gib, integer, say
 
 
 def add_parser(commands) -> None:
@@ -34,6 +34,7 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--seed", type=integer, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/coreset"), metavar="DIR")
+    add_max_gib(parser)
     parser.set_defaults(run=run)
 
 
@@ -41,6 +42,6 @@ def run(args) -> None:
     """Choose the texts."""
     from jaxml.commands.coreset_files import choose_files
 
-    names = ("retain", "score", "fraction", "keep", "length", "count", "seed")
+    names = ("retain", "score", "fraction", "keep", "length", "count", "seed", "max_bytes")
     settings = {name: getattr(args, name) for name in names}
     say(choose_files(args.model, args.forget, args.out, **settings))

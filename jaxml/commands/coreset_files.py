@@ -15,6 +15,7 @@ from jaxml import checks, llm
 from jaxml.commands.text_files import tokenized_file
 from jaxml.data.text import load_texts
 from jaxml.files.errors import DataError
+from jaxml.files.limits import MAX_BYTES
 from jaxml.files.write import write_whole
 from jaxml.llm._score import SCORES, Score, chunk_texts
 from jaxml.output.plots import curves
@@ -37,6 +38,7 @@ def choose_files(
     length: int = 512,
     count: int = 100,
     seed: int = 0,
+    max_bytes: int = MAX_BYTES,
 ) -> str:
     """Choose chunks of a file by a score and write them and a report to `out`.
 
@@ -57,6 +59,7 @@ def choose_files(
       length: tokens of a chunk; longer texts are cut into so many.
       count: of the keywords for "keyword_density".
       seed: of "random" and of the clusters of "moderate".
+      max_bytes: most memory that reading a file of texts may take.
 
     Returns:
       How many chunks are chosen, and where they are.
@@ -75,7 +78,7 @@ def choose_files(
         kept = "a file of texts to keep with score='keyword_density', whose words are no keywords"
         raise checks.refused("retain", retain, kept)
     scorer = llm.load(model)
-    texts = tokenized_file(scorer, forget, length)
+    texts = tokenized_file(scorer, forget, length, max_bytes=max_bytes)
     chunks, size = texts.tokens.shape
     if chunks == 1:
         raise DataError(
@@ -85,7 +88,8 @@ def choose_files(
     written = chunk_texts(scorer.tokenizer, texts)
     words: tuple[str, ...] = ()
     if retain is not None and score == "keyword_density":
-        words = keywords.extract(written, load_texts(retain), count=count)
+        kept = load_texts(retain, max_bytes=max_bytes)
+        words = keywords.extract(written, kept, count=count)
     scores = llm.score(jax.random.key(seed), score, scorer, texts, words=words)
     chosen = np.asarray(coreset.select(scores, fraction, keep=keep))
     values = np.asarray(scores, np.float64)

@@ -10,6 +10,7 @@ from jaxml import checks, llm
 from jaxml.commands.text_files import tokenized_file
 from jaxml.data.questions import load_choice_questions, load_passages, load_questions
 from jaxml.files.errors import DataError
+from jaxml.files.limits import MAX_BYTES
 from jaxml.llm._measures import membership
 from jaxml.output.report import Report, Table, write_report
 from jaxml.unlearning import metrics
@@ -25,6 +26,7 @@ def evaluate_files(
     texts: Sequence[Path] = (),
     privacy: Sequence[Path] | None = None,
     length: int = 512,
+    max_bytes: int = MAX_BYTES,
     progress: Callable[[str], None] | None = None,
 ) -> str:
     """Measure what a model knows of passages, questions and texts, and write a report to `out`.
@@ -39,6 +41,7 @@ def evaluate_files(
       privacy: for PrivLeak: a file of the texts unlearned, one of texts never seen, and a model
         trained without the former.
       length: most tokens of a sequence of `texts` and `privacy`.
+      max_bytes: most memory that reading a file of texts or questions may take.
       progress: called with a line after each measure.
 
     Returns:
@@ -54,6 +57,7 @@ def evaluate_files(
             "measures", None, "--verbatim, --knowledge, --choices, --text or --privacy"
         )
     checks.counts(least=2, length=length)
+    limit = {"max_bytes": max_bytes}
     subject = llm.load(model)
     rows: list[tuple[str, str, str]] = []
     results: dict[str, Any] = {}
@@ -65,21 +69,21 @@ def evaluate_files(
             progress(f"{measure}, {path.name}: {text}")
 
     if verbatim is not None:
-        value = llm.evaluate(subject, verbatim=load_passages(verbatim)).verbatim
+        value = llm.evaluate(subject, verbatim=load_passages(verbatim, **limit)).verbatim
         add("VerbMem", verbatim, f"{value:.1f}", value)
     if knowledge is not None:
-        value = llm.evaluate(subject, knowledge=load_questions(knowledge)).knowledge
+        value = llm.evaluate(subject, knowledge=load_questions(knowledge, **limit)).knowledge
         add("KnowMem", knowledge, f"{value:.1f}", value)
     for path in choices:
-        add("accuracy", path, *_accuracy(subject, path))
+        add("accuracy", path, *_accuracy(subject, path, **limit))
     for path in texts:
-        measured = llm.evaluate(subject, texts=tokenized_file(subject, path, length))
+        measured = llm.evaluate(subject, texts=tokenized_file(subject, path, length, **limit))
         assert measured.min_k is not None
         add("perplexity", path, f"{measured.perplexity:.2f}", measured.perplexity)
         score = float(jnp.mean(measured.min_k))
         add("Min-40%", path, f"{score:.3f}", score)
     if privacy:
-        value = _privacy(subject, privacy, length)
+        value = _privacy(subject, privacy, length, **limit)
         add("PrivLeak", privacy[0], f"{value:.1f}", value)
     report = Report(
         method="evaluation",
@@ -91,15 +95,16 @@ def evaluate_files(
     return "\n".join(f"{measure}, {name}: {text}" for measure, name, text in rows)
 
 
-def _accuracy(model: llm.Model, path: Path) -> tuple[str, dict[str, float]]:
+def _accuracy(model: llm.Model, path: Path, *, max_bytes: int) -> tuple[str, dict[str, float]]:
     """Return the accuracy on the questions of a file as a text and as numbers."""
-    questions, about = load_choice_questions(path), path.stem.removesuffix("_test")
+    questions = load_choice_questions(path, max_bytes=max_bytes)
+    about = path.stem.removesuffix("_test")
     right = llm.evaluate(model, choices=questions, subject=about).choices
     values = {name: float(getattr(right, name)) for name in ("accuracy", "low", "high")}
     return "{accuracy:.3f} ({low:.3f} to {high:.3f})".format(**values), values
 
 
-def _privacy(model: llm.Model, files: Sequence[Path], length: int) -> float:
+def _privacy(model: llm.Model, files: Sequence[Path], length: int, *, max_bytes: int) -> float:
     forget, holdout, retrained = files
     other = llm.load(retrained)
     if other.config.vocab_size != model.config.vocab_size:
@@ -107,7 +112,8 @@ def _privacy(model: llm.Model, files: Sequence[Path], length: int) -> float:
             f"{retrained}: a vocabulary of {other.config.vocab_size}; the model has "
             f"{model.config.vocab_size}"
         )
-    sets = [tokenized_file(model, path, length) for path in (forget, holdout)]
+    limit = {"max_bytes": max_bytes}
+    sets = [tokenized_file(model, path, length, **limit) for path in (forget, holdout)]
     scores = [
         membership(each.params, each.config, texts) for each in (model, other) for texts in sets
     ]

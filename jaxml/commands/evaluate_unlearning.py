@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, say
+from jaxml.commands.terminal import add_max_gib, integer, say
 
 
 def add_parser(commands) -> None:
@@ -29,6 +29,7 @@ def add_parser(commands) -> None:
         "--length", type=integer, default=512, help="tokens of a sequence (default: 512)"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/evaluation"), metavar="DIR")
+    add_max_gib(parser)
     parser.set_defaults(run=run)
 
 
@@ -45,6 +46,7 @@ def run(args) -> None:
         texts=args.text,
         privacy=args.privacy,
         length=args.length,
+        max_bytes=args.max_bytes,
         progress=lambda line: say(line, sys.stderr),
     )
     say(measured)

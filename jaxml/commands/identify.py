@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, say
+from jaxml.commands.terminal import add_max_gib, integer, say
 
 # Of `backdoor.IdentifyConfig`, which the help cannot read without importing JAX; a test compares.
 SETTINGS = {
@@ -37,6 +37,7 @@ def add_parser(commands) -> None:
         parser.add_argument(
             f"--{name}", type=kind, default=default, help=f"{text} (default: {default})"
         )
+    add_max_gib(parser)
     parser.set_defaults(run=run)
 
 
@@ -50,6 +51,7 @@ def run(args) -> None:
         args.model,
         args.out,
         skip_unreadable=args.skip_unreadable,
+        max_bytes=args.max_bytes,
         config=IdentifyConfig(**{name: getattr(args, name) for name in SETTINGS}),
         progress=lambda line: say(line, sys.stderr),
     )

@@ -22,6 +22,7 @@ from jaxml.backdoor._amplify import check_images
 from jaxml.backdoor._fit_mask import mask_optimizer
 from jaxml.data.image_rows import ImageRows, load_rows
 from jaxml.files.errors import DataError
+from jaxml.files.limits import MAX_BYTES
 from jaxml.files.write import write_whole
 from jaxml.output.plots import new_figure, png
 from jaxml.output.report import Figure, Report, Table, write_report
@@ -42,6 +43,7 @@ def identify_files(
     out: Path,
     *,
     skip_unreadable: bool = False,
+    max_bytes: int = MAX_BYTES,
     config: backdoor.IdentifyConfig = backdoor.IdentifyConfig(),  # noqa: B008
     progress: Callable[[str], None] | None = None,
 ) -> str:
@@ -58,6 +60,7 @@ def identify_files(
         channel]` from 0 to 1 to logits `[row, class]`; `logits_fn` by default. The file is run.
       out: folder.
       skip_unreadable: leave out images that cannot be read, and list them.
+      max_bytes: most memory that reading the images may take.
       config: of the identification.
       progress: called with a line after each round.
 
@@ -69,7 +72,7 @@ def identify_files(
       OSError: `out` cannot be written.
     """
     logits_fn = load_model(model)
-    rows = load_rows(images, skip_unreadable=skip_unreadable)
+    rows = load_rows(images, skip_unreadable=skip_unreadable, max_bytes=max_bytes)
     start = time.perf_counter()
     try:
         result = _identify(logits_fn, rows.images, config, out / "identify", progress)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, say
+from jaxml.commands.terminal import add_max_gib, integer, say
 
 
 def add_parser(commands) -> None:
@@ -15,6 +15,7 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--q", type=float, nargs="+", metavar="Q", help="moment orders")
     parser.add_argument("--out", type=Path, default=Path("runs/mfdfa"), metavar="DIR")
+    add_max_gib(parser)
     parser.set_defaults(run=run)
 
 
@@ -22,4 +23,5 @@ def run(args) -> None:
     """Analyze the files."""
     from jaxml.commands.mfdfa_files import analyze_files
 
-    say(analyze_files(args.files, args.out, order=args.order, scales=args.scales, q=args.q))
+    settings = {name: getattr(args, name) for name in ("order", "scales", "q", "max_bytes")}
+    say(analyze_files(args.files, args.out, **settings))

@@ -8,6 +8,7 @@ import numpy as np
 from jaxml import checks, multifractal
 from jaxml.data import load_series
 from jaxml.files.errors import DataError
+from jaxml.files.limits import MAX_BYTES
 from jaxml.files.write import write_whole
 from jaxml.output import plots
 from jaxml.output.report import Table, markdown_table, to_json
@@ -20,6 +21,7 @@ def analyze_files(
     order: int = 1,
     scales: Sequence[int] | None = None,
     q: Sequence[float] | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> str:
     """Analyze each file, write `out`/NAME.json and NAME.png and return a table of all.
 
@@ -36,7 +38,7 @@ def analyze_files(
     for name in names:
         if names.count(name) > 1:
             raise checks.refused("files", name, "each name once: results are written by it")
-    results = {file: _analyze(file, order, scales, q) for file in files}
+    results = {file: _analyze(file, order, scales, q, max_bytes) for file in files}
     for file, (result, rate) in results.items():
         write_whole(out / f"{file.name}.json", to_json(_numbers(file, result, rate, order)))
         write_whole(out / f"{file.name}.png", _plot(file.name, result))
@@ -45,8 +47,8 @@ def analyze_files(
     return markdown_table(Table("", header, rows)) + f"\n\nplots and numbers: {out}"
 
 
-def _analyze(file, order, scales, q):
-    series, rate = load_series(file)
+def _analyze(file, order, scales, q, max_bytes):
+    series, rate = load_series(file, max_bytes=max_bytes)
     try:
         series = series if series.dtype == np.float32 else _in_default_precision(series)
         # What overflows is refused below, as infinite or without a value.

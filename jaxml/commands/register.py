@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, say
+from jaxml.commands.terminal import add_max_gib, integer, say
 
 PROJECTIONS = ("fold_free", "layer", "none")
 
@@ -27,6 +27,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--smoothness", type=float, help="weight of the field's roughness (default: 0.5)"
     )
+    add_max_gib(parser)
     parser.set_defaults(run=run)
 
 
@@ -34,5 +35,6 @@ def run(args) -> None:
     """Register the two files."""
     from jaxml.commands.register_files import register_files
 
-    settings = {"projection": args.projection, "steps": args.steps, "smoothness": args.smoothness}
+    names = ("projection", "steps", "smoothness", "max_bytes")
+    settings = {name: getattr(args, name) for name in names}
     say(register_files(args.fixed, args.moving, args.out, **settings))

@@ -11,8 +11,9 @@ import numpy as np
 
 from jaxml import checks, registration
 from jaxml.commands.register import PROJECTIONS
-from jaxml.data.volume import NIFTI, Volume, load_volume, nifti_bytes, resample_to
+from jaxml.data.volume import NIFTI, Volume, as_stored, load_volume, nifti_bytes, resample_to
 from jaxml.files.errors import DataError
+from jaxml.files.limits import MAX_BYTES
 from jaxml.files.write import write_whole
 from jaxml.output import deformations
 from jaxml.output.report import Figure, Report, Table, write_report
@@ -26,12 +27,14 @@ def register_files(
     projection: str = PROJECTIONS[0],
     steps: int | None = None,
     smoothness: float | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> str:
     """Register one image file onto another and write the result to `out`.
 
-    Written: the moved image in the format of the fixed one; `fields.npz` with displacement
-    and inverse in voxels of the fixed image; for NIfTI also both as vectors in mm along the
-    world axes (right, anterior, superior); a report with pictures and `results.json`.
+    Written: the moved image with the range and the type of numbers of the moving one, in the
+    format of the fixed one, or as `moved.npy` where that has no such type; `fields.npz` with
+    displacement and inverse in voxels of the fixed image; for NIfTI also both as vectors in mm
+    along the world axes (right, anterior, superior); a report with pictures and `results.json`.
     Every file is read and the registration run before the first is written.
 
     Args:
@@ -41,9 +44,10 @@ def register_files(
       projection: "fold_free", "layer" or "none", as for `registration.register`.
       steps: optimization steps a resolution; by default those of `register`.
       smoothness: weight of the roughness; by default that of `register`.
+      max_bytes: most memory that reading an image may take.
 
     Returns:
-      A table of the similarity and the folds before and after.
+      Similarity and folds before and after, and where the moved image and the report are.
 
     Raises:
       DataError: a file that cannot be used, by its name.
@@ -51,7 +55,7 @@ def register_files(
       OSError: `out` cannot be written.
     """
     checks.choice(PROJECTIONS, projection=projection)
-    target, source = load_volume(fixed), load_volume(moving)
+    target, source = (load_volume(path, max_bytes=max_bytes) for path in (fixed, moving))
     try:
         source = resample_to(source, target)
     except ValueError as error:
@@ -71,11 +75,13 @@ def register_files(
     residual = float(jnp.sqrt(jnp.mean(jax.jit(registration.compose)(u, back) ** 2)))
     moved = jax.jit(registration.warp)(jnp.asarray(source.data), u)
 
+    stored, name = _moved(np.asarray(moved), source, fixed)
     similarity = jax.jit(registration.ncc)
     folds = registration.fold_percentages(u)
     results = {
         "fixed": str(fixed),
         "moving": str(moving),
+        "moved": f"{name} of {stored.dtype}",
         "spacing": target.spacing,
         "notes": [v.note for v in (target, source) if v.note],
         "ncc_before": -float(similarity(a, b)),
@@ -87,11 +93,12 @@ def register_files(
         "inverse_residual_voxels": residual,
     }
     report = _report(results, a, b, result, projection)
-    _write(out, target, fixed, np.asarray(moved), np.asarray(u), np.asarray(back))
+    _write(out, target, source, name, stored, np.asarray(u), np.asarray(back))
     write_report([report.finished(seconds)], out, scale="one pair", seed=0)
     return (
         f"similarity (NCC) {results['ncc_before']:.4f} -> {results['ncc_after']:.4f}, "
         f"{results['digital_folds']} folds, {seconds:.0f} s\n"
+        f"moved image: {out / name}, {stored.dtype}\n"
         f"report: {out / 'report.html'}"
     )
 
@@ -158,27 +165,44 @@ def _report(results, a, b, result, projection) -> Report:
     )
 
 
-def _write(out, target: Volume, fixed: Path, moved, u, back) -> None:
-    name, affine = fixed.name.lower(), target.affine
+def _moved(moved: np.ndarray, source: Volume, fixed: Path) -> tuple[np.ndarray, str]:
+    """Return the moved image as numbers of the moving file, and the name of a file for them."""
+    name = fixed.name.lower()
+    if not name.endswith(NIFTI) and (source.slope, source.intercept) != (1, 0):
+        return moved, "moved.npy"
+    stored = as_stored(moved, source)
+    if name.endswith(".png") and stored.dtype in (np.bool_, np.uint8, np.uint16):
+        return stored, "moved.png"
+    if not name.endswith(NIFTI):
+        return stored, "moved.npy"
+    # NIfTI has neither of these types; all of their numbers are among those of the next.
+    wider = {"bool": np.uint8, "float16": np.float32}.get(stored.dtype.name)
+    return (stored if wider is None else stored.astype(wider)), "moved.nii.gz"
+
+
+def _write(out, target: Volume, source: Volume, name: str, stored, u, back) -> None:
+    affine = target.affine
     buffer = io.BytesIO()
     np.savez_compressed(buffer, displacement=u, inverse=back)
     write_whole(out / "fields.npz", buffer.getvalue())
-    if name.endswith(NIFTI) and affine is not None and moved.ndim == 3:
-        write_whole(out / "moved.nii.gz", nifti_bytes(moved, affine))
+    buffer = io.BytesIO()
+    if affine is not None and name.endswith(NIFTI):
+        scale = {"slope": source.slope, "intercept": source.intercept}
+        write_whole(out / name, nifti_bytes(stored, affine, **scale))
+    elif name.endswith(".png"):
+        write_whole(out / name, _png(stored))
+    else:
+        np.save(buffer, stored)
+        write_whole(out / name, buffer.getvalue())
+    if affine is not None and u.ndim == 4:
         for field_name, field in (("displacement", u), ("inverse", back)):
             in_mm = (field @ affine[:3, :3].T).astype(np.float32)
             write_whole(out / f"{field_name}.nii.gz", nifti_bytes(in_mm, affine))
-    elif name.endswith(".png"):
-        write_whole(out / "moved.png", _png(moved))
-    else:
-        buffer = io.BytesIO()
-        np.save(buffer, moved)
-        write_whole(out / "moved.npy", buffer.getvalue())
 
 
-def _png(image) -> bytes:
+def _png(image: np.ndarray) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(np.clip(np.round(image), 0, 255).astype(np.uint8)).save(buffer, "png")
+    Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()

@@ -5,6 +5,8 @@ import ast
 import contextlib
 from importlib import resources
 
+from jaxml.files.limits import MAX_BYTES
+
 
 def integer(text: str) -> int:
     """Return a whole number of 32 bits, as JAX holds it."""
@@ -12,6 +14,25 @@ def integer(text: str) -> int:
         if abs(number := int(text)) < 2**31:
             return number
     raise argparse.ArgumentTypeError(f"{text[:40]!r}: accepted is a whole number below 2^31")
+
+
+def add_max_gib(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets larger files be read, as `max_bytes`."""
+    parser.add_argument(
+        "--max-gib",
+        dest="max_bytes",
+        type=_gib,
+        default=MAX_BYTES,
+        metavar="GIB",
+        help=f"most memory that reading a file may take ({MAX_BYTES >> 30} by default)",
+    )
+
+
+def _gib(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if 0 < (gib := float(text)) < 2**30:
+            return int(gib * 2**30)
+    raise argparse.ArgumentTypeError(f"{text[:40]!r}: accepted is a number of GiB above 0")
 
 
 def names_in(file: str, table: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, names_in, say
+from jaxml.commands.terminal import add_max_gib, integer, names_in, say
 
 
 def add_parser(commands) -> None:
@@ -47,6 +47,7 @@ def add_parser(commands) -> None:
         "--length", type=integer, default=512, help="tokens of a sequence (default: 512)"
     )
     parser.add_argument("--seed", type=integer, default=0)
+    add_max_gib(parser)
     parser.set_defaults(run=run)
 
 
@@ -58,6 +59,6 @@ def run(args) -> None:
     names = ("method", "steps", "batch_size", "learning_rate", "beta")
     config = UnlearnConfig(retain=args.retain_term, **{n: getattr(args, n) for n in names})
     files = args.model, args.forget, args.retain, args.out
-    own = ("alternative", "layer", "length", "seed")
+    own = ("alternative", "layer", "length", "seed", "max_bytes")
     settings = {name: getattr(args, name) for name in own}
     say(unlearn_files(*files, config=config, **settings))

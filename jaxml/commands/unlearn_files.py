@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxml import checks, llm
 from jaxml.commands.text_files import tokenized_file
+from jaxml.files.limits import MAX_BYTES
 from jaxml.llm._measures import token_mean
 from jaxml.output.plots import curves
 from jaxml.output.report import Figure, Report, Table, write_report
@@ -29,6 +30,7 @@ def unlearn_files(
     layer: int = 7,
     length: int = 512,
     seed: int = 0,
+    max_bytes: int = MAX_BYTES,
 ) -> str:
     """Unlearn the texts of a file and write the model and a report to `out`.
 
@@ -46,6 +48,7 @@ def unlearn_files(
       layer: that RMU steers, from 0.
       length: most tokens of a sequence; longer texts are cut.
       seed: of the batches.
+      max_bytes: most memory that reading a file of texts may take.
 
     Returns:
       The log-probability of a token before and after, and where the model is.
@@ -62,7 +65,10 @@ def unlearn_files(
     files = {"forget": forget, "retain": retain}
     if alternative is not None:
         files["alternative"] = alternative
-    sets = {name: tokenized_file(before, path, length) for name, path in files.items()}
+    sets = {
+        name: tokenized_file(before, path, length, max_bytes=max_bytes)
+        for name, path in files.items()
+    }
     # Other settings or texts are another run.
     depends = {
         "config": dataclasses.asdict(config),

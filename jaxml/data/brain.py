@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 
 from jaxml.data.folder import named_folder
 from jaxml.data.volume import load_volume
-from jaxml.files.errors import DataError
+from jaxml.files.errors import DataError, unreadable
+from jaxml.files.limits import MAX_BYTES
 from jaxml.files.npz import read_npz
 
 LAYOUT = (
@@ -44,7 +45,9 @@ class BrainPair:
     source: str
 
 
-def load_brain_pair(folder: Path | str | None, *, size: str = "half") -> BrainPair:
+def load_brain_pair(
+    folder: Path | str | None, *, size: str = "half", max_bytes: int = MAX_BYTES
+) -> BrainPair:
     """Return two subjects of a folder, or the template of nilearn twice.
 
     Args:
@@ -52,13 +55,14 @@ def load_brain_pair(folder: Path | str | None, *, size: str = "half") -> BrainPa
         `LAYOUT` in it or in its folder `brain`.
       size: "half" (80 x 96 x 112 voxels of 2 mm) or "full" (160 x 192 x 224 of 1 mm). The
         template is resampled to about that size.
+      max_bytes: most memory that reading a file may take.
 
     Returns:
       The pair; the template stands for both where there are no two subjects.
 
     Raises:
-      DataError: a named folder holds no such pair, a file is damaged, or nothing was named and
-        nilearn is not installed.
+      DataError: a named folder holds no such pair, a file is damaged or too large, or nothing was
+        named and nilearn is not installed.
       ValueError: `size` is unknown.
     """
     # Loaders import no JAX: the processes that download and speak start sooner without.
@@ -77,10 +81,10 @@ def load_brain_pair(folder: Path | str | None, *, size: str = "half") -> BrainPa
         if folder is None:
             return _template(size)
         raise DataError(f"{inner}: no pair of brains; give a folder with {LAYOUT}")
-    (a, a_labels), (b, b_labels) = (_subject(path) for path in paths)
+    (a, a_labels), (b, b_labels) = (_subject(path, max_bytes) for path in paths)
     if a.shape != b.shape:
         raise DataError(f"{inner}: subjects of shapes {a.shape} and {b.shape}; give one shape")
-    (labels,) = _arrays(inner / "labels30.npz", "labels")
+    (labels,) = _arrays(inner / "labels30.npz", "labels", max_bytes=max_bytes)
     if labels.ndim != 1:
         raise DataError(f"{inner / 'labels30.npz'}: labels {list(labels.shape)}; give one row")
     labels = tuple(_labels(inner / "labels30.npz", labels).tolist())
@@ -103,8 +107,8 @@ def voxelmorph_weights(folder: Path | str | None) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _subject(path):
-    volume, labels = _arrays(path, "vol", "seg")
+def _subject(path, max_bytes):
+    volume, labels = _arrays(path, "vol", "seg", max_bytes=max_bytes)
     if volume.ndim != 3 or volume.shape != labels.shape or volume.dtype != np.uint8:
         raise DataError(
             f"{path}: vol {volume.dtype}{volume.shape}, seg {labels.shape}; give two volumes of "
@@ -113,11 +117,11 @@ def _subject(path):
     return volume.astype(np.float32) / 255, _labels(path, labels)
 
 
-def _arrays(path, *names):
+def _arrays(path, *names, max_bytes):
     try:
-        arrays = read_npz(path, *names)
+        arrays = read_npz(path, *names, max_bytes=max_bytes)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged ({error}); give {LAYOUT}") from error
+        raise unreadable(path, error, what="damaged", accepted=f"give {LAYOUT}") from error
     missing = [name for name in names if name not in arrays]
     if missing:
         raise DataError(f"{path}: no array {missing[0]}; give {LAYOUT}")

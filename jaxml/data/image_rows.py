@@ -6,8 +6,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from jaxml.data.image_files import find_pictures, read_arrays, read_joined, read_picture
+from jaxml.data.image_files import (
+    check_count,
+    find_pictures,
+    read_arrays,
+    read_joined,
+    read_picture,
+)
 from jaxml.files.errors import DataError
+from jaxml.files.limits import MAX_BYTES, check_memory
 
 LAYOUT = (
     "a folder of png or jpg of one size, in it or in folders of it, or an npz with images "
@@ -30,28 +37,31 @@ class ImageRows:
     skipped: tuple[str, ...]
 
 
-def load_rows(path: Path | str, *, skip_unreadable: bool = False) -> ImageRows:
+def load_rows(
+    path: Path | str, *, skip_unreadable: bool = False, max_bytes: int = MAX_BYTES
+) -> ImageRows:
     """Return all images of a folder, in order of their paths, or of an npz.
 
     Args:
       path: what `LAYOUT` says.
       skip_unreadable: leave out files of a folder that are not readable, and say which.
+      max_bytes: most memory that reading the images may take.
 
     Returns:
       The images, and which files they are of.
 
     Raises:
       DataError: there is no such path, no image in it, one is not readable or of another size
-        than the first, or an npz holds something else than images.
+        than the first, they are too large, or an npz holds something else than images.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _rows_of_folder(path, skip_unreadable)
+        return _rows_of_folder(path, skip_unreadable, max_bytes)
     if not path.is_file():
         raise DataError(f"{path}: no such folder or file; give {LAYOUT}")
-    arrays = read_arrays(path, layout=LAYOUT)
-    is_joined = "jpeg" in arrays
-    images = read_joined(path, layout=LAYOUT)[0] if is_joined else arrays.get("images")
+    settings = {"layout": LAYOUT, "max_bytes": max_bytes}
+    arrays = read_arrays(path, **settings)
+    images = read_joined(path, **settings)[0] if "jpeg" in arrays else arrays.get("images")
     if images is None:
         raise DataError(f"{path}: no array images; give {LAYOUT}")
     numbers = images.dtype == np.uint8 or images.dtype.kind == "f"
@@ -59,14 +69,17 @@ def load_rows(path: Path | str, *, skip_unreadable: bool = False) -> ImageRows:
         raise DataError(f"{path}: images is {images.dtype}{list(images.shape)}; give {LAYOUT}")
     if images.dtype.kind == "f" and not ((images >= 0) & (images <= 1)).all():
         raise DataError(f"{path}: images are not all from 0 to 1; give {LAYOUT}")
+    check_memory((images.itemsize + 4) * images.size, max_bytes, prefix=f"{path}: ")
     return ImageRows(_unit(images), None, ())
 
 
-def _rows_of_folder(folder: Path, skip_unreadable: bool) -> ImageRows:
-    images, files, skipped = [], [], []
-    for file in sorted([*find_pictures(folder, "*"), *find_pictures(folder, "*/*")]):
+def _rows_of_folder(folder: Path, skip_unreadable: bool, max_bytes: int) -> ImageRows:
+    images: list[np.ndarray] = []
+    files, skipped = [], []
+    paths = sorted([*find_pictures(folder, "*"), *find_pictures(folder, "*/*")])
+    for file in paths:
         try:
-            image = read_picture(file)
+            image = read_picture(file, max_bytes=max_bytes)
         except DataError as error:
             if not skip_unreadable:
                 raise
@@ -76,6 +89,8 @@ def _rows_of_folder(folder: Path, skip_unreadable: bool) -> ImageRows:
             other = f"{folder / files[0]}: {images[0].shape}"
             raise DataError(f"{file}: {image.shape}, but {other}; one size")
         images.append(image)
+        # As bytes, and as float32.
+        check_count(folder, images, len(paths), value_bytes=1 + 4, max_bytes=max_bytes)
         files.append(file.relative_to(folder).as_posix())
     if not images:
         raise DataError(f"{folder}: no readable images; give {LAYOUT}")
@@ -84,4 +99,4 @@ def _rows_of_folder(folder: Path, skip_unreadable: bool) -> ImageRows:
 
 def _unit(images: np.ndarray) -> np.ndarray:
     single = images.astype(np.float32, order="C")
-    return single / np.float32(255) if images.dtype == np.uint8 else single
+    return np.divide(single, 255, out=single) if images.dtype == np.uint8 else single

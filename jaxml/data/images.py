@@ -11,8 +11,16 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from jaxml.data.folder import named_folder
-from jaxml.data.image_files import find_pictures, joined, read_arrays, read_joined, read_picture
+from jaxml.data.image_files import (
+    check_count,
+    find_pictures,
+    joined,
+    read_arrays,
+    read_joined,
+    read_picture,
+)
 from jaxml.files.errors import DataError
+from jaxml.files.limits import MAX_BYTES
 from jaxml.files.tar import read_tar
 
 CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
@@ -55,6 +63,7 @@ def load_images(
     download_seconds: float = 15.0,
     rows: int | None = None,
     test_rows: int | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> ImageSet:
     """Return the first images there are: folder, TFDS `cifar10`, digits of scikit-learn.
 
@@ -65,13 +74,14 @@ def load_images(
       download_seconds: a download that stalls for so long is ended; the log says so.
       rows: number of training images at most, the first ones; all by default.
       test_rows: number of test images at most, likewise.
+      max_bytes: most memory that reading a file, or the pictures of a folder, may take.
 
     Returns:
       Images for training and test.
 
     Raises:
       DataError: a named folder is missing or holds no usable images, one of its files cannot be
-        read; without a folder, no source worked.
+        read or is too large; without a folder, no source worked.
       ValueError: `rows` or `test_rows` is below 1.
     """
     # Loaders import no JAX: the processes that download and speak start sooner without.
@@ -81,7 +91,7 @@ def load_images(
     checks.counts(**{name: number for name, number in limits.items() if number is not None})
     named = named_folder(folder)
     if named is not None:
-        return _first(_from_folder(named, rows, test_rows), rows, test_rows)
+        return _first(_from_folder(named, rows, test_rows, max_bytes), rows, test_rows)
     reasons = []
     for source in (lambda: _fetched(download_seconds), _digits):
         try:
@@ -92,17 +102,20 @@ def load_images(
     raise DataError(f"no images ({'; '.join(reasons)}); name a folder with {LAYOUT}")
 
 
-def load_pool(folder: Path | str | None) -> UInt8[np.ndarray, "image height width channel"]:
+def load_pool(
+    folder: Path | str | None, *, max_bytes: int = MAX_BYTES
+) -> UInt8[np.ndarray, "image height width channel"]:
     """Return unlabelled images of the user's folder.
 
     Args:
       folder: as for `load_images`, with what `POOL_LAYOUT` says in it.
+      max_bytes: most memory that reading a file may take.
 
     Returns:
       uint8 `[image, height, width, channel]`.
 
     Raises:
-      DataError: nothing was named, it holds no such file, or one cannot be read.
+      DataError: nothing was named, it holds no such file, or one cannot be read or is too large.
     """
     named = named_folder(folder)
     if named is None:
@@ -111,13 +124,13 @@ def load_pool(folder: Path | str | None) -> UInt8[np.ndarray, "image height widt
     paths = sorted(inner.glob("*-unlabelled-*.npz"))
     if not paths:
         raise DataError(f"{inner}: no unlabelled images; give {POOL_LAYOUT}")
-    return joined([_pool_file(path) for path in paths], inner)
+    return joined([_pool_file(path, max_bytes) for path in paths], inner)
 
 
-def _pool_file(path: Path) -> np.ndarray:
-    arrays = read_arrays(path, layout=POOL_LAYOUT)
-    is_joined = "jpeg" in arrays
-    images = read_joined(path, layout=POOL_LAYOUT)[0] if is_joined else arrays.get("images")
+def _pool_file(path: Path, max_bytes: int) -> np.ndarray:
+    settings = {"layout": POOL_LAYOUT, "max_bytes": max_bytes}
+    arrays = read_arrays(path, **settings)
+    images = read_joined(path, **settings)[0] if "jpeg" in arrays else arrays.get("images")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
         raise DataError(f"{path}: its arrays do not describe images; give {POOL_LAYOUT}")
     return images
@@ -130,27 +143,30 @@ def _inner(folder: Path) -> Path:
     return next((path for path in inner if path.is_dir()), folder)
 
 
-def _from_folder(folder: Path, rows: int | None, test_rows: int | None) -> ImageSet:
+def _from_folder(folder: Path, rows: int | None, test_rows: int | None, max_bytes) -> ImageSet:
     if folder.is_file():
-        return _from_npz(folder)
+        return _from_npz(folder, max_bytes)
     inner = _inner(folder)
     train, test = (sorted(inner.glob(f"cifar10-{part}-*.npz")) for part in ("train", "test"))
     if train and test:
-        return _from_blobs(inner, train, test, rows, test_rows)
+        return _from_blobs(inner, train, test, rows, test_rows, max_bytes)
     archives = sorted(path for path in inner.glob("*.npz") if "-unlabelled-" not in path.name)
     if len(archives) > 1:
         names = ", ".join(path.name for path in archives)
         raise DataError(f"{inner}: several npz files ({names}); name one of them")
-    return _from_npz(archives[0]) if archives else _from_classes(inner)
+    if archives:
+        return _from_npz(archives[0], max_bytes)
+    return _from_classes(inner, max_bytes)
 
 
-def _from_blobs(folder, train: list[Path], test: list[Path], rows, test_rows) -> ImageSet:
+def _from_blobs(folder, train: list[Path], test: list[Path], rows, test_rows, max_bytes):
     def read(paths, wanted):
         images, labels, count = [], [], 0
         for path in paths:
             if wanted is None or count < wanted:
                 left = None if wanted is None else wanted - count
-                some, label = read_joined(path, layout=LAYOUT, rows=left)
+                limits = {"rows": left, "max_bytes": max_bytes}
+                some, label = read_joined(path, layout=LAYOUT, **limits)
                 if label is None:
                     raise DataError(f"{path}: no array label; give {LAYOUT}")
                 images.append(some)
@@ -161,8 +177,8 @@ def _from_blobs(folder, train: list[Path], test: list[Path], rows, test_rows) ->
     return _image_set(read(train, rows), read(test, test_rows), CIFAR10, str(folder))
 
 
-def _from_npz(path: Path) -> ImageSet:
-    arrays = read_arrays(path, layout=LAYOUT)
+def _from_npz(path: Path, max_bytes: int) -> ImageSet:
+    arrays = read_arrays(path, layout=LAYOUT, max_bytes=max_bytes)
     names = {"images", "labels"}
     if not names <= arrays.keys():
         raise DataError(f"{path}: no array {min(names - arrays.keys())}; give {LAYOUT}")
@@ -181,13 +197,16 @@ def _from_npz(path: Path) -> ImageSet:
     return _image_set(*_split(images, labels), names, str(path))
 
 
-def _from_classes(folder: Path) -> ImageSet:
+def _from_classes(folder: Path, max_bytes: int) -> ImageSet:
     files = find_pictures(folder, "*/*")
     classes = sorted({file.parent.name for file in files})
     if len(classes) < 2:
         raise DataError(f"{folder}: no images of 2 classes or more; give {LAYOUT}")
-    images = [read_picture(file) for file in files]
-    for file, image in zip(files, images, strict=True):
+    images: list[np.ndarray] = []
+    for file in files:
+        image = read_picture(file, max_bytes=max_bytes)
+        images.append(image)
+        check_count(folder, images, len(files), max_bytes=max_bytes)
         if image.shape != images[0].shape:
             raise DataError(f"{file}: {image.shape}, but {files[0]}: {images[0].shape}; one size")
     labels = np.array([classes.index(file.parent.name) for file in files])

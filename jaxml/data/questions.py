@@ -6,6 +6,7 @@ from typing import Any, TypeGuard
 
 from jaxml.data.rows import csv_lines, find_files, read_rows
 from jaxml.files.errors import DataError
+from jaxml.files.limits import MAX_BYTES
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -55,25 +56,26 @@ class ChoiceQuestion:
     answer: int
 
 
-def load_passages(path: Path | str) -> tuple[Passage, ...]:
+def load_passages(path: Path | str, *, max_bytes: int = MAX_BYTES) -> tuple[Passage, ...]:
     """Return the passages of a file of MUSE's `verbmem`: columns `prompt` and `gt`.
 
     Args:
       path: as for `read_rows`.
+      max_bytes: most memory that a file may take.
 
     Returns:
       The passages in the order of the file.
 
     Raises:
-      DataError: the file is missing, cannot be read, or lacks a column.
+      DataError: the file is missing, cannot be read, is too large, or lacks a column.
     """
     return tuple(
         Passage(_text(row, "prompt", where), _text(row, "gt", where))
-        for row, where in _numbered(path)
+        for row, where in _numbered(path, max_bytes)
     )
 
 
-def load_questions(path: Path | str) -> tuple[Question, ...]:
+def load_questions(path: Path | str, *, max_bytes: int = MAX_BYTES) -> tuple[Question, ...]:
     """Return the questions of a file of MUSE's `knowmem` or of TOFU.
 
     Columns `question` and `answer`, and in the perturbed files of TOFU `perturbed_answer`, and
@@ -81,15 +83,16 @@ def load_questions(path: Path | str) -> tuple[Question, ...]:
 
     Args:
       path: as for `read_rows`.
+      max_bytes: most memory that a file may take.
 
     Returns:
       The questions in the order of the file.
 
     Raises:
-      DataError: the file is missing, cannot be read, or lacks a column.
+      DataError: the file is missing, cannot be read, is too large, or lacks a column.
     """
     questions = []
-    for row, where in _numbered(path):
+    for row, where in _numbered(path, max_bytes):
         answer = _text(row, "answer", where)
         paraphrased = row.get("paraphrased_answer")
         perturbed = row.get("perturbed_answer")
@@ -106,7 +109,9 @@ def load_questions(path: Path | str) -> tuple[Question, ...]:
     return tuple(questions)
 
 
-def load_choice_questions(path: Path | str) -> tuple[ChoiceQuestion, ...]:
+def load_choice_questions(
+    path: Path | str, *, max_bytes: int = MAX_BYTES
+) -> tuple[ChoiceQuestion, ...]:
     """Return the multiple-choice questions of a file of WMDP or MMLU.
 
     Columns `question`, `choices` (a list) and `answer` (an index from 0), or a csv of question,
@@ -114,19 +119,20 @@ def load_choice_questions(path: Path | str) -> tuple[ChoiceQuestion, ...]:
 
     Args:
       path: as for `read_rows`.
+      max_bytes: most memory that a file may take.
 
     Returns:
       The questions in the order of the file.
 
     Raises:
-      DataError: the file is missing, cannot be read, lacks a column, or an answer is none of
-        the choices.
+      DataError: the file is missing, cannot be read, is too large, lacks a column, or an answer
+        is none of the choices.
     """
     files = find_files(path)
     if files[0].suffix.lower() == ".csv":
-        return tuple(question for file in files for question in _from_letters(file))
+        return tuple(question for file in files for question in _from_letters(file, max_bytes))
     questions = []
-    for row, where in _numbered(path):
+    for row, where in _numbered(path, max_bytes):
         choices = row.get("choices")
         if not _texts(choices):
             raise DataError(f"{where}: choices is {choices!r}; give a list of texts")
@@ -134,8 +140,8 @@ def load_choice_questions(path: Path | str) -> tuple[ChoiceQuestion, ...]:
     return tuple(questions)
 
 
-def _from_letters(path: Path) -> list[ChoiceQuestion]:
-    lines = csv_lines(path)
+def _from_letters(path: Path, max_bytes: int) -> list[ChoiceQuestion]:
+    lines = csv_lines(path, max_bytes=max_bytes)
     header = bool(lines) and lines[0][0].strip().lower() == "question"
     questions = []
     for number, line in enumerate(lines[header:], 1 + header):
@@ -158,8 +164,9 @@ def _choice_question(question: str, choices: list[str], row: dict, where: str) -
     return ChoiceQuestion(question, tuple(choices), answer)
 
 
-def _numbered(path: Path | str) -> list[tuple[dict[str, Any], str]]:
-    return [(row, f"{path}, row {number}") for number, row in enumerate(read_rows(path), 1)]
+def _numbered(path: Path | str, max_bytes: int) -> list[tuple[dict[str, Any], str]]:
+    rows = read_rows(path, max_bytes=max_bytes)
+    return [(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
 
 
 def _text(row: dict[str, Any], column: str, where: str) -> str:

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 
 from jaxml.data.audio import AUDIO_SUFFIXES, load_audio
 from jaxml.data.folder import named_folder
-from jaxml.files.errors import DataError
+from jaxml.files.errors import DataError, unreadable
+from jaxml.files.limits import MAX_BYTES, check_memory
 from jaxml.files.npz import read_npz
 
 RATE = 8000
@@ -47,7 +48,7 @@ class SpeechCorpus:
 
 
 def load_speech_corpus(
-    folder: Path | str | None, *, download_seconds: float = 15.0
+    folder: Path | str | None, *, download_seconds: float = 15.0, max_bytes: int = MAX_BYTES
 ) -> SpeechCorpus:
     """Return the first corpus there is: folder, TFDS `spoken_digit`, synthesised Bengali.
 
@@ -57,17 +58,18 @@ def load_speech_corpus(
         or a folder with one, in it or in its `speech` folder, or with `SPEAKER/*.wav|flac|ogg`,
         where equal file names are the same sentence. Files of other rates are resampled.
       download_seconds: a download that stalls for so long is ended; the log says so.
+      max_bytes: most memory that the recordings may take.
 
     Returns:
       The corpus at 8 kHz.
 
     Raises:
-      DataError: a named folder is missing or holds no usable speech; without one, no source
-        worked.
+      DataError: a named folder is missing or holds no usable speech, or too much; without one,
+        no source worked.
     """
     named = named_folder(folder)
     if named is not None:
-        return _from_folder(named)
+        return _from_folder(named, max_bytes)
     reasons = []
     for source in (lambda: _fetched(download_seconds), _synthesised):
         try:
@@ -78,11 +80,11 @@ def load_speech_corpus(
     raise DataError(f"no speech ({'; '.join(reasons)}); name a folder with {LAYOUT}")
 
 
-def _from_folder(folder: Path) -> SpeechCorpus:
+def _from_folder(folder: Path, max_bytes: int) -> SpeechCorpus:
     if not folder.exists():
         raise DataError(f"{folder}: no such folder; give {LAYOUT}")
     if folder.is_file():
-        return _from_npz(folder)
+        return _from_npz(folder, max_bytes)
     inner = folder / "speech"
     folder = inner if inner.is_dir() else folder
     prepared = folder / PREPARED
@@ -90,14 +92,20 @@ def _from_folder(folder: Path) -> SpeechCorpus:
     if len(archives) > 1:
         names = ", ".join(path.name for path in archives)
         raise DataError(f"{folder}: several npz files ({names}); name one of them")
-    return _from_npz(archives[0]) if archives else _from_recordings(folder)
+    if archives:
+        return _from_npz(archives[0], max_bytes)
+    return _from_recordings(folder, max_bytes)
 
 
-def _from_npz(path: Path) -> SpeechCorpus:
+def _from_npz(path: Path, max_bytes: int) -> SpeechCorpus:
     try:
-        arrays = read_npz(path, *ARRAYS)
+        arrays = read_npz(path, *ARRAYS, max_bytes=max_bytes)
+        # The recordings again, as float32.
+        taken = sum(array.nbytes for array in arrays.values())
+        check_memory(taken + 4 * arrays.get("audio", np.empty(0)).size, max_bytes)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error}); give {LAYOUT}") from error
+        accepted = f"give {LAYOUT}"
+        raise unreadable(path, error, what="not readable", accepted=accepted) from error
     return _from_arrays(arrays, str(path))
 
 
@@ -129,7 +137,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> SpeechCorpus:
     return _corpus(waveforms, speaker.astype(str), text, source)
 
 
-def _from_recordings(folder: Path) -> SpeechCorpus:
+def _from_recordings(folder: Path, max_bytes: int) -> SpeechCorpus:
     files = sorted(
         file
         for file in folder.glob("*/*")
@@ -138,7 +146,11 @@ def _from_recordings(folder: Path) -> SpeechCorpus:
     if len({file.parent for file in files}) < 2:
         raise DataError(f"{folder}: no speech of 2 speakers or more; give {LAYOUT}")
     stems = sorted({file.stem for file in files})
-    waveforms = [load_audio(file, rate=RATE)[0] for file in files]
+    waveforms, taken = [], 0
+    for file in files:
+        waveforms.append(load_audio(file, rate=RATE, max_bytes=max_bytes)[0])
+        taken += waveforms[-1].nbytes
+        check_memory(taken, max_bytes, prefix=f"{folder}: ")
     sentence = [stems.index(file.stem) for file in files]
     return _corpus(waveforms, [file.parent.name for file in files], sentence, str(folder))
 

@@ -13,6 +13,7 @@ from jaxml.data.folder import named_folder
 from jaxml.data.rows import LAYOUT as TABLE
 from jaxml.data.rows import SUFFIXES, find_files, read_rows, read_text
 from jaxml.files.errors import DataError
+from jaxml.files.limits import MAX_BYTES
 
 LAYOUT = "a folder with txt files in UTF-8, one a book, in it or in its folder text"
 # Modules of the standard library with much documentation: 18 to 68 thousand characters.
@@ -44,19 +45,20 @@ class TextCorpus:
     source: str
 
 
-def load_books(folder: Path | str | None) -> TextCorpus:
+def load_books(folder: Path | str | None, *, max_bytes: int = MAX_BYTES) -> TextCorpus:
     """Return the first books there are: of the folder, else documentation strings of Python.
 
     Args:
       folder: the user's data, else the folder that the variable JAXML_DATA names: what `LAYOUT`
         says. Books are in order of their names.
+      max_bytes: most memory that a book may take.
 
     Returns:
       The books.
 
     Raises:
       DataError: a named folder is missing, holds no text or an empty one, or a text cannot be
-        read; without a folder, the sources of the standard library are not there.
+        read or is too large; without a folder, the sources of the standard library are not there.
     """
     path = named_folder(folder)
     if path is None:
@@ -67,11 +69,13 @@ def load_books(folder: Path | str | None) -> TextCorpus:
     files = sorted(file for file in inner.glob("*.txt") if not file.name.startswith("."))
     if not files:
         raise DataError(f"{inner}: no txt files; give {LAYOUT}")
-    texts = tuple(map(_book, files))
+    texts = tuple(_book(file, max_bytes) for file in files)
     return _corpus([file.stem for file in files], texts, str(inner))
 
 
-def load_texts(path: Path | str, *, column: str = "text") -> tuple[str, ...]:
+def load_texts(
+    path: Path | str, *, column: str = "text", max_bytes: int = MAX_BYTES
+) -> tuple[str, ...]:
     """Return the texts of a file: a txt as one, a table as one a row.
 
     So are the corpora of WMDP, and `raw` and `privleak` of MUSE, read. Blank rows are left out.
@@ -79,20 +83,22 @@ def load_texts(path: Path | str, *, column: str = "text") -> tuple[str, ...]:
     Args:
       path: a txt file, or as for `read_rows`.
       column: name of the table's column.
+      max_bytes: most memory that a file may take.
 
     Returns:
       The texts in the order of the file.
 
     Raises:
-      DataError: the file is missing, cannot be read, lacks the column, or holds no text.
+      DataError: the file is missing, cannot be read, is too large, lacks the column, or holds no
+        text.
     """
     files = find_files(
         path, suffixes=(".txt", *SUFFIXES), layout=f"a txt file in UTF-8, or {TABLE}"
     )
     if files[0].suffix.lower() == ".txt":
-        return tuple(map(_book, files))
+        return tuple(_book(file, max_bytes) for file in files)
     texts = []
-    for number, row in enumerate(read_rows(path), 1):
+    for number, row in enumerate(read_rows(path, max_bytes=max_bytes), 1):
         if not isinstance(row.get(column), str):
             wrong = f"is {row[column]!r}" if column in row else f"is not among {', '.join(row)}"
             raise DataError(f"{path}, row {number}: column {column!r} {wrong}; give a text")
@@ -166,8 +172,8 @@ def _docstrings(tree: ast.Module) -> list[str]:
     return [text for node in nodes if (text := ast.get_docstring(node))]
 
 
-def _book(path: Path) -> str:
-    text = read_text(path)
+def _book(path: Path, max_bytes: int) -> str:
+    text = read_text(path, max_bytes=max_bytes)
     if not text.strip():
         raise DataError(f"{path}: no text in it; give a txt file with words")
     return text

@@ -17,6 +17,8 @@ from typing import IO, Any
 import numpy as np
 
 from jaxml.files.errors import DataError, damage
+from jaxml.files.limits import MAX_BYTES, check_memory
+from jaxml.files.unique import first_repeated
 
 _MAGIC = b"\x93NUMPY"
 # What the length of the header is written as, by the version of the format.
@@ -28,15 +30,19 @@ _ORDER = re.compile(r"'fortran_order': *(True|False)")
 _SHAPE = re.compile(r"'shape': *\(((?:\d{1,18}, *)*(?:\d{1,18})?)\)")
 # No deflated byte stands for more.
 MOST_EXPANSION = 1032
+# By bzip2, LZMA and zstd, which numpy does not write, a byte stands for any number of them.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_OTHERS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma", 93: "zstd"}
 _BLOCK = 2**20
 Stream = IO[bytes] | zipfile.ZipExtFile
 
 
-def read_npy(path: Path) -> np.ndarray:
+def read_npy(path: Path, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
     """Return the array of an npy file, in the byte order of this machine.
 
     Args:
       path: of the file.
+      max_bytes: most memory that its array may take.
 
     Returns:
       The array, of any shape and of numbers or texts.
@@ -44,18 +50,20 @@ def read_npy(path: Path) -> np.ndarray:
     Raises:
       FileNotFoundError: there is no such file.
       OSError: it cannot be read.
-      DataError: it is damaged, or an array of anything else than numbers or texts.
+      DataError: it is damaged, an array of anything else than numbers or texts, or too large.
     """
     with _opened(path) as file, damage(prefix="no readable npy: "):
+        check_memory(path.stat().st_size, max_bytes)
         return _array(file, path.stat().st_size)
 
 
-def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
+def read_npz(path: Path, *names: str, max_bytes: int = MAX_BYTES) -> dict[str, np.ndarray]:
     """Return arrays of an npz file.
 
     Args:
       path: of the file.
       names: of the arrays to read, those there are; all by default.
+      max_bytes: most memory that these may take.
 
     Returns:
       Arrays by their names, in the byte order of this machine.
@@ -63,7 +71,8 @@ def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
     Raises:
       FileNotFoundError: there is no such file.
       OSError: it cannot be read.
-      DataError: it is damaged, or has an array of anything else than numbers or texts.
+      DataError: it is damaged, has an array of anything else than numbers or texts, two of one
+        name, or one that is compressed by another method than numpy's, or is too large.
     """
     # RuntimeError: an encrypted archive, or a compression that Python lacks.
     errors = EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error
@@ -73,10 +82,16 @@ def read_npz(path: Path, *names: str) -> dict[str, np.ndarray]:
         zipfile.ZipFile(file) as archive,
     ):
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            stored = (info.filename.removesuffix(".npy") for info in archive.infolist())
+            raise DataError(f"two arrays are called {first_repeated(stored)!r}")
         # Members that lie over each other are how a small archive holds very much.
         if sum(info.compress_size for info in members.values()) > path.stat().st_size:
             raise DataError("its parts are larger than the file")
         chosen = [name for name in names or members if name in members]
+        for name in chosen:
+            _check_member(members[name])
+        check_memory(sum(members[name].file_size for name in chosen), max_bytes)
         return {name: _member(archive, members[name]) for name in chosen}
 
 
@@ -87,9 +102,15 @@ def _opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+def _check_member(info: zipfile.ZipInfo) -> None:
+    if info.compress_type not in _METHODS:
+        method = _OTHERS.get(info.compress_type, f"method {info.compress_type}")
+        raise DataError(f"{info.filename} is compressed by {method}; accepted is stored, deflated")
     if info.file_size > MOST_EXPANSION * info.compress_size:
         raise DataError(f"{info.filename} claims more than it can hold")
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(info) as file:
         return _array(file, info.file_size)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a hidden name beside `path`; what is written there gets the name at the end.
 
-    Nothing is left under either name where the block raises; an older file of the name stays.
+    It has the permissions of any new file, whatever those that the block wrote it with. Nothing
+    is left under either name where the block raises; an older file of the name stays.
 
     Args:
       path: of the file; its folder is made where it is missing.
@@ -25,7 +27,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        # By the file system, which knows the umask; to ask for that is to change it for a moment.
+        partial.touch()
+        mode = stat.S_IMODE(partial.stat().st_mode)
         yield partial
+        partial.chmod(mode)
         os.replace(partial, path)
     except OSError as error:
         # The error of a full disk does not name the file.

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxml import checks
-from jaxml.files.errors import DataError
+from jaxml.files.errors import DataError, unreadable
 from jaxml.files.npz import read_npz
 
 # Four halvings: the network sees sides that are multiples of this.
@@ -104,7 +104,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: no readable npz file ({error})") from error
+        accepted = "give weights of vm2"
+        raise unreadable(path, error, what="no readable npz file", accepted=accepted) from error
 
 
 class _Conv(nn.Module):

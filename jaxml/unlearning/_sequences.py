@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Integer, PyTree
 
 from jaxml import checks
-from jaxml.tracing import known
+from jaxml.tracing import is_concrete, known
 
 Rows = int | np.integer | slice | Sequence[int] | Array | np.ndarray
 
@@ -66,7 +66,12 @@ def sequences(texts: Texts) -> Sequences:
 
 
 def check_texts(
-    name: str, texts: Sequences, *, vocabulary: int | None = None, shortest: int = 2
+    name: str,
+    texts: Sequences,
+    *,
+    vocabulary: int | None = None,
+    shortest: int = 2,
+    left_padding: bool = False,
 ) -> None:
     """Raise ValueError if sequences cannot be used.
 
@@ -75,6 +80,7 @@ def check_texts(
       texts: rows of one set.
       vocabulary: number of tokens, where it is known.
       shortest: least length of a row.
+      left_padding: accept it; networks take the padding for a start of the text.
     """
     tokens, mask = texts.tokens, texts.mask
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -83,6 +89,10 @@ def check_texts(
         raise checks.refused(name, tokens, f"one row or more, of {shortest} tokens or more")
     if mask.shape != tokens.shape or mask.dtype != jnp.bool_:
         raise checks.refused(f"{name}.mask", mask, f"bool{list(tokens.shape)}")
+    if not left_padding and is_concrete(tokens):
+        if not known(mask, lambda mask: ~_is_left_padded(jnp.asarray(tokens), jnp.asarray(mask))):
+            accepted = "rows padded at the right: a network takes padding in front for text"
+            raise checks.refused(name, tokens, accepted, holds="padding at the left")
     if vocabulary is None:
         return
     if not known(tokens, lambda tokens: jnp.all((tokens >= 0) & (tokens < vocabulary))):
@@ -90,6 +100,25 @@ def check_texts(
             ends = f"tokens from {jnp.min(tokens)} to {jnp.max(tokens)}"
         accepted = f"0 to {vocabulary - 1}: does the tokenizer belong to the model?"
         raise checks.refused(name, tokens, accepted, holds=ends)
+
+
+def _is_left_padded(tokens: Array, mask: Array) -> Array:
+    """Return whether rows start with copies of one token that do not count, and of various number.
+
+    A prompt does not count either, but repeats no token as often as its row is short. Rows with
+    the same number of copies have it in front of all texts, where it pads none.
+    """
+    is_copy = ~mask & (tokens == tokens[:, :1])
+    copies = jnp.where(jnp.all(is_copy, axis=1), tokens.shape[1], jnp.argmin(is_copy, axis=1))
+    counted = jnp.sum(mask, axis=1, dtype=copies.dtype)
+    # Nothing but padding does not count.
+    is_padded = (copies > 1) & (counted > 0) & (copies + counted == tokens.shape[1])
+    # Or a prompt follows it: then most rows have padding, and none has it at the end.
+    longest = jnp.argmax(copies)
+    is_start = (copies > 0) & (tokens[:, 0] == tokens[longest, 0])
+    are_most = 2 * jnp.sum(is_start, dtype=jnp.int32) >= tokens.shape[0]
+    are_padded = (copies[longest] > 1) & are_most & jnp.all(mask[:, -1])
+    return jnp.any(copies != copies[0]) & (jnp.any(is_padded) | are_padded)
 
 
 def draw_rows(key: Array, rows: PyTree, batch_size: int) -> PyTree:

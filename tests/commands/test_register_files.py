@@ -84,6 +84,92 @@ def test_volumes_of_other_orientation_and_voxel_size(tmp_path):
     assert any("resampled" in note for note in notes)
 
 
+def pair(dtype, low, high, shape=(24, 26)):
+    """Return two images of a type whose values are from `low` to `high`."""
+    center = np.array(shape) // 2
+    images = [blob(shape, center + d, (6,) * len(shape)) for d in (0, 1)]
+    if dtype is bool:
+        return [image > image.max() / 3 for image in images]
+    return [(low + (high - low) * image / image.max()).astype(dtype) for image in images]
+
+
+def picture(path, image):
+    Image.fromarray(image).save(path)
+
+
+def volume(path, image, slope=1.0, intercept=0.0):
+    nifti = nibabel.Nifti1Image(image, np.diag([1.0, 2, 2, 1]), dtype=image.dtype)
+    nifti.header.set_slope_inter(slope, intercept)
+    nibabel.save(nifti, path)
+
+
+def stored(path):
+    """Return the numbers of a file as they stand there, without a scale."""
+    if path.suffix == ".png":
+        return np.asarray(Image.open(path))
+    return np.load(path) if path.suffix == ".npy" else nibabel.load(path).dataobj.get_unscaled()
+
+
+# Files of fixed and moving image, type and range of the moving one, file and type of the moved.
+KINDS = {
+    "16-bit png": ("a.png", "b.png", np.uint16, 300, 60000, "moved.png", np.uint16),
+    "8-bit png": ("a.png", "b.png", np.uint8, 3, 200, "moved.png", np.uint8),
+    "1-bit png": ("a.png", "b.png", bool, 0, 1, "moved.png", bool),
+    "unit array for a png": ("a.png", "b.npy", np.float64, 0, 1, "moved.npy", np.float64),
+    "signed array for a png": ("a.png", "b.npy", np.int16, -900, 900, "moved.npy", np.int16),
+    "bytes for a png": ("a.png", "b.npy", np.uint8, 0, 250, "moved.png", np.uint8),
+    "png for an array": ("a.npy", "b.png", np.uint16, 0, 65535, "moved.npy", np.uint16),
+    "half precision": ("a.npy", "b.npy", np.float16, -2, 2, "moved.npy", np.float16),
+    "64 bits": ("a.npy", "b.npy", np.int64, 0, 2**62, "moved.npy", np.int64),
+    "other order": ("a.npy", "b.npy", np.dtype(">u2"), 0, 999, "moved.npy", np.uint16),
+    "flat nifti": ("a.nii", "b.nii", np.int16, -900, 900, "moved.nii.gz", np.int16),
+    "array for a nifti": ("a.nii", "b.npy", bool, 0, 1, "moved.nii.gz", np.uint8),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_moved_image_has_range_and_type_of_the_moving_one(name, tmp_path, capsys):
+    fixed, moving, dtype, low, high, written, written_dtype = KINDS[name]
+    images = pair(np.float64, 0, 255)[0].astype(np.uint8), pair(dtype, low, high)[1]
+    for file, image in zip((fixed, moving), images, strict=True):
+        write = {".png": picture, ".npy": np.save, ".nii": volume}[file[file.index(".") :]]
+        write(tmp_path / file, image)
+    out = tmp_path / "out"
+    assert run(tmp_path / fixed, tmp_path / moving, "--out", out, "--steps", 5) == 0
+    assert f"moved image: {out / written}, {np.dtype(written_dtype)}" in capsys.readouterr().out
+    found = stored(out / written)
+    assert found.dtype == written_dtype
+    # It was moved by a voxel at most: nearly all is as it was, the brightest among it.
+    expected = images[1].astype(float)
+    assert np.abs(found.astype(float) - expected).mean() < 0.1 * (high - low)
+    assert found.max() > low + 0.9 * (expected.max() - low)
+    assert len(list(out.glob("moved*"))) == 1
+
+
+def test_the_moved_image_has_the_scale_of_a_nifti(tmp_path):
+    fixed, moving = pair(np.int16, 0, 1000, shape=(14, 12, 12))
+    volume(tmp_path / "a.nii.gz", fixed)
+    volume(tmp_path / "b.nii.gz", moving, 0.125, -20)
+    out = tmp_path / "out"
+    assert run(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "--out", out, "--steps", 5) == 0
+    found = nibabel.load(out / "moved.nii.gz")
+    assert found.get_data_dtype() == np.int16
+    assert (found.dataobj.slope, found.dataobj.inter) == (0.125, -20)
+    values = load_volume(out / "moved.nii.gz").data
+    assert np.abs(values - (0.125 * moving - 20)).mean() < 10
+    assert values.max() > 0.9 * 125 - 20 and stored(out / "moved.nii.gz").max() > 900
+
+
+def test_a_scale_is_not_lost_where_a_file_has_none(tmp_path):
+    fixed, moving = pair(np.int16, 0, 1000)
+    np.save(tmp_path / "a.npy", fixed)
+    volume(tmp_path / "b.nii", moving, 0.125, -20)
+    out = tmp_path / "out"
+    assert run(tmp_path / "a.npy", tmp_path / "b.nii", "--out", out, "--steps", 5) == 0
+    found = np.load(out / "moved.npy")
+    assert found.dtype == np.float32 and 0.9 * 125 - 20 < found.max() <= 105
+
+
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys):
     np.save(tmp_path / "a.npy", blob((20, 20), (9, 9), (5, 5)))
     np.save(tmp_path / "other.npy", np.ones((20, 21)))

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxml.data import DataError
+from jaxml.data.image_rows import load_rows
 from jaxml.data.images import CIFAR10, load_images, load_pool
 from jaxml.data.sources import download
 
@@ -300,3 +301,17 @@ def test_any_first_rows_are_of_all_classes(tmp_path):
     found = load_images(tmp_path, rows=4)
     assert found.train_labels.tolist() == [0, 1, 0, 1]
     assert found.test_labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("load", [load_images, load_rows, load_pool])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_channels_that_come_first_are_refused(tmp_path, load, channels):
+    images = np.zeros((20, channels, 12, 10), np.uint8)
+    path = tmp_path / ("x-unlabelled-0.npz" if load is load_pool else "a.npz")
+    np.savez(path, images=images, labels=np.arange(20) % 2)
+    named = path if load is load_rows else tmp_path
+    message = rf"{path.name}: images \[20, {channels}, 12, 10\] have their channels first; "
+    with pytest.raises(DataError, match=message + r"images.transpose\(0, 2, 3, 1\)"):
+        load(named)
+    np.savez(path, images=images.transpose(0, 2, 3, 1), labels=np.arange(20) % 2)
+    load(named)

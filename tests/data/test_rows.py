@@ -71,7 +71,7 @@ def test_texts_alone_and_one_object(tmp_path):
         ("a.csv", b"", "a.csv: no rows"),
         ("a.csv", b"a,b\n1,2\n3\n", "a.csv, row 3: 1 fields, but 2 in the header"),
         ("a.csv", b'a,b\n"1,2\n', "a.csv: not a readable csv"),
-        ("a.csv", b"a\n\xff\n", "a.csv: not a readable csv"),
+        ("a.csv", b"a\n\xff\n", "a.csv: not a readable text in UTF-8"),
         ("a.jsonl", b"\xff", "a.jsonl: not a readable text in UTF-8"),
         ("a.parquet", b"PAR1", "a.parquet: not a readable parquet"),
         ("a.parquet", b"", "a.parquet: not a readable parquet"),
@@ -117,8 +117,8 @@ def test_rows_that_a_parquet_file_claims_are_not_made_room_for(tmp_path):
         changed = footer.replace(varint(7777), varint(claimed))
         end = len(changed).to_bytes(4, "little") + b"PAR1"
         (tmp_path / "a.parquet").write_bytes(parquet[: -8 - size] + changed + end)
-        with limits():
-            assert read_rows(tmp_path / "a.parquet") == rows
+        with limits(), pytest.raises(DataError, match=r"a\.parquet: would take .* of memory"):
+            read_rows(tmp_path / "a.parquet")
 
 
 def test_missing_file_and_missing_pyarrow(tmp_path, monkeypatch):
@@ -128,3 +128,11 @@ def test_missing_file_and_missing_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"a\.parquet: parquet is read by pyarrow .*install it"):
         read_rows(tmp_path / "a.parquet")
+
+
+def test_a_book_in_a_cell_is_read(tmp_path):
+    book = 'She said "no",\nand sat down.\n' * 20_000
+    quoted = book.replace('"', '""')
+    (tmp_path / "a.csv").write_text(f'name,text\nOne,"{quoted}"\nTwo,short\n')
+    rows = read_rows(tmp_path / "a.csv")
+    assert rows == [{"name": "One", "text": book}, {"name": "Two", "text": "short"}]

@@ -7,7 +7,7 @@ from damaged_files import limits
 from PIL import Image
 
 from jaxml.data import DataError
-from jaxml.data.volume import Volume, load_volume, nifti_bytes, resample_to
+from jaxml.data.volume import Volume, as_stored, load_volume, nifti_bytes, resample_to
 
 SHAPE = (7, 8, 9)
 # Left-posterior-superior axes, voxels of 2, 3 and 4 mm, somewhere in the scanner.
@@ -71,6 +71,85 @@ def test_arrays_and_pictures(tmp_path):
         volume = load_volume(tmp_path / name)
         np.testing.assert_array_equal(volume.data, image)
         assert volume.affine is None and volume.spacing == (1.0, 1.0)
+
+
+def saved(path, image, **settings):
+    image.save(path, **settings)
+    return load_volume(path)
+
+
+def test_alpha_is_no_gray_and_no_color(tmp_path):
+    gray = np.arange(20, dtype=np.uint8).reshape(4, 5) * 10
+    alpha = np.full_like(gray, 255)
+    alpha[0] = 0
+    opaque = Image.fromarray(gray)
+    with_alpha = opaque.copy()
+    with_alpha.putalpha(Image.fromarray(alpha))
+    for image in (with_alpha, with_alpha.convert("RGBA")):
+        volume = saved(tmp_path / "a.png", image)
+        np.testing.assert_array_equal(volume.data, gray)
+        assert volume.note == "alpha left out" and volume.dtype == np.uint8
+    assert saved(tmp_path / "a.png", opaque).note == ""
+    volume = saved(tmp_path / "a.png", opaque.convert("P"), transparency=0)
+    np.testing.assert_array_equal(volume.data, gray)
+
+
+def test_colors_are_averaged_and_the_note_says_so(tmp_path):
+    colors = np.random.default_rng(0).integers(0, 64, (4, 5, 3), np.uint8) * 4
+    image = Image.fromarray(colors)
+    palette = image.quantize(256, dither=Image.Dither.NONE)
+    for picture, rgb in ((image, colors), (palette, np.asarray(palette.convert("RGB")))):
+        volume = saved(tmp_path / "a.png", picture)
+        np.testing.assert_allclose(volume.data, rgb.mean(axis=-1), rtol=1e-6)
+        assert volume.note == "colors averaged to gray" and volume.dtype == np.uint8
+
+
+def test_numbers_of_a_file_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    for dtype in (bool, np.uint8, ">u2", np.int16, np.int64, np.float16, np.float64):
+        image = rng.integers(0, 2 if dtype is bool else 200, (4, 5)).astype(dtype)
+        np.save(tmp_path / "a.npy", image)
+        volume = load_volume(tmp_path / "a.npy")
+        assert volume.data.dtype == np.float32
+        found = as_stored(volume.data, volume)
+        assert found.dtype == np.dtype(dtype).newbyteorder("=")
+        np.testing.assert_array_equal(found, image)
+    deep = (rng.integers(0, 65536, (4, 5))).astype(np.uint16)
+    volume = saved(tmp_path / "a.png", Image.fromarray(deep))
+    assert volume.dtype == np.uint16
+    np.testing.assert_array_equal(volume.data, deep)
+
+
+def test_numbers_are_rounded_and_cut_to_their_type():
+    of = lambda dtype, **scale: Volume(np.zeros((3, 3)), None, dtype=np.dtype(dtype), **scale)
+    values = np.array([-1e30, -0.6, 0.4, 1.6, 1e30])
+    np.testing.assert_array_equal(as_stored(values, of("u1")), [0, 0, 0, 2, 255])
+    np.testing.assert_array_equal(as_stored(values, of("?")), [False, False, False, True, True])
+    ends = np.iinfo(np.int64)
+    found = as_stored(values, of("i8"))
+    np.testing.assert_array_equal(found, [ends.min, -1, 0, 2, ends.max - 1023])
+    scaled = as_stored(values[1:4], of("i2", slope=0.5, intercept=-1.0))
+    np.testing.assert_array_equal(scaled, [1, 3, 5])
+
+
+def test_a_scale_is_written_and_read(tmp_path):
+    numbers = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    content = nifti_bytes(numbers, LPS, slope=0.25, intercept=-3.0)
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    volume = load_volume(tmp_path / "a.nii.gz")
+    assert (volume.dtype, volume.slope, volume.intercept) == (np.int16, 0.25, -3)
+    # From left-posterior to right-anterior axes.
+    np.testing.assert_allclose(volume.data, 0.25 * numbers[::-1, ::-1] - 3)
+    np.testing.assert_array_equal(as_stored(volume.data, volume), numbers[::-1, ::-1])
+
+
+def test_a_start_that_is_no_number_of_bytes_is_refused(tmp_path):
+    content = bytearray(save(tmp_path / "a.nii", np.zeros(SHAPE), LPS).read_bytes())
+    for start in (np.inf, -np.inf, np.nan, 1e38, -8, 2.0**31):
+        content[108:112] = np.array(start, "<f4").tobytes()
+        (tmp_path / "a.nii").write_bytes(content)
+        with limits(), pytest.raises(DataError, match="not readable as NIfTI .*from byte"):
+            load_volume(tmp_path / "a.nii")
 
 
 def test_fields_are_written_as_vectors(tmp_path):

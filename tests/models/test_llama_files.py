@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from damaged_files import forbidden, public_folder
 
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig, Scaling
@@ -155,9 +156,91 @@ def test_a_configuration_beyond_the_decoder_is_named(change, message):
         from_hugging_face(values)
 
 
+# Every value that is read, and what is no value of it though Python would take it for one.
+OF_ANOTHER_TYPE = [
+    *(
+        (name, True)
+        for name in OLD
+        if name.startswith(("num", "vocab", "hidden_s", "inter", "rms"))
+    ),
+    *((name, 0) for name in ("rope_scaling", "rope_parameters", "layer_types", "attention_bias")),
+    *((name, "false") for name in ("tie_word_embeddings", "use_sliding_window", "mlp_bias")),
+    ("tie_word_embeddings", 0),
+    ("num_key_value_heads", False),
+    ("head_dim", ""),
+    ("head_dim", 6.0),
+    ("max_position_embeddings", "2048"),
+    ("max_window_layers", True),
+    ("sliding_window", "7"),
+    ("rope_theta", "1e4"),
+    ("model_type", 3),
+    ("hidden_act", ["silu"]),
+    ("rope_parameters", {"rope_type": 1}),
+    ("rope_parameters", OLD["rope_scaling"] | {"factor": True}),
+    ("rope_parameters", OLD["rope_scaling"] | {"original_max_position_embeddings": 1.5}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OF_ANOTHER_TYPE)
+def test_a_value_of_another_type_is_refused(name, value):
+    inner = value if isinstance(value, dict) else {name: value}
+    wrong = next(key for key in reversed(inner) if inner[key] != OLD["rope_scaling"].get(key))
+    accepted = "a number|a whole number|a text|a list|an object|true or false"
+    with pytest.raises(ValueError, match=f"^{wrong}=.*: accepted is ({accepted})$"):
+        from_hugging_face(OLD | {"model_type": "qwen2", name: value})
+
+
+def test_null_stands_for_what_is_not_said():
+    names = "tie_word_embeddings num_key_value_heads head_dim rope_parameters layer_types".split()
+    assert from_hugging_face(OLD | dict.fromkeys(names)) == from_hugging_face(OLD)
+
+
 def test_a_configuration_is_named_by_its_file(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config\.json: model_type=None: accepted is one of"):
+        llama.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"vocab_size": 8, "vocab_size": 9}')
+    with pytest.raises(ValueError, match=r"config\.json: not JSON .*'vocab_size' stands twice"):
+        llama.load(tmp_path)
+
+
+def test_files_have_the_permissions_of_any_new_file(tmp_path):
+    llama.save(tmp_path / "model", parameters(CONFIG), CONFIG)
+    (tmp_path / "any").write_text("")
+    for file in (tmp_path / "model").iterdir():
+        assert file.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_may_not_be_read_says_so(name):
+    with public_folder() as folder:
+        llama.save(folder, parameters(CONFIG), CONFIG)
+        llama.load(folder)
+        message = f"{name}: permission denied$"
+        with forbidden(folder / name), pytest.raises(ValueError, match=message):
+            llama.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("sides", "ends"),
+    [
+        ([64, 24], [2**64 - 6144, 0]),
+        ([64, 24], [0, 2**64 - 1]),
+        ([2**63, 2], [0, 0]),
+        ([2**62, 4], [0, 6144]),
+        ([64, 24], [-1, 6143]),
+    ],
+)
+def test_a_place_beyond_the_file_is_refused(sides, ends, tmp_path):
+    llama.save(tmp_path, parameters(CONFIG), CONFIG)
+    path = tmp_path / "model.safetensors"
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["model.embed_tokens.weight"] |= {"shape": sides, "data_offsets": ends}
+    changed = json.dumps(header).encode()
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + size :])
+    with pytest.raises(ValueError, match=r"model\.safetensors: truncated, or not safetensors"):
         llama.load(tmp_path)
 
 

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from damaged_files import forbidden, public_folder
 
 from jaxml.models import llama
-from jaxml.models.llama import LlamaConfig, Scaling
+from jaxml.models.llama import LlamaConfig, Scaling, gguf_file
 from jaxml.models.llama.assemble import GGUF, disassemble
 from jaxml.models.llama.rope import frequencies
 from jaxml.reproduce.unlearning.experiment import smollm2
@@ -155,6 +156,53 @@ def test_bad_files_are_named(make, message, tmp_path):
     path = make(tmp_path / "model.gguf") and tmp_path / "model.gguf"
     with pytest.raises(ValueError, match=f"model.gguf: .*{message}"):
         llama.load(path)
+
+
+def change_tensor(path, number, part, values):
+    """Overwrite a part of what the header says of a tensor: 3 its sides, 5 where it starts."""
+    import gguf
+
+    field = gguf.GGUFReader(path).tensors[number].field
+    start = field.offset + sum(each.nbytes for each in field.parts[:part])
+    content = bytearray(path.read_bytes())
+    raw = np.array(values, "<u8").tobytes()
+    assert len(raw) == field.parts[part].nbytes
+    content[start : start + len(raw)] = raw
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("part", "values"),
+    [
+        (5, [2**64 - 32]),
+        (5, [2**64 - 4096]),
+        (5, [2**63]),
+        (5, [2**40]),
+        (3, [2**32, 2**32]),
+        (3, [2**63, 2]),
+        (3, [32, 2**60]),
+    ],
+)
+def test_a_place_beyond_the_file_does_not_wrap_around(part, values, tmp_path):
+    path = write(tmp_path / "model.gguf", LLAMA, parameters(LLAMA))
+    change_tensor(path, 0, part, values)
+    with pytest.raises(ValueError, match=r"model\.gguf: truncated, or not GGUF: .* would end at"):
+        llama.load(path)
+
+
+def test_a_header_of_ever_more_numbers_is_refused(tmp_path, monkeypatch):
+    path = write(tmp_path / "model.gguf", LLAMA, parameters(LLAMA))
+    monkeypatch.setattr(gguf_file, "_MOST_PARTS", 50)
+    with pytest.raises(ValueError, match="a header of more than 50 numbers and texts"):
+        llama.load(path)
+
+
+def test_a_file_that_may_not_be_read_says_so():
+    with public_folder() as folder:
+        path = write(folder / "model.gguf", LLAMA, parameters(LLAMA))
+        llama.load(path)
+        with forbidden(path), pytest.raises(ValueError, match=r"model\.gguf: permission denied$"):
+            llama.load(path)
 
 
 def unknown(path):

@@ -93,3 +93,50 @@ def test_what_cannot_be_used_is_named(tokens, mask, message, unchecked):
     texts = Sequences(jnp.asarray(tokens), jnp.asarray(mask))
     with pytest.raises(ValueError, match=message):
         check_texts("own", texts, vocabulary=9)
+
+
+PAD = 0
+WORDS = [[5, 6, 7, 8, 4, 3], [8, 8, 7, 4, 3], [5, 7, 6], [6, 4]]
+
+
+def padded(rows, uncounted=0, *, left, length=None):
+    """Return rows filled up at one side, the first words of each a prompt."""
+    length = length or max(map(len, rows))
+    tokens, mask = np.full((len(rows), length), PAD), np.zeros((len(rows), length), bool)
+    for i, row in enumerate(rows):
+        start = length - len(row) if left else 0
+        tokens[i, start : start + len(row)] = row
+        mask[i, start + uncounted : start + len(row)] = True
+    return Sequences(jnp.asarray(tokens), jnp.asarray(mask))
+
+
+# Rows, and how many words of each are a prompt; of chunks that end in a short one none are.
+LEFT = [
+    *((rows, prompt) for rows in (WORDS, [[PAD, *w] for w in WORDS]) for prompt in (0, 1)),
+    ([*WORDS[:1] * 9, WORDS[2]], 0),
+]
+
+
+@pytest.mark.parametrize("length", [6, 9])
+@pytest.mark.parametrize(("rows", "uncounted"), LEFT)
+def test_rows_padded_at_the_left_are_refused(rows, uncounted, length):
+    length = max(length, max(map(len, rows)))
+    message = r"forget=int.* with padding at the left: accepted is rows padded at the right"
+    with pytest.raises(ValueError, match=message):
+        check_texts("forget", padded(rows, uncounted, left=True, length=length))
+    check_texts("prompts", padded(rows, uncounted, left=True, length=length), left_padding=True)
+    check_texts("forget", padded(rows, uncounted, left=False, length=length))
+
+
+def test_what_looks_like_padding_at_the_left_is_a_prompt():
+    double_start = padded([[1, 1, *words] for words in WORDS], 2, left=False)
+    check_texts("texts", double_start)
+    # As after `attacks.prepend`, of a suffix before it is optimized.
+    check_texts("texts", padded([[2] * 5 + words for words in [WORDS[0]] * 2], 5, left=False))
+    # Keywords count alone, and a few chunks start with the dots of a table of contents.
+    mask = RNG.uniform(size=(40, 30)) < 0.2
+    mask[:, :3] = False
+    tokens = RNG.integers(1, 99, (40, 30))
+    tokens[3, :7], tokens[8, :3] = 5, 5
+    check_texts("texts", Sequences(jnp.asarray(tokens), jnp.asarray(mask)))
+    jax.jit(lambda texts: check_texts("texts", texts))(padded(WORDS, left=True))

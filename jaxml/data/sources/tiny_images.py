@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from jaxml.files.errors import DataError
+from jaxml.files.errors import DataError, unreadable
 from jaxml.files.pickled import array_of, read_pickle
 
 LAYOUT = (
@@ -40,7 +40,8 @@ def load_tiny_images(path: Path | str) -> UInt8[np.ndarray, "image height width 
     try:
         content = read_pickle(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not readable ({error}); give {LAYOUT}") from error
+        accepted = f"give {LAYOUT}"
+        raise unreadable(path, error, what="not readable", accepted=accepted) from error
     images = array_of(content.get("data")) if isinstance(content, dict) else None
     if images is None or images.ndim != 4 or images.shape[-1] != 3 or not images.size:
         raise DataError(f"{path}: holds no such images; give {LAYOUT}")

@@ -20,6 +20,26 @@ _SIZES = (
     "head_dim",
     "intermediate_size",
 )
+# What the values of a `config.json` are, where they are not null.
+_KINDS = {
+    "true or false": (
+        bool,
+        "attention_bias mlp_bias tie_word_embeddings use_sliding_window",
+    ),
+    "a whole number": (
+        int,
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+        "num_key_value_heads head_dim max_position_embeddings sliding_window max_window_layers "
+        "original_max_position_embeddings",
+    ),
+    "a number": (
+        int | float,
+        "rms_norm_eps rope_theta factor low_freq_factor high_freq_factor",
+    ),
+    "a text": (str, "model_type hidden_act rope_type type"),
+    "an object": (Mapping, "rope_parameters rope_scaling"),
+    "a list": (list, "layer_types"),
+}
 _CLASS = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
@@ -91,6 +111,7 @@ class LlamaConfig:
         checks.counts(**{name: getattr(self, name) for name in _SIZES}, length=self.length)
         if self.window is not None:
             checks.counts(window=self.window)
+        checks.choice((True, False), tie_embeddings=self.tie_embeddings)
         _check_positive(epsilon=self.epsilon, rope_theta=self.rope_theta)
         if self.num_heads % self.num_kv_heads:
             divisors = f"a divisor of num_heads={self.num_heads}"
@@ -106,8 +127,10 @@ def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
       values: of the file; those of transformers before and since version 5 are understood.
 
     Raises:
-      ValueError: a value is missing, or asks for what the decoder cannot do.
+      ValueError: a value is missing, of another type than it has to be, or asks for what the
+        decoder cannot do.
     """
+    values = _typed(values)
     checks.choice(ARCHITECTURES, model_type=values.get("model_type"))
     architecture = values["model_type"]
     wanted = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
@@ -124,10 +147,10 @@ def from_hugging_face(values: Mapping[str, Any]) -> LlamaConfig:
         hidden_size=width,
         num_layers=values["num_hidden_layers"],
         num_heads=heads,
-        num_kv_heads=values.get("num_key_value_heads") or heads,
-        head_dim=values.get("head_dim") or width // heads,
+        num_kv_heads=values.get("num_key_value_heads", heads),
+        head_dim=values.get("head_dim", width // heads),
         intermediate_size=values["intermediate_size"],
-        tie_embeddings=bool(values.get("tie_word_embeddings", False)),
+        tie_embeddings=values.get("tie_word_embeddings", False),
         epsilon=values.get("rms_norm_eps", 1e-6),
         rope_theta=theta,
         scaling=scaling,
@@ -185,9 +208,7 @@ def to_hugging_face(config: LlamaConfig, dtype: str) -> dict[str, Any]:
 
 
 def _rotary(values: Mapping[str, Any]) -> tuple[float, Scaling | None]:
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise checks.refused("rope_parameters", rope, "an object")
+    rope = _typed(values.get("rope_parameters") or values.get("rope_scaling") or {})
     theta = rope.get("rope_theta", values.get("rope_theta", 10000.0))
     _check_positive(rope_theta=theta)
     theta = float(theta)
@@ -204,10 +225,22 @@ def _rotary(values: Mapping[str, Any]) -> tuple[float, Scaling | None]:
     return theta, Scaling("llama3", factor, low, high, length)
 
 
+def _typed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not null, if each is of its type: a text is no truth value."""
+    for accepted, (kind, names) in _KINDS.items():
+        for name in names.split():
+            value = values.get(name)
+            is_flag = kind is not bool and isinstance(value, bool)
+            if value is not None and (is_flag or not isinstance(value, kind)):
+                raise checks.refused(name, value, accepted)
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _check_positive(**numbers: Any) -> None:
     for name, number in numbers.items():
         # What comes from a file may be anything.
-        if not isinstance(number, int | float) or not 0 < number < _LARGEST:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not 0 < number < _LARGEST:
             raise checks.refused(name, number, f"a positive number below {_LARGEST:g}")
 
 
@@ -223,12 +256,10 @@ def _window(values: Mapping[str, Any], architecture: str) -> int | None:
         architecture == "qwen2" and not values.get("use_sliding_window", False)
     ):
         return None
-    full = (values.get("max_window_layers") or 0) if architecture == "qwen2" else 0
-    types = values.get("layer_types") or []
-    if not isinstance(types, list) or not all(isinstance(kind, str) for kind in types):
+    full = values.get("max_window_layers", 0) if architecture == "qwen2" else 0
+    types = values.get("layer_types", [])
+    if not all(isinstance(kind, str) for kind in types):
         raise checks.refused("layer_types", types, "a list of texts")
-    if not isinstance(full, int):
-        raise checks.refused("max_window_layers", full, "a whole number")
     mixed = len(set(types)) > 1 or not types and 0 < full < values["num_hidden_layers"]
     if window is not None and mixed:
         raise checks.refused("sliding_window", window, "a window of all layers, or of none")

@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxml.extras import extra
-from jaxml.files.errors import DataError
+from jaxml.files.errors import DataError, check_permission, unreadable
+from jaxml.files.strict_json import parse_json
 from jaxml.files.write import whole_file
 from jaxml.models.llama.assemble import GGUF, HUGGING_FACE, assemble, disassemble
 from jaxml.models.llama.config import LlamaConfig, from_hugging_face, to_hugging_face
@@ -184,6 +185,7 @@ def _open_safetensors(path: Path) -> Any:
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; accepted are weights in safetensors")
+    check_permission(path)
     try:
         return safe_open(path, framework="numpy")
     except (OSError, SafetensorError) as error:
@@ -194,9 +196,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
-        values = json.loads(path.read_text("utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
+        values = parse_json(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error, what="not JSON", accepted="give an object") from error
     if not isinstance(values, dict):
         raise DataError(f"{path}: not an object of JSON")
     return values

@@ -1,6 +1,7 @@
 """Weights and shape of a decoder in a GGUF file, the format of llama.cpp."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import numpy as np
 
 from jaxml import checks
 from jaxml.extras import extra
-from jaxml.files.errors import DataError
+from jaxml.files.errors import DataError, check_permission
 from jaxml.models.llama.config import LlamaConfig, Scaling
 from jaxml.models.llama.rope import frequencies
 
 _ARCHITECTURES = ("llama", "qwen2")
+# Numbers and texts of a header, each of which the reader holds as an array of its own; with a
+# vocabulary of 256 thousand tokens there are 2 million.
+_MOST_PARTS = 2**23
 
 
 def open_gguf(
@@ -63,15 +67,33 @@ def open_gguf(
 
 def _reader(path: Path) -> Any:
     with extra("unlearning"):
-        from gguf import GGUFReader
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader
 
     class Reader(GGUFReader):
+        parts = 0
+
         def _get(self, offset, dtype, count=1, override_order=None):
             # The reader goes on past the end of the file, for as long as a count says.
             if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
                 raise DataError("it ends before what its header says")
+            self.parts += 1
+            if self.parts > _MOST_PARTS:
+                raise DataError(f"a header of more than {_MOST_PARTS} numbers and texts")
             return super()._get(offset, dtype, count, override_order)
 
+        def _build_tensors(self, start_offs, fields):
+            # The reader counts in 64 bits: a place beyond them would be one in the header.
+            for field in fields:
+                _, name, _, sides, kind, offset = field.parts
+                block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind[0])]
+                count = math.prod(map(int, sides))
+                end = int(start_offs) + int(offset[0]) + -(-count // block) * size
+                if end > len(self.data):
+                    title = bytes(name[:80]).decode(errors="replace")
+                    raise DataError(f"{title} would end at byte {end} of {len(self.data)}")
+            super()._build_tensors(start_offs, fields)
+
+    check_permission(path)
     try:
         reader = Reader(path)
     except (ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:

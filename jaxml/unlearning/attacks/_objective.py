@@ -63,7 +63,8 @@ def attack_objective(
     parts = {name: sequences(texts) for name, texts in named.items() if texts is not None}
     rows = len(parts["prompts"])
     for name, texts in parts.items():
-        check_texts(name, texts, vocabulary=len(embedding), shortest=1)
+        limits = {"vocabulary": len(embedding), "shortest": 1}
+        check_texts(name, texts, **limits, left_padding=name == "prompts")
         if len(texts) != rows:
             raise checks.refused(name, texts.tokens, f"{rows} rows, as many as prompts")
     return Partial(
