@@ -59,11 +59,8 @@ def test_stages_of_a_seed_have_files_of_their_own(tmp_path):
         "Large-width-32-NPO-random-0.05-2.npz",
     }
     # What a stage depends on is part of the key under which long results are kept.
-    depends = {"x": 1, "run": 2}
-    of_stage = {**depends, "stage": "NPO, KL"}
+    of_stage = {"x": 1, "run": 2, "stage": "NPO, KL"}
     assert stages.run("Large-NPO-KL-2", of_stage, _never)["y"] == 0
-    assert own.scratch("width 32: target") == stages.scratch(
-        "Large-training-width-32-target-2", depends
-    )
+    assert own.scratch("NPO, KL") == stages.scratch("Large-NPO-KL-2", of_stage)
     other = SeedStages(stages, {"x": 1}, 1, Bars(), 7, "", "Large-")
     assert other.run("NPO, KL", lambda: {"y": np.full(1, 5)})["y"] == 5
