@@ -193,8 +193,12 @@ def test_a_disk_that_is_full_at_a_checkpoint_or_at_the_weights_is_told(jobs, tmp
     jobs.finish("unlearn", tmp_path)
     assert_equal(results(tmp_path), expected)
 
-    # Now the training is done, and there is no room for the weights of another run of it.
-    (tmp_path / "model/model.safetensors").unlink()
+    # Now the training is done, and there is first no place and then no room for the weights.
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    (tmp_path / "model").touch()
+    assert jobs.run("unlearn", tmp_path).status == 2
+    (tmp_path / "model").unlink()
     broken = jobs.run("unlearn", tmp_path, most_bytes=30_000)
     assert_told(broken, f"unlearn: {tmp_path}/model: cannot be written: .*File too large.*")
     assert not list(tmp_path.rglob("model.safetensors*"))

@@ -1,0 +1,175 @@
+"""Jobs that are broken off, and then run with something else in the folder of before.
+
+A process that tests/fault_worker.py has forked does all of one job: programs are compiled once.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from unittest import mock
+
+import fault_worker
+import jax
+import numpy as np
+
+from jaxml.files.npz import read_npz
+from jaxml.models import llama
+
+Change = Callable[[Path], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is broken off, and how, and what is changed before it is run again.
+
+    Attributes:
+      broken: where an exception is raised, a function that has done its work by then.
+      data: name -> what is done to the folder of the data.
+      options: name -> what is added to the command.
+      code: name -> a constant or function of the package, and what comes in its place.
+    """
+
+    broken: str
+    data: dict[str, Change] = dataclasses.field(default_factory=dict)
+    options: dict[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    code: dict[str, tuple[str, object]] = dataclasses.field(default_factory=dict)
+
+
+def other_array(name: str, key: str, change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    """Return what changes one array of a file npz."""
+
+    def changed(folder: Path) -> None:
+        arrays = read_npz(folder / name)
+        np.savez(folder / name, **{**arrays, key: change(arrays[key])})
+
+    return changed
+
+
+def other_text(name: str, change: Callable[[str], str]) -> Change:
+    def changed(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert change(text) != text
+        (folder / name).write_text(change(text))
+
+    return changed
+
+
+def other_weights(folder: Path) -> None:
+    loaded = llama.load(folder / "model")
+    params = jax.jit(llama.init, static_argnums=1)(jax.random.key(1), loaded.config)
+    llama.save(folder / "model", params, loaded.config)
+
+
+def shuffled(text: str) -> str:
+    return " ".join(reversed(text.split()))
+
+
+JOBS = {
+    "unlearn": Job(
+        broken="jaxml.llm._unlearn.fit",
+        data={
+            "weights": other_weights,
+            "data": other_text("forget.txt", shuffled),
+            "texts to keep": other_text("retain.txt", shuffled),
+        },
+        options={"seed": ["--seed", "1"], "settings": ["--learning-rate", "1e-4"]},
+        code={"code": ("jaxml.llm._unlearn.adamw", lambda rate: fault_worker.optax.sgd(rate))},
+    ),
+    "identify": Job(
+        broken="jaxml.backdoor.identify_step",
+        data={
+            "weights": other_text("contrast.txt", lambda text: "0.35"),
+            "weights that no image shows": other_text("bright.txt", lambda text: "9.0"),
+            "data": other_array("images.npz", "images", lambda images: images[::-1] * 0.9),
+            "code": other_text("model.py", lambda text: text.replace("20 *", "18 *")),
+        },
+        options={"settings": ["--steps", "9"]},
+    ),
+    "register": Job(
+        broken="jaxml.commands.register_files._write",
+        data={"data": lambda folder: np.save(folder / "a.npy", np.load(folder / "a.npy").T)},
+        options={"settings": ["--smoothness", "0.5"]},
+    ),
+    "registration": Job(
+        broken="jaxml.reproduce.registration.network.fit",
+        data={
+            "data": other_array("subject_b_80x96x112.npz", "vol", lambda vol: np.roll(vol, 2, 0)),
+            "segmentation": other_array(
+                "subject_b_80x96x112.npz", "seg", lambda seg: np.roll(seg, 3, 1)
+            ),
+            "labels": other_array("labels30.npz", "labels", lambda labels: np.array([0, 1])),
+        },
+        options={"seed": ["--seed", "1"]},
+        code={
+            "scale": ("jaxml.reproduce.registration.experiment.TRAINING_STEPS", {"quick": 3}),
+            "code": ("jaxml.reproduce.registration.network.SMOOTHNESS", 3.0),
+        },
+    ),
+    "speech": Job(
+        broken="jaxml.reproduce.speech._folds",
+        data={
+            "data": other_array("corpus.npz", "audio", lambda audio: audio[::-1]),
+            "speakers": other_array("corpus.npz", "speaker", lambda who: np.roll(who, 1)),
+        },
+        options={"seed": ["--seed", "1"]},
+        code={
+            "scale": ("jaxml.reproduce.speech.SURROGATES", {"quick": 2}),
+            "code": ("jaxml.reproduce.speech.FOLDS", 3),
+        },
+    ),
+}
+
+
+def run_all(job: str, data: Path, out: Path) -> int:
+    """Break a job off, and run it with each change in a copy of its folder and in a fresh one.
+
+    Left in `out`: a folder "unchanged" of a run without a change, and for each change "reused"
+    and "fresh".
+    """
+    plan = JOBS[job]
+    run = functools.partial(fault_worker.command, job)
+    with broken_off(plan.broken):
+        assert run(data, out / "broken") == 130
+    assert run(data, out / "unchanged") == 0
+    for name in (*plan.data, *plan.options, *plan.code):
+        own, folder = data.with_name(f"{job}-{name}".replace(" ", "-")), out / name
+        shutil.copytree(data, own)
+        shutil.copytree(out / "broken", folder / "reused")
+        plan.data.get(name, lambda folder: None)(own)
+        # Arguments name the files, and so do reports: both runs find theirs at one place.
+        place = out / "place"
+        with other_code(*plan.code[name]) if name in plan.code else contextlib.nullcontext():
+            for which in ("reused", "fresh"):
+                if (folder / which).exists():
+                    (folder / which).rename(place)
+                assert run(own, place, *plan.options.get(name, ())) == 0
+                place.rename(folder / which)
+    return 0
+
+
+@contextlib.contextmanager
+def broken_off(name: str):
+    """Raise what Ctrl-C does after a function has done its work."""
+    function = _named(name)
+
+    def broken(*args, **settings):
+        jax.block_until_ready(function(*args, **settings))
+        raise KeyboardInterrupt
+
+    with mock.patch(name, broken):
+        yield
+
+
+@contextlib.contextmanager
+def other_code(name: str, value: object):
+    """Put something else in the place of a part of the package, as an edit of its file does."""
+    with mock.patch(name, value), mock.patch("jaxml.output.stages._code", lambda: name):
+        yield
+
+
+def _named(name: str):
+    module, _, attribute = name.rpartition(".")
+    return getattr(__import__(module, fromlist=[attribute]), attribute)
