@@ -66,11 +66,11 @@ class Jobs:
     server: subprocess.Popen
     count: int = 0
 
-    def start(self, job: str, out: Path, *, cache: Path | None = None, most_bytes=None) -> Run:
+    def start(self, job: str, out: Path, *, most_bytes=None, **places: Path) -> Run:
         self.count += 1
         log = self.folder / f"{self.count}.log"
         log.touch()
-        given = {"data": self.folder / "data", "cache": cache or self.folder / "cache"}
+        given = {name: self.folder / name for name in ("data", "cache")} | places
         given = {name: str(path) for name, path in {**given, "out": out, "log": log}.items()}
         line = json.dumps({"job": job, "most_bytes": most_bytes, **given}) + "\n"
         self.server.stdin.write(line.encode())
@@ -168,7 +168,7 @@ def assert_told(run: Run, message: str) -> None:
     """The process ended with a line that says what was wrong, and no error that was not met."""
     assert run.status == 2, run.told()
     assert re.search(f"^jaxml {message}$", run.told(), re.MULTILINE), run.told()
-    assert "jaxml/cli.py" not in run.told()
+    assert "jaxml/cli.py" not in run.told() and "Event loop" not in run.told()
 
 
 @pytest.mark.study
