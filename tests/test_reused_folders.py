@@ -50,7 +50,12 @@ LEFT = {
 }
 
 
-@pytest.mark.parametrize("job", LEFT)
+LONG = ("registration", "speech")
+
+
+@pytest.mark.parametrize(
+    "job", [pytest.param(job, marks=pytest.mark.slow if job in LONG else ()) for job in LEFT]
+)
 def test_other_data_after_a_kill(jobs, tmp_path, job):  # noqa: F811
     data, out = tmp_path / "data", tmp_path / "reused"
     shutil.copytree(jobs.folder / "data" / job, data / job)
@@ -86,9 +91,10 @@ def test_a_second_run_in_the_folder_is_told_and_the_first_is_whole(jobs, tmp_pat
 
 
 def _numbers(found):
-    """Return results without the names of files and the fingerprints, which differ anyhow."""
+    """Return arrays and weights: reports name the settings, and fingerprints differ anyhow."""
+    is_array = lambda name, value: isinstance(value, np.ndarray) and "fingerprint" not in name
     return {
         name: value
         for name, value in found.items()
-        if isinstance(value, np.ndarray) and not name.endswith(": fingerprint")
+        if is_array(name, value) or name.endswith(".safetensors")
     }

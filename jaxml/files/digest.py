@@ -59,7 +59,7 @@ def _of_leaf(leaf: Any) -> bytes:
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
         return hashlib.sha256(json.dumps(leaf, sort_keys=True).encode()).digest()
     kind = str(leaf.dtype)
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     array = np.asarray(leaf)
     found = hashlib.sha256(f"{kind}{array.shape}".encode())

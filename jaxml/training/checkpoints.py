@@ -163,8 +163,10 @@ def _reason(error: BaseException) -> str:
     behind: BaseException | None = error
     while behind is not None:
         number = re.search(r"os_error_code='(\d+)'", str(behind))
-        if number or getattr(behind, "errno", None):
-            return os.strerror(int(number[1]) if number else behind.errno)
+        if number:
+            return os.strerror(int(number[1]))
+        if isinstance(behind, OSError) and behind.errno is not None:
+            return os.strerror(behind.errno)
         behind = behind.__cause__ or behind.__context__
     return str(error).rpartition(": ")[2]
 
