@@ -74,11 +74,7 @@ def shuffled(text: str) -> str:
 JOBS = {
     "unlearn": Job(
         broken="jaxml.llm._unlearn.fit",
-        data={
-            "weights": other_weights,
-            "data": other_text("forget.txt", shuffled),
-            "texts to keep": other_text("retain.txt", shuffled),
-        },
+        data={"weights": other_weights, "data": other_text("forget.txt", shuffled)},
         options={"seed": ["--seed", "1"], "settings": ["--learning-rate", "1e-4"]},
         code={"code": ("jaxml.llm._unlearn.adamw", lambda rate: fault_worker.optax.sgd(rate))},
     ),
@@ -100,7 +96,7 @@ JOBS = {
     "registration": Job(
         broken="jaxml.reproduce.registration.network.fit",
         data={
-            "data": other_array("subject_b_80x96x112.npz", "vol", lambda vol: np.roll(vol, 2, 0)),
+            "data": other_array("subject_a_80x96x112.npz", "vol", lambda vol: np.roll(vol, 2, 0)),
             "segmentation": other_array(
                 "subject_b_80x96x112.npz", "seg", lambda seg: np.roll(seg, 3, 1)
             ),
@@ -172,11 +168,15 @@ def run_all(job: str, data: Path, out: Path) -> int:
     run = functools.partial(fault_worker.command, job)
     for name, value in CHEAPER.items():
         mock.patch(name, value).start()
+    # What is replaced is found at the same place.
+    own = data.with_name(f"{job}-again")
+    shutil.copytree(data, own)
     with broken_off(plan.broken):
-        assert run(data, out / "broken") == 130
-    assert run(data, out / "unchanged") == 0
+        assert run(own, out / "broken") == 130
+    assert run(own, out / "unchanged") == 0
     for name in (*plan.data, *plan.options, *plan.code):
-        own, folder = data.with_name(f"{job}-{name}".replace(" ", "-")), out / name
+        folder = out / name
+        shutil.rmtree(own)
         shutil.copytree(data, own)
         shutil.copytree(out / "broken", folder / "reused")
         plan.data.get(name, lambda folder: None)(own)
