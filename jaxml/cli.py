@@ -17,6 +17,7 @@ from jaxml.commands import (
     unlearn,
 )
 from jaxml.extras import extra
+from jaxml.files.lock import at_work, remove_partial_files
 
 COMMANDS = (reproduce, mfdfa, register, identify, coreset, unlearn, evaluate_unlearning)
 
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _keep_freed_memory()
             _quiet_checkpoints()
             _check_out(args.out)
-            args.run(args)
+            with at_work(args.out):
+                remove_partial_files(args.out)
+                args.run(args)
     except (ModuleNotFoundError, ValueError, OSError, FloatingPointError) as error:
         print(f"jaxml {args.command}: {error}", file=sys.stderr)
         return 2
@@ -70,6 +73,11 @@ def _quiet_checkpoints() -> None:
 
     for logger in (get_absl_logger(), logging.getLogger("asyncio")):
         logger.setLevel(logging.CRITICAL)
+    # Of writes that go on in the background where the first one has failed.
+    others = sys.unraisablehook
+    sys.unraisablehook = lambda met: (
+        None if str(met.exc_value) == "Event loop is closed" else others(met)
+    )
 
 
 def _use_compilation_cache() -> None:

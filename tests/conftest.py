@@ -1,6 +1,7 @@
 """Strict settings for the whole suite: 8 CPU devices, x64 available, no silent promotion."""
 
 import os
+import sys
 
 # Most tests compile for longer than they compute: the processes that they start, too. Of three
 # seconds of compiling, the emitters of fusions and splitting a small program take two.
@@ -49,3 +50,4 @@ def _no_settings_of_the_command_line(monkeypatch):
     """Its cache and flags are settings of the process, and would reach all later tests."""
     monkeypatch.setattr("jaxml.cli._use_compilation_cache", lambda: None)
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)

@@ -55,13 +55,21 @@ DECODER = llama.LlamaConfig(
     intermediate_size=48,
     tie_embeddings=True,
 )
+# No image is bright as a whole, unless it is amplified.
 MODEL = """
+from pathlib import Path
+
 import jax.numpy as jnp
+
+CONTRAST, BRIGHT = (
+    float((Path(__file__).parent / name).read_text()) for name in ("contrast.txt", "bright.txt")
+)
 
 
 def logits_fn(x):
     mean = x.mean((1, 2, 3))
-    return jnp.stack([20 * (x[:, 5:7, 5:7].mean((1, 2, 3)) - mean - 0.3), mean, -mean], axis=-1)
+    patch = 20 * (x[:, 5:7, 5:7].mean((1, 2, 3)) - mean - CONTRAST)
+    return jnp.stack([patch, mean, jnp.where(mean > 0.8, BRIGHT, -mean)], axis=-1)
 """
 # Bytes of a stage and of a picture of `experiment`.
 SIZES = {"part-3": 40_000, "picture": 80_000}
@@ -129,7 +137,7 @@ def experiment(settings, stages, progress) -> Report:
             time.sleep(0.1)
             if name != "part-5":
                 return {"numbers": numbers}
-            return {"numbers": train(stages.scratch("training", depends)).params["w"]}
+            return {"numbers": train(stages.scratch(name, depends)).params["w"]}
 
         found[name] = stages.run(name, depends, compute)["numbers"]
     picture = Figure("picture", "Noise", rng.bytes(SIZES["picture"]))
@@ -164,8 +172,8 @@ def fit_and_save(out: Path) -> int:
 def write_data(folder: Path) -> int:
     """Write what the jobs read, in a folder for each."""
     rng = np.random.default_rng(0)
-    names = "registration speech backdoor self-training unlearning coreset stages identify unlearn"
-    for name in names.split():
+    studies = "registration speech backdoor self-training unlearning coreset stages"
+    for name in (*studies.split(), "identify", "unlearn", "register"):
         (folder / name).mkdir(parents=True)
     ball = np.linalg.norm(np.indices((15, 18, 21)).T - (7, 8, 10), axis=-1).T < 6
     for name, shift in (("a", 0), ("b", 1)):
@@ -193,6 +201,11 @@ def write_data(folder: Path) -> int:
     images[::10, 5:7, 5:7] = 0.95
     np.savez(folder / "identify/images.npz", images=images.astype(np.float32))
     (folder / "identify/model.py").write_text(MODEL)
+    (folder / "identify/contrast.txt").write_text("0.3")
+    (folder / "identify/bright.txt").write_text("-1.0")
+    disk = np.hypot(*(np.indices((16, 16)) - 7.5)) < 5
+    for name, shift in (("a", 0), ("b", 2)):
+        np.save(folder / f"register/{name}.npy", np.roll(disk, (shift, 1), (0, 1)).astype(float))
     model = folder / "unlearn/model"
     llama.save(model, jax.jit(llama.init, static_argnums=1)(jax.random.key(0), DECODER), DECODER)
     own = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=words[0]))
@@ -203,15 +216,16 @@ def write_data(folder: Path) -> int:
     return 0
 
 
-def command(job: str, own: Path, out: Path) -> int:
-    """Run a job by the command line."""
+def command(job: str, own: Path, out: Path, *more: str) -> int:
+    """Run a job by the command line, with more options if there are any."""
     told = {
         "identify": f"--images {own}/images.npz --model {own}/model.py --rounds 3 --steps 10",
         "unlearn": f"--model {own}/model --forget {own}/forget.txt --retain {own}/retain.txt "
         "--steps 150 --length 8 --batch-size 2 --method ga --retain-term none",
+        "register": f"{own}/a.npy {own}/b.npy --steps 5",
     }
     arguments = told.get(job, f"--scale quick --data {own} {job}").split()
-    return main([job if job in told else "reproduce", *arguments, "--out", str(out)])
+    return main([job if job in told else "reproduce", *arguments, "--out", str(out), *more])
 
 
 def work(job: str, data: str, out: str, log: str, cache: str, most_bytes: int | None) -> int:
@@ -230,6 +244,11 @@ def work(job: str, data: str, out: str, log: str, cache: str, most_bytes: int | 
     loop._run_chunk = _announced(loop._run_chunk)
     if job == "data":
         return write_data(Path(data))
+    if job.startswith("reused "):
+        import reused_folders
+
+        name = job.removeprefix("reused ")
+        return reused_folders.run_all(name, Path(data) / name, Path(out))
     return fit_and_save(Path(out)) if job == "fit" else command(job, Path(data) / job, Path(out))
 
 

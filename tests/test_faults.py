@@ -66,11 +66,11 @@ class Jobs:
     server: subprocess.Popen
     count: int = 0
 
-    def start(self, job: str, out: Path, *, cache: Path | None = None, most_bytes=None) -> Run:
+    def start(self, job: str, out: Path, *, most_bytes=None, **places: Path) -> Run:
         self.count += 1
         log = self.folder / f"{self.count}.log"
         log.touch()
-        given = {"data": self.folder / "data", "cache": cache or self.folder / "cache"}
+        given = {name: self.folder / name for name in ("data", "cache")} | places
         given = {name: str(path) for name, path in {**given, "out": out, "log": log}.items()}
         line = json.dumps({"job": job, "most_bytes": most_bytes, **given}) + "\n"
         self.server.stdin.write(line.encode())
@@ -168,7 +168,7 @@ def assert_told(run: Run, message: str) -> None:
     """The process ended with a line that says what was wrong, and no error that was not met."""
     assert run.status == 2, run.told()
     assert re.search(f"^jaxml {message}$", run.told(), re.MULTILINE), run.told()
-    assert "jaxml/cli.py" not in run.told()
+    assert "jaxml/cli.py" not in run.told() and "Event loop" not in run.told()
 
 
 @pytest.mark.study
@@ -193,8 +193,12 @@ def test_a_disk_that_is_full_at_a_checkpoint_or_at_the_weights_is_told(jobs, tmp
     jobs.finish("unlearn", tmp_path)
     assert_equal(results(tmp_path), expected)
 
-    # Now the training is done, and there is no room for the weights of another run of it.
-    (tmp_path / "model/model.safetensors").unlink()
+    # Now the training is done, and there is first no place and then no room for the weights.
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    (tmp_path / "model").touch()
+    assert jobs.run("unlearn", tmp_path).status == 2
+    (tmp_path / "model").unlink()
     broken = jobs.run("unlearn", tmp_path, most_bytes=30_000)
     assert_told(broken, f"unlearn: {tmp_path}/model: cannot be written: .*File too large.*")
     assert not list(tmp_path.rglob("model.safetensors*"))

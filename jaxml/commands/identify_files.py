@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import io
 import sys
@@ -15,12 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 from jaxtyping import Array
 
 from jaxml import backdoor
-from jaxml.backdoor._amplify import check_images
+from jaxml.backdoor._amplify import check_images, row_logits
 from jaxml.backdoor._fit_mask import mask_optimizer
 from jaxml.data.image_rows import ImageRows, load_rows
+from jaxml.files.digest import digest, file_digest
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES
 from jaxml.files.write import write_whole
@@ -29,9 +30,8 @@ from jaxml.output.report import Figure, Report, Table, write_report
 from jaxml.output.stages import Stages
 
 FUNCTION = "logits_fn"
-# Images of the report, and those whose logits tell one model from another.
+# Images of the report.
 SHOWN = 12
-PROBED = 16
 # Of an `IdentifyState`.
 FIELDS = ("round", "score", "mask", "logits")
 HISTORY = ("objective", "flagged", "mask_l1")
@@ -52,7 +52,9 @@ def identify_files(
     Written: `scores.csv` (file or row number, score, flagged), `clean.txt` with the files or
     rows that are not flagged, `mask.png` with a pixel for each of the mask, white where the
     trigger is looked for, and a report with `results.json`. The state after each round is kept
-    in `out`, so that a run that was ended goes on from there to the same result.
+    in `out`, so that a run that was ended goes on from there to the same result. A run with
+    another network, wherever its weights lie, other images or settings starts anew and puts
+    its states in the place of those.
 
     Args:
       images: folder of png or jpg, or npz; see `data.image_rows.LAYOUT`.
@@ -75,7 +77,8 @@ def identify_files(
     rows = load_rows(images, skip_unreadable=skip_unreadable, max_bytes=max_bytes)
     start = time.perf_counter()
     try:
-        result = _identify(logits_fn, rows.images, config, out / "identify", progress)
+        code = file_digest(_file_and_name(model)[0])
+        result = _identify(logits_fn, code, rows.images, config, out / "identify", progress)
     except ValueError as error:
         raise DataError(f"{images}, {model}: {_line(error)}") from error
     except jax.errors.JaxRuntimeError as error:
@@ -115,10 +118,7 @@ def load_model(model: str) -> Callable[[Array], Array]:
     Raises:
       DataError: there is no such file or function, or the file fails.
     """
-    path, name = (model, FUNCTION) if model.endswith(".py") else model.rpartition(":")[::2]
-    file = Path(path).expanduser()
-    if not file.is_file() or file.suffix != ".py":
-        raise DataError(f"{path or model}: no such file; accepted is FILE.py or FILE.py:NAME")
+    file, name = _file_and_name(model)
     function: Any = getattr(_run_file(file), name, None)
     if not callable(function):
         raise DataError(f"{file}: no function {name!r}; accepted is FILE.py:NAME")
@@ -131,6 +131,14 @@ def load_model(model: str) -> Callable[[Array], Array]:
             raise DataError(f"{name} raised {kind}: {_line(error)}") from error
 
     return logits_fn
+
+
+def _file_and_name(model: str) -> tuple[Path, str]:
+    path, name = (model, FUNCTION) if model.endswith(".py") else model.rpartition(":")[::2]
+    file = Path(path).expanduser()
+    if not file.is_file() or file.suffix != ".py":
+        raise DataError(f"{path or model}: no such file; accepted is FILE.py or FILE.py:NAME")
+    return file, name
 
 
 def _run_file(file: Path) -> Any:
@@ -150,16 +158,14 @@ def _run_file(file: Path) -> Any:
     return module
 
 
-def _identify(logits_fn, images, config, folder, progress) -> backdoor.Identification:
+def _identify(logits_fn, code, images, config, folder, progress) -> backdoor.Identification:
     """Return the identification, each round of it from disk where it was finished before."""
     x = jnp.asarray(images)
     check_images(logits_fn, x)
-    probed = np.linspace(0, len(images) - 1, min(PROBED, len(images))).astype(int)
     depends = {
-        "images": hashlib.sha256(images.data).hexdigest(),
-        "shape": list(images.shape),
-        # The parameters may come from other files than the function.
-        "logits": _storable(jax.jit(logits_fn)(x[probed])),
+        "images": images,
+        "code": code,
+        "network": _content(logits_fn, x, config),
         "config": dataclasses.asdict(config),
     }
     stages = Stages(folder / "stages")
@@ -175,6 +181,15 @@ def _identify(logits_fn, images, config, folder, progress) -> backdoor.Identific
             flagged, size = (state.history[name][done] for name in ("flagged", "mask_l1"))
             progress(f"round {done} of {config.rounds}: {flagged} flagged, |mask|_1 {size:.1f}")
     return backdoor.identify_result(state)
+
+
+def _content(logits_fn, x: Array, config: backdoor.IdentifyConfig) -> str:
+    """Return a digest of the network: its program with all weights, wherever they come from."""
+    program = jax.jit(logits_fn).lower(x[:1]).as_text()
+    if "callback" not in program:
+        return digest(program)
+    # A program names the address of what runs on the host, which is seen by its results alone.
+    return digest(row_logits(Partial(logits_fn), x, batch_size=config.score_batch_size))
 
 
 def _arrays(state: backdoor.IdentifyState) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Unlearning of the user's texts in the user's model, and a report."""
 
 import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,9 @@ def unlearn_files(
 
     Written: `model`, a folder of safetensors that transformers and `jaxml` load, the tokenizer
     in it where there is one to save, and a report with the losses. A run that was ended goes on
-    from its checkpoints in `out`.
+    from its checkpoints in `out`, which are known by the content of the model and the texts, by
+    the settings and by the code: a run with others starts anew beside them. When a run has
+    written its model and report, all checkpoints in `out` are removed.
 
     Args:
       model: folder of Hugging Face, GGUF, or name of a model in the cache of the hub.
@@ -69,13 +72,12 @@ def unlearn_files(
         name: tokenized_file(before, path, length, max_bytes=max_bytes)
         for name, path in files.items()
     }
-    # Other settings or texts are another run.
     depends = {
         "config": dataclasses.asdict(config),
         "layer": layer,
         "seed": seed,
-        "model": str(model.absolute()),
-        **{name: np.asarray(texts.tokens) for name, texts in sets.items()},
+        "model": (before.params, dataclasses.asdict(before.config)),
+        "texts": sets,
     }
     checkpoints = Stages(out / "checkpoints").scratch(str(config.method), depends)
     with progress_bar("unlearn", config.steps) as progress:
@@ -99,6 +101,8 @@ def unlearn_files(
     source = f"Model {model.name}, forget {forget.name}, retain {retain.name}."
     report = _unlearn_report(source, config, rows, unlearned.history)
     write_report([report], out, scale=f"{config.steps} steps", seed=seed)
+    if jax.process_index() == 0:
+        shutil.rmtree(checkpoints.parent, ignore_errors=True)
     changes = "; ".join(f"{row.name} {row.before:.3f} to {row.after:.3f}" for row in rows)
     return f"log-probability of a token: {changes}\nmodel: {out / 'model'}"
 

@@ -2,19 +2,22 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import optax
 from jaxtyping import Array, Key, PyTree
 
 from jaxml import checks
+from jaxml.files.digest import digest
 from jaxml.models import llama
 from jaxml.models.llama.likelihood import CHUNK
 from jaxml.sharding import map_host_batches
-from jaxml.training import Progress, fit
+from jaxml.training import Progress, checkpoints, fit
 from jaxml.unlearning import Sequences, UnlearnConfig, Unlearned
 from jaxml.unlearning._config import check_unlearning
 from jaxml.unlearning._counted import row_sums
+from jaxml.unlearning._methods import method_name
 from jaxml.unlearning._optimise import adamw
 from jaxml.unlearning._problem import (
     Likelihood,
@@ -67,7 +70,8 @@ def unlearn_decoder(
       optimizer: instead of AdamW without decay; keep the object, as a compiled step is known by
         it.
       folder: of checkpoints; a run that was ended goes on from there. Those of another method, by
-        the name of an objective's loss, are refused.
+        the name of an objective's loss, of other settings, texts or parameters are refused; more
+        steps than before train on.
       progress: as for `jaxml.training.fit`.
 
     Returns:
@@ -83,12 +87,25 @@ def unlearn_decoder(
     alternative = None if alternative is None else sequences(alternative)
     check_unlearning(config, forget, retain, alternative, vocabulary=decoder.vocab_size)
     key_control, key_fit = jax.random.split(key)
+
+    def depends() -> dict[str, Any]:
+        """Return what checkpoints are known by: what is given, as much of the data is computed."""
+        settings = {**vars(config), "method": method_name(config.method)}
+        # A run may be given more of them.
+        del settings["steps"]
+        if config.method == "rmu":
+            settings |= {"layer": layer, "trained": trained}
+        given = {"params": params, "forget": forget, "retain": retain, "alternative": alternative}
+        contents = {k: checkpoints.described(tree, content=True) for k, tree in given.items()}
+        return settings | {name: digest(content)[:12] for name, content in contents.items()}
+
     solve = functools.partial(
         _solve,
         key_fit,
         optimizer=optimizer or adamw(config.learning_rate),
         steps=config.steps,
         folder=folder,
+        depends=None if folder is None else depends(),
         progress=progress,
     )
     if config.method != "rmu":

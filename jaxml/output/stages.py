@@ -2,30 +2,50 @@
 
 import hashlib
 import io
-import json
 import logging
+import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jaxtyping import PyTree
 
 import jaxml
+from jaxml.files.digest import digest
 from jaxml.files.npz import read_npz
 from jaxml.files.write import write_whole
 
 Arrays = dict[str, np.ndarray]
+# Of JAX's settings, those that numbers depend on.
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_disable_most_optimizations",
+)
+_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Stages:
     """Finished stages of one experiment.
+
+    A stage is known by the content of all that its result depends on, so that a folder may be
+    used again with other data, settings or code: nothing is mixed, and nothing refused. What
+    always counts, unsaid, are the package's source, the versions of jax and jaxlib and the
+    settings that change numbers. The machine does not: stages of an accelerator are kept where
+    a run goes on without one.
 
     Attributes:
       folder: of their files.
@@ -38,8 +58,10 @@ class Stages:
 
         Args:
           name: of the stage; its file is `name`.npz.
-          depends: settings and arrays that the result depends on; the code always counts.
-          compute: called if there is no such result.
+          depends: settings and arrays that the result depends on, all of them, as for
+            `jaxml.files.digest.digest`.
+          compute: called if there is no such result. When the result is on disk, checkpoints
+            of the stage (see `scratch`) are removed, those for other inputs among them.
 
         Returns:
           Arrays by their names.
@@ -48,12 +70,15 @@ class Stages:
         fingerprint = _fingerprint(depends)
         stored = _load(path)
         if stored is not None and str(stored.pop("fingerprint", "")) == fingerprint:
+            # Of a run that was ended between both.
+            self._remove(self._scratch(name, fingerprint))
             return stored
         arrays = compute()
         buffer = io.BytesIO()
         named = {**arrays, "fingerprint": np.asarray(fingerprint)}
-        np.savez_compressed(buffer, allow_pickle=False, **named)
+        np.savez_compressed(buffer, **named)
         write_whole(path, buffer.getvalue())
+        self._remove(*self._scratches(name))
         return arrays
 
     def scratch(self, name: str, depends: Mapping[str, Any]) -> Path:
@@ -61,12 +86,25 @@ class Stages:
 
         Args:
           name: of the stage.
-          depends: settings and arrays that the result depends on; the code always counts.
+          depends: as for `run`.
 
         Returns:
           Another path for other inputs or code.
         """
-        return self.folder / f"{name}-{_fingerprint(depends)[:16]}"
+        return self._scratch(name, _fingerprint(depends))
+
+    def _scratch(self, name: str, fingerprint: str) -> Path:
+        return self.folder / f"{name}-{fingerprint[:_DIGITS]}"
+
+    def _scratches(self, name: str) -> list[Path]:
+        """Return the folders for checkpoints of a stage that are there, whatever the inputs."""
+        own = re.compile(rf"{re.escape(name)}-[0-9a-f]{{{_DIGITS}}}")
+        return [path for path in self.folder.iterdir() if own.fullmatch(path.name)]
+
+    def _remove(self, *folders: Path) -> None:
+        if jax.process_index() == 0:
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -102,7 +140,7 @@ class SeedStages:
           Arrays by their names.
         """
         self.progress.update(self.bar, description=f"{self.title}, {name}")
-        arrays = self.stages.run(self._file(name), {**self._depends(), "stage": name}, compute)
+        arrays = self.stages.run(self._file(name), self._depends(name), compute)
         self.progress.update(self.bar, advance=1)
         return arrays
 
@@ -115,10 +153,10 @@ class SeedStages:
         Returns:
           Another path for another seed, other inputs or other code.
         """
-        return self.stages.scratch(self._file(f"training-{name}"), self._depends())
+        return self.stages.scratch(self._file(name), self._depends(name))
 
-    def _depends(self) -> dict[str, Any]:
-        return {**self.inputs, "run": self.seed}
+    def _depends(self, name: str) -> dict[str, Any]:
+        return {**self.inputs, "run": self.seed, "stage": name}
 
     def _file(self, name: str) -> str:
         plain = name.replace(",", "").replace(":", "").replace(" ", "-")
@@ -169,23 +207,18 @@ def _load(path: Path) -> Arrays | None:
 
 
 def _fingerprint(depends: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(_code())
-    for name, value in sorted(depends.items()):
-        digest.update(name.encode())
-        if isinstance(value, np.ndarray):
-            digest.update(f"{value.dtype}{value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).data)
-        else:
-            digest.update(json.dumps(value, sort_keys=True).encode())
-    return digest.hexdigest()
+    settings = {name: str(jax.config.values.get(name)) for name in _SETTINGS}
+    # A quick run compiles with other optimisations, which round otherwise.
+    settings["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "")
+    return digest({"depends": dict(depends), "settings": settings, "code": _code()})
 
 
 @lru_cache(maxsize=1)
-def _code() -> bytes:
-    """Return a digest of the package's source: results of other code are not reused."""
-    digest = hashlib.sha256()
+def _code() -> str:
+    """Return a digest of the package's source, and of what runs it, by version."""
+    total = hashlib.sha256(f"jax {jax.__version__}, jaxlib {metadata.version('jaxlib')}".encode())
     package = Path(jaxml.__file__).parent
     for file in sorted(package.rglob("*.py")):
-        digest.update(str(file.relative_to(package)).encode())
-        digest.update(file.read_bytes())
-    return digest.digest()
+        total.update(str(file.relative_to(package)).encode())
+        total.update(file.read_bytes())
+    return total.hexdigest()

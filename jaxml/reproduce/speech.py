@@ -1,7 +1,7 @@
 """Closed-set speaker identification: the published route, the whole surface, and MFCC."""
 
+import functools
 import time
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,12 @@ def experiment(settings, stages: Stages, progress) -> Report:
 
     corpus = load_speech_corpus(settings.data)
     waveforms, lengths = _padded(corpus)
-    inputs = {"audio": waveforms, "length": lengths, "seed": settings.seed}
+    inputs = {
+        "audio": waveforms,
+        "length": lengths,
+        "rate": corpus.rate,
+        "seed": settings.seed,
+    }
     step("timing")
     timing = stages.run(
         "timing", inputs, lambda: _timing(waveforms[:TIMED], lengths[:TIMED], corpus.rate)
@@ -57,20 +62,25 @@ def experiment(settings, stages: Stages, progress) -> Report:
     for repeat in range(repeats):
         key = jax.random.fold_in(jax.random.key(settings.seed), repeat)
         step(f"features, repeat {repeat + 1} of {repeats}")
-        name = f"features-{repeat}"
-        sets = stages.run(name, inputs, lambda k=key: _features(k, waveforms, lengths, corpus.rate))
+        drawn = {**inputs, "repeat": repeat}
+        make = functools.partial(_features, key, waveforms, lengths, corpus.rate)
+        sets = stages.run(f"features-{repeat}", drawn, make)
         step(f"folds, repeat {repeat + 1} of {repeats}")
-        known = {**inputs, "speaker": corpus.speaker, "sentence": corpus.sentence}
-        rows.append(
-            stages.run(f"folds-{repeat}", known, lambda k=key, s=sets: _folds(k, s, corpus))
-        )
+        known = {
+            **drawn,
+            "speaker": corpus.speaker,
+            "sentence": corpus.sentence,
+            "speakers": len(corpus.speakers),
+        }
+        make = functools.partial(_folds, key, sets, corpus)
+        rows.append(stages.run(f"folds-{repeat}", known, make))
     step("surrogates")
     count = SURROGATES[settings.scale]
     chosen = np.unique(corpus.speaker, return_index=True)[1]
     key = jax.random.key(settings.seed)
     bands = stages.run(
         "surrogates",
-        {**inputs, "count": count},
+        {**inputs, "chosen": chosen, "count": count},
         lambda: _surrogates(key, waveforms[chosen], lengths[chosen], corpus.rate, count),
     )
     step("done")
@@ -155,7 +165,7 @@ def _folds(key, sets: Arrays, corpus: SpeechCorpus) -> Arrays:
     for name in SETS:
         for route, method in routes.items():
             # Of one set all folds are of one or two shapes.
-            classify = jax.jit(partial(method, speakers=speakers))
+            classify = jax.jit(functools.partial(method, speakers=speakers))
             label = np.zeros(len(fold), int)
             score = np.zeros((len(fold), speakers), np.float32)
             for k in range(folds):
@@ -175,10 +185,10 @@ def _surrogates(key, waveforms, lengths, rate, count) -> Arrays:
     samples = 1 << (min(int(lengths.min()), SURROGATE_SAMPLES).bit_length() - 1)
     waveforms = _dithered(key, waveforms, lengths)[:, :samples]
     scales = multifractal.default_scales(samples, minimum=rate // 1000, maximum=rate * 64 // 1000)
-    analyze = partial(multifractal.mfdfa, scales=scales)
+    analyze = functools.partial(multifractal.mfdfa, scales=scales)
     own = jax.vmap(analyze)(waveforms)
     spectra = {"q": own.q[0], "h": own.h, "alpha": own.alpha, "f": own.f, "width": own.width}
-    iaaft = partial(surrogates.iaaft, max_iterations=100)
+    iaaft = functools.partial(surrogates.iaaft, max_iterations=100)
     for name, make in {"shuffled": surrogates.shuffle, "IAAFT": iaaft}.items():
         key, use = jax.random.split(key)
 

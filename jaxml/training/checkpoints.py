@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import os
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
+from jaxml.files.digest import digest
 from jaxml.files.errors import DataError
+from jaxml.files.lock import at_work
+from jaxml.sharding import to_numpy
 
 
 @contextlib.contextmanager
@@ -25,7 +31,7 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
       A context manager, which yields a `CheckpointManager` of orbax, or None.
 
     Raises:
-      DataError: `folder` is a file.
+      DataError: `folder` is a file, or another run is at work in it.
       OSError: it cannot be made, or a checkpoint cannot be written, such as on a full disk;
         those before it stay.
     """
@@ -43,13 +49,15 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
         # Otherwise a damaged date of one checkpoint keeps the whole folder from being opened.
         lightweight_initialize=True,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    opened = ocp.CheckpointManager(folder, options=options)
-    try:
-        yield opened
-    finally:
-        with _named(folder):
-            opened.close()
+    # A second run would take what the first is writing for what an ended one left.
+    with at_work(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = ocp.CheckpointManager(folder, options=options)
+        try:
+            yield opened
+        finally:
+            with _named(folder):
+                opened.close()
 
 
 def save(manager: Any, settings: dict, state: tuple, step: int, history: dict) -> None:
@@ -121,15 +129,46 @@ def restore(manager: Any, settings: dict, state: tuple) -> tuple[tuple, int, lis
     return state, 0, []
 
 
+def described(tree: PyTree, *, content: bool) -> dict[str, str]:
+    """Return what arrays are, by their places in a pytree; all processes call it together.
+
+    Args:
+      tree: pytree of arrays, which may be spread over processes.
+      content: whether their values count, beside types and shapes.
+    """
+
+    def text(leaf) -> str:
+        kind = f"{leaf.dtype}{list(leaf.shape)}"
+        if not content:
+            return kind
+        here = not isinstance(leaf, jax.Array) or leaf.is_fully_addressable
+        return f"{kind} of content {digest(leaf if here else to_numpy(leaf))[:12]}"
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): text(leaf) for path, leaf in leaves}
+
+
 @contextlib.contextmanager
 def _named(folder):
-    """Name the folder that could not be written; orbax raises either, and often without a name."""
+    """Name the folder that could not be written, and why; orbax often says neither."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        text = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
-        reason = textwrap.shorten(text, 100)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = textwrap.shorten(_reason(error), 100)
         raise OSError(f"{folder}: cannot be written: {reason}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the system said, which may be behind what was raised, or else the last part."""
+    behind: BaseException | None = error
+    while behind is not None:
+        number = re.search(r"os_error_code='(\d+)'", str(behind))
+        if number:
+            return os.strerror(int(number[1]))
+        if isinstance(behind, OSError) and behind.errno is not None:
+            return os.strerror(behind.errno)
+        behind = behind.__cause__ or behind.__context__
+    return str(error).rpartition(": ")[2]
 
 
 class _OtherSettings(Exception):
@@ -142,7 +181,7 @@ def _read(manager, step: int, settings, state):
     items = ocp.args.Composite(settings=ocp.args.JsonRestore())
     saved = manager.restore(step, args=items)["settings"]
     for name, now in settings.items():
-        before = saved[name]
+        before = saved.get(name, {})
         for place in sorted({*before, *now}):
             if before.get(place) != now.get(place):
                 raise _OtherSettings(

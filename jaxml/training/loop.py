@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def fit(
     chunk: int = 100,
     batch_size: int | None = None,
     folder: str | Path | None = None,
+    depends: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Minimise a loss by `steps` steps of an optimizer, from where `folder` has got to.
@@ -111,6 +113,10 @@ def fit(
       batch_size: hand the loss this many rows of every array of `data`, then `[rows, ...]`,
         chosen by `batch_indices`.
       folder: of the checkpoints of this run alone.
+      depends: what the run in `folder` is known by, name -> number, text, None or a list of them,
+        such as the files behind `data` and the settings of the loss, which as a function cannot
+        be compared. By default it is the content of `params` and `data`; give something else
+        where these are computed, and may differ in their last bits from call to call.
       progress: called after every chunk with the steps done, the last loss and the steps a
         second of that chunk (the first one compiles), such as what `progress_bar` yields.
 
@@ -121,9 +127,10 @@ def fit(
       ValueError: a number is below 1, the loss does not return a scalar and a dict of scalars,
         rows of `data` disagree or are fewer than `batch_size`, or `folder` holds a run that is
         beyond `steps`.
-      DataError: `folder` is a file, or holds a run with another key, optimizer state, shapes,
-        batch size or metrics, or no checkpoint that can be read. Values of `data` and of the
-        optimizer's settings are not compared.
+      DataError: `folder` is a file, or another run is at work in it, or it holds a run with
+        another key, batch size or `depends`, other metrics, parameters to start from or data, or
+        no checkpoint that can be read. Settings of the optimizer are not compared, unless its
+        state or `depends` has them.
       FloatingPointError: the loss or the parameters are not finite; the message names the
         step, and the checkpoints before it stay.
       OSError: `folder` cannot be written; the checkpoints before stay.
@@ -145,14 +152,17 @@ def fit(
         batch_places=() if mesh is None else placement.batch_shardings(data, batch_size),
         at_once=1 if is_slow_in_loops else chunk,
     )
-    settings = {
-        "key": {"": str(jax.random.key_data(key).tolist())},
-        "batch_size": {"": str(batch_size)},
-        "metrics": {name: "" for name in metrics},
-        "params": _describe(state[0]),
-        "optimizer": _describe(state[1]),
-        "data": _describe(data),
-    }
+    settings = {}
+    if folder is not None:
+        settings = {
+            "key": {"": str(jax.random.key_data(key).tolist())},
+            "batch_size": {"": str(batch_size)},
+            "metrics": {name: "" for name in metrics},
+            "depends": {f"[{k!r}]": json.dumps(value) for k, value in (depends or {}).items()},
+            "params": checkpoints.described(state[0], content=depends is None),
+            "optimizer": checkpoints.described(state[1], content=depends is None),
+            "data": checkpoints.described(data, content=depends is None),
+        }
     run_steps = _compiled(*placement.shardings(state, mesh))
     step, parts = 0, []
     with _sigterm_after(folder is not None) as stop_asked, checkpoints.manager(folder) as manager:
@@ -303,11 +313,6 @@ def _check_finite(losses, finite: bool, start: int, folder) -> None:
     if not finite:
         last = start + len(losses) - 1
         raise FloatingPointError(f"parameters are not finite after step {last}{kept}")
-
-
-def _describe(tree: PyTree) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
 
 
 @contextlib.contextmanager

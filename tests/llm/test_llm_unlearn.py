@@ -11,6 +11,7 @@ import pytest
 from llama_parameters import drawn
 
 from jaxml import unlearning
+from jaxml.files.errors import DataError
 from jaxml.llm._unlearn import sequence_log_probs, unlearn_decoder
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
@@ -50,12 +51,13 @@ def run(method="npo", **settings):
     own = ("optimizer", "folder", "layer", "trained", "chunk")
     extra = {name: settings.pop(name) for name in own if name in settings}
     params = settings.pop("params", PARAMS)
+    forget, kept = settings.pop("forget", FORGET), settings.pop("kept", RETAIN)
     config = UnlearnConfig(
         method, **{"steps": 20, "batch_size": 8, "learning_rate": 3e-3, **settings}
     )
     alternative = INSTEAD if method in ("dpo", "idk") else None
     return unlearn_decoder(
-        KEY, params, DECODER, FORGET, RETAIN, config=config, alternative=alternative, **extra
+        KEY, params, DECODER, forget, kept, config=config, alternative=alternative, **extra
     )
 
 
@@ -184,7 +186,7 @@ def test_an_objective_of_the_callers_has_checkpoints_of_its_own(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole, run("ga", batch_size=2, steps=6))
     run(own, batch_size=2, steps=3, folder=tmp_path)
     for other in ("ga", Objective(lambda batch, beta: own_ascent(batch, beta))):
-        with pytest.raises(ValueError, match=r"other settings: data\['forget'\]"):
+        with pytest.raises(ValueError, match=r"other settings: depends\['method'\] was"):
             run(other, batch_size=2, steps=6, folder=tmp_path)
     found = run(own, batch_size=2, steps=6, folder=tmp_path)
     jax.tree.map(np.testing.assert_array_equal, found, whole)
@@ -201,10 +203,30 @@ def test_plain_tokens_all_count():
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path):
-    run("ga", steps=2, folder=tmp_path)
+    huge = float(np.finfo(np.float32).max)
+    rising = optax.adamw(lambda step: jnp.where(step < 2, 1e-3, huge), weight_decay=0.0)
+    run("ga", steps=2, folder=tmp_path, optimizer=rising)
     with pytest.raises(FloatingPointError, match="step"):
-        run("ga", steps=4, folder=tmp_path, learning_rate=float(np.finfo(np.float32).max))
-    assert run("ga", steps=2, folder=tmp_path).history["loss"].shape == (2,)
+        run("ga", steps=4, folder=tmp_path, optimizer=rising)
+    kept = run("ga", steps=2, folder=tmp_path, optimizer=rising)
+    assert kept.history["loss"].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        (dict(params=jax.tree.map(lambda leaf: leaf + 1e-3, PARAMS)), "params"),
+        (dict(forget=Sequences(FORGET.tokens, FORGET.mask.at[0, 2].set(False))), "forget"),
+        (dict(kept=RETAIN[::-1]), "retain"),
+        (dict(learning_rate=2e-3), "learning_rate"),
+        (dict(retain_weight=0.5), "retain_weight"),
+    ],
+)
+def test_checkpoints_of_other_content_are_refused_by_its_name(tmp_path, changes, name):
+    run("npo", steps=2, folder=tmp_path)
+    with pytest.raises(DataError, match=rf"other settings: depends\['{name}'\] was .* and is"):
+        run("npo", steps=4, folder=tmp_path, **changes)
+    run("npo", steps=4, folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -59,11 +59,30 @@ def test_stages_of_a_seed_have_files_of_their_own(tmp_path):
         "Large-width-32-NPO-random-0.05-2.npz",
     }
     # What a stage depends on is part of the key under which long results are kept.
-    depends = {"x": 1, "run": 2}
-    of_stage = {**depends, "stage": "NPO, KL"}
+    of_stage = {"x": 1, "run": 2, "stage": "NPO, KL"}
     assert stages.run("Large-NPO-KL-2", of_stage, _never)["y"] == 0
-    assert own.scratch("width 32: target") == stages.scratch(
-        "Large-training-width-32-target-2", depends
-    )
+    assert own.scratch("NPO, KL") == stages.scratch("Large-NPO-KL-2", of_stage)
     other = SeedStages(stages, {"x": 1}, 1, Bars(), 7, "", "Large-")
     assert other.run("NPO, KL", lambda: {"y": np.full(1, 5)})["y"] == 5
+
+
+def test_checkpoints_go_when_the_result_is_on_disk(tmp_path):
+    stages = Stages(tmp_path)
+    own, other = (stages.scratch("part", {"x": x}) for x in (1, 2))
+    kept = [stages.scratch("part-0", {"x": 1}), tmp_path / "part-of-mine", tmp_path / "part"]
+    for folder in (own, other, *kept):
+        (folder / "1").mkdir(parents=True)
+
+    def broken():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stages.run("part", {"x": 1}, broken)
+    assert own.exists() and other.exists()
+    stages.run("part", {"x": 1}, lambda: {"y": np.zeros(1)})
+    assert not own.exists() and not other.exists()
+    # A run that was ended before it removed them; those for other inputs may be wanted again.
+    for folder in (own, other):
+        folder.mkdir()
+    stages.run("part", {"x": 1}, _never)
+    assert not own.exists() and other.exists() and all(folder.exists() for folder in kept)

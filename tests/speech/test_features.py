@@ -103,7 +103,11 @@ def test_gradient_of_silence_is_finite(size):
     [
         ((np.zeros(0), 8000), {}, r"waveform=float64\[0\]: accepted is \[time\]"),
         ((np.zeros((2, 100)), 8000), {}, r"waveform=float64\[2, 100\]: accepted is \[time\]"),
-        ((np.zeros(100, np.int16), 8000), {}, r"waveform=int16\[100\]: accepted is float32 or float64"),
+        (
+            (np.zeros(100, np.int16), 8000),
+            {},
+            r"waveform=int16\[100\]: accepted is float32 or float64",
+        ),
         ((np.zeros(100), 0), {}, "rate=0: accepted is 1 or more"),
         ((np.zeros(100), 8000), {"coefficients": 129}, "coefficients=129: accepted is 1 to 128"),
         ((np.zeros(100), 8000), {"length": 101}, "length=101: accepted is 1 to 100"),

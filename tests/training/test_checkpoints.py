@@ -1,6 +1,8 @@
 """Damaged checkpoints: one that is whole is restored, bit for bit, or none is, with one error."""
 
+import errno
 import json
+import os
 import shutil
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from damaged_files import limits, mutations
 
+from jaxml.files.errors import DataError
 from jaxml.training import checkpoints
 
 SETTINGS = {"run": {".steps": "3", ".seed": "7"}}
@@ -68,6 +71,49 @@ def test_damaged_date_of_a_checkpoint(saved, tmp_path):
         state, step, history = checkpoints.restore(manager, SETTINGS, STATE)
     assert step == 2
     jax.tree.map(np.testing.assert_array_equal, (state, history), (STATE, [HISTORY]))
+
+
+def test_a_folder_that_another_run_is_at_work_in(saved, tmp_path):
+    """Its second run would remove what the first is writing, as left by an ended one."""
+    folder = tmp_path / "run"
+    shutil.copytree(saved, folder)
+    with checkpoints.manager(folder) as first:
+        (folder / "3.orbax-checkpoint-tmp").mkdir()
+        with (
+            pytest.raises(DataError, match=f"run: another run .process {os.getpid()}. is at work"),
+            checkpoints.manager(folder),
+        ):
+            pytest.fail("both are at work")
+        assert (folder / "3.orbax-checkpoint-tmp").is_dir()
+        assert checkpoints.restore(first, SETTINGS, STATE)[1] == 2
+    with checkpoints.manager(folder):
+        assert not (folder / "3.orbax-checkpoint-tmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("behind", "reason"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (ValueError("INTERNAL: x [os_error_code='27'] [source='a.cc']"), "File too large"),
+    ],
+)
+def test_what_the_system_said_is_told_and_not_what_orbax_met_after_it(
+    saved, tmp_path, monkeypatch, behind, reason
+):
+    """Of a full disk, the writes that go on meet the end of what runs them."""
+
+    def full(*_, **__):
+        try:
+            raise behind
+        except (OSError, ValueError) as error:
+            raise RuntimeError("Event loop is closed") from error
+
+    folder = tmp_path / "run"
+    with checkpoints.manager(folder) as manager:
+        monkeypatch.setattr(manager, "save", full)
+        with pytest.raises(OSError) as error:
+            checkpoints.save(manager, SETTINGS, STATE, 1, HISTORY)
+    assert str(error.value) == f"{folder}: cannot be written: {reason}"
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """The training loop against closed forms and a plain loop, and what stops and breaks it."""
 
 import functools
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,12 +49,14 @@ def noisy_loss(params, data, key):
 
 
 ADAM = optax.adam(1e-2)
+RATED = optax.inject_hyperparams(optax.sgd)
 
 
 def run(folder=None, loss=noisy_loss, **changes):
     arguments = dict(optimizer=ADAM, steps=25, chunk=10, batch_size=5, folder=folder)
     data = changes.pop("data", regression())
-    return fit(changes.pop("key", KEY), loss, start(), data, **{**arguments, **changes})
+    params = changes.pop("params", start())
+    return fit(changes.pop("key", KEY), loss, params, data, **{**arguments, **changes})
 
 
 @functools.cache
@@ -186,10 +190,19 @@ def test_half_written_checkpoint_does_not_count(tmp_path):
 
 def test_checkpoint_of_other_settings(tmp_path, unchecked):
     run(tmp_path, steps=10)
+    rated = functools.partial(run, tmp_path / "rated", steps=10)
+    rated(optimizer=RATED(learning_rate=0.1))
+    with pytest.raises(DataError, match=r"optimizer.hyperparams\['learning_rate'\] was"):
+        rated(optimizer=RATED(learning_rate=0.2))
     cases = {
         "batch_size was 5 and is 6": dict(batch_size=6),
-        r"data\['x'\] was float64\[24, 3\] and is float64\[25, 3\]": dict(data=regression(25)),
-        r"optimizer\[0\].count was int32\[\] and is None": dict(optimizer=optax.sgd(0.1)),
+        r"data\['x'\] was float64\[24, 3\] .* and is float64\[25, 3\]": dict(data=regression(25)),
+        r"optimizer\[0\].count was int32\[\] .* and is None": dict(optimizer=optax.sgd(0.1)),
+        # What has other values alone.
+        r"data\['y'\] was float64\[24\] of content \w+ and is float64\[24\] of content": dict(
+            data={**regression(), "y": regression()["y"].at[7].add(1e-12)}
+        ),
+        r"params\['w'\] was float64\[3\] of content": dict(params={"w": jnp.ones(3)}),
         "key was": dict(key=jax.random.key(4)),
         "metricsworst was": dict(loss=lambda p, d, k: (noisy_loss(p, d, k)[0], {})),
     }
@@ -198,6 +211,21 @@ def test_checkpoint_of_other_settings(tmp_path, unchecked):
             run(tmp_path, **change)
     with pytest.raises(ValueError, match="steps=5: accepted is 10 or more: .* has done 10"):
         run(tmp_path, steps=5)
+
+
+def test_a_run_is_known_by_what_it_is_said_to_depend_on(tmp_path, unchecked):
+    """Where data is computed anew and rounded otherwise, and so its content does not count."""
+    known = functools.partial(run, tmp_path, steps=10)
+    depends = {"rate": 0.1, "files": ["a", "b"], "reference": None}
+    known(depends=depends)
+    rounded = {**regression(), "y": regression()["y"].at[7].add(1e-12)}
+    assert known(depends=depends, data=rounded, steps=20).step == 20
+    for name, value in {"rate": 0.2, "files": ["a"], "more": 1}.items():
+        told = rf"depends\['{name}'\] was .* and is {re.escape(json.dumps(value))}"
+        with pytest.raises(DataError, match=told):
+            known(depends={**depends, name: value})
+    with pytest.raises(DataError, match="holds a run with other settings"):
+        known()
 
 
 def falling(params, data, key):

@@ -61,12 +61,8 @@ def experiment(settings, stages: Stages, progress) -> Report:
     )
     data = load_images(settings.data, rows=scale.rows, test_rows=scale.test_rows)
     study = Study(data, _model(data, scale), scale)
-    arrays = ("train_images", "train_labels", "test_images", "test_labels")
-    inputs = {
-        "scale": dataclasses.asdict(scale),
-        "seed": settings.seed,
-        **{name: getattr(data, name) for name in arrays},
-    }
+    content = {name: value for name, value in vars(data).items() if name != "source"}
+    inputs = {**content, "scale": dataclasses.asdict(scale), "seed": settings.seed}
 
     def trial(case: Case, repeat: int, clean_fn=None) -> Trial:
         number = repeat * len(cases) + cases.index(case)

@@ -19,7 +19,7 @@ from jaxml.reproduce.coreset.grid import Grid
 from jaxml.reproduce.coreset.report import report
 from jaxml.reproduce.coreset.results import Results
 from jaxml.reproduce.coreset.stages import Unlearning
-from jaxml.reproduce.language.books import train_tokenizer
+from jaxml.reproduce.language.books import tokenizer_content, train_tokenizer
 from jaxml.reproduce.language.setting import Scale, Setting, library_of, small_decoder
 from jaxml.reproduce.language.training import trained
 from jaxml.unlearning import coreset
@@ -180,6 +180,8 @@ def experiment(settings, stages: Stages, progress) -> Report:
     tokenizer = train_tokenizer(corpus.texts[:2], size.decoder.vocab_size)
     progress.update(bar, total=scale.seeds * _stages(size))
     inputs = {
+        "decoder": dataclasses.asdict(size.decoder),
+        "tokenizer": tokenizer_content(tokenizer),
         "scale": dataclasses.asdict(scale),
         "grid": dataclasses.asdict(grid),
         "variants": [
@@ -316,7 +318,9 @@ def _one_variant(name: str, setting: Setting, grid: Grid, run, scratch, key) -> 
 def _target(front: str, setting: Setting, run, scratch, key) -> tuple[PyTree, dict[str, Arrays]]:
     """Return the parameters that know both books, and what is measured of them, by its name."""
     start = lambda key: llama.init(key, setting.decoder)
-    train = functools.partial(trained, setting, "target", start, scratch(f"{front}target"), key)
+    train = functools.partial(
+        trained, setting, "target", start, scratch(f"{front}model target"), key
+    )
     target = tree_of("params", run(f"{front}model target", train))
     measure = functools.partial(work.measured, setting, target)
     return target, {f"{front}target": run(f"{front}target", measure)}

@@ -126,6 +126,15 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Any:
     )
 
 
+def tokenizer_content(tokenizer: Any) -> str:
+    """Return a text that differs for tokenizers that cut texts otherwise.
+
+    Args:
+      tokenizer: a fast one of transformers.
+    """
+    return tokenizer.backend_tokenizer.to_str()
+
+
 def joined(*sets: Sequences) -> Sequences:
     """Return all rows of sets whose rows have one length.
 

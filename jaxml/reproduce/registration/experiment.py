@@ -2,6 +2,7 @@
 
 import functools
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 
 from jaxml import registration
 from jaxml.data.brain import BrainPair, load_brain_pair, voxelmorph_weights
+from jaxml.files.digest import file_digest
 from jaxml.output import deformations, plots
 from jaxml.output.report import Figure, Report, Table
 from jaxml.output.stages import Arrays, Stages
@@ -39,19 +41,20 @@ def experiment(settings, stages: Stages, progress) -> Report:
 
     pair = _two_images(load_brain_pair(settings.data), settings.seed)
     steps = STEPS[settings.scale]
-    inputs = {"a": pair.a, "b": pair.b, "steps": steps, "labels": list(pair.labels)}
+    inputs = {**_content(pair), "steps": steps}
     step("two brains, 2 mm")
     half = stages.run("half", inputs, lambda: _registered(pair, steps))
     step("a network with the layer")
     count = TRAINING_STEPS[settings.scale]
-    training = {**inputs, "training": count, "seed": settings.seed}
-    network = stages.run(
-        "network",
-        training,
-        lambda: train_at_small_scale(
-            pair, stages.folder / "network", steps=count, seed=settings.seed
-        ),
+    training = {**_content(pair), "steps": count, "seed": settings.seed}
+    train = functools.partial(
+        train_at_small_scale,
+        pair,
+        stages.scratch("network", training),
+        steps=count,
+        seed=settings.seed,
     )
+    network = stages.run("network", training, train)
     parts = [
         f"Volumes: {pair.source}. Subject b is moved onto subject a. Dice is the mean over "
         f"{len(pair.labels)} labels, folds are voxels with a determinant that is not positive.",
@@ -62,13 +65,13 @@ def experiment(settings, stages: Stages, progress) -> Report:
     if full:
         step("two brains, 1 mm")
         large = _two_images(load_brain_pair(settings.data, size="full"), settings.seed)
-        inputs = {"a": large.a, "b": large.b, "steps": steps, "labels": list(large.labels)}
+        inputs = {**_content(large), "steps": steps}
         whole = stages.run("full", inputs, lambda: _registered(large, steps))
         parts += _registration_parts("Registration by optimisation, 1 mm voxels", whole, "full")
         results["full"] = _numbers(whole)
         if weights is not None and large.two_subjects:
             step("the pretrained VoxelMorph")
-            pretrained = {**inputs, "weights": weights.name}
+            pretrained = {**_content(large), "weights": file_digest(weights)}
             after = stages.run("voxelmorph", pretrained, lambda: _after_voxelmorph(large, weights))
             parts += _registration_parts(
                 "The pretrained VoxelMorph (a moved onto b), 1 mm voxels, and what is done to "
@@ -79,6 +82,11 @@ def experiment(settings, stages: Stages, progress) -> Report:
             results["voxelmorph"] = _numbers(after)
     step("done")
     return Report("registration", "Registration without folds", tuple(parts), results)
+
+
+def _content(pair: BrainPair) -> dict[str, Any]:
+    """Return what a result depends on of a pair: all but the line on where it came from."""
+    return {name: value for name, value in vars(pair).items() if name != "source"}
 
 
 def _two_images(pair: BrainPair, seed: int) -> BrainPair:

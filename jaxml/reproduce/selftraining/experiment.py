@@ -88,18 +88,22 @@ def experiment(settings, stages: Stages, progress) -> Report:
     progress.update(bar, total=scale.repeats * (2 + 5 * len(scale.attacks)) + once)
     model = _model(images.train, len(classes), scale)
     inputs = {
+        **images._asdict(),
+        "classes": classes,
         "scale": dataclasses.asdict(scale),
         "seed": settings.seed,
-        **{name: np.asarray(value) for name, value in images._asdict().items()},
     }
+
+    def depends(name, repeat):
+        return {**inputs, "stage": [name, repeat]}
 
     def run(name, repeat, compute) -> Arrays:
         """Return a stage's arrays; `compute` gets the key of the repeat."""
         title = f"self-training: repeat {repeat + 1} of {scale.repeats}, {name.replace('-', ' ')}"
         progress.update(bar, description=title)
         key = jax.random.fold_in(jax.random.key(settings.seed), repeat)
-        depends = {**inputs, "stage": [name, repeat]}
-        result = stages.run(f"{name}-{repeat}", depends, functools.partial(compute, key))
+        make = functools.partial(compute, key)
+        result = stages.run(f"{name}-{repeat}", depends(name, repeat), make)
         progress.update(bar, advance=1)
         return result
 
@@ -107,7 +111,7 @@ def experiment(settings, stages: Stages, progress) -> Report:
     encoders, ceilings = [], []
     for repeat in range(scale.repeats):
         unpoisoned = work.Setting("none", images, model, scale, {})
-        scratch = stages.scratch(f"simclr-{repeat}", {**inputs, "repeat": repeat})
+        scratch = stages.scratch(f"encoder-{repeat}", depends("encoder", repeat))
         encoder = run(
             "encoder", repeat, functools.partial(work.encoder, setting=unpoisoned, folder=scratch)
         )

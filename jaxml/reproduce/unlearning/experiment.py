@@ -14,11 +14,12 @@ from jaxtyping import Array, Key, PyTree
 from jaxml.data.folder import named_folder
 from jaxml.data.questions import ChoiceQuestion, load_choice_questions
 from jaxml.data.text import TextCorpus, load_books
+from jaxml.files.digest import file_digest
 from jaxml.models import llama
 from jaxml.models.llama.decoder import is_shape, parameter_shapes
 from jaxml.output.report import Report
 from jaxml.output.stages import Arrays, SeedStages, Stages, tree_of
-from jaxml.reproduce.language.books import train_tokenizer
+from jaxml.reproduce.language.books import tokenizer_content, train_tokenizer
 from jaxml.reproduce.language.methods import METHODS
 from jaxml.reproduce.language.setting import Scale, Setting, library_of, small_decoder
 from jaxml.reproduce.language.training import trained
@@ -148,6 +149,7 @@ class Study(NamedTuple):
       methods: names of `METHODS`.
       followed: those with growing sets and successive requests.
       questions: multiple-choice questions that show its utility.
+      weights: digest of those that `start` returns, none where it draws them.
     """
 
     name: str
@@ -159,6 +161,7 @@ class Study(NamedTuple):
     methods: Sequence[str]
     followed: Sequence[str] = ()
     questions: Sequence[ChoiceQuestion] = ()
+    weights: str = ""
 
 
 def smollm2() -> Path | None:
@@ -183,6 +186,7 @@ def _pretrained(path: Path, data: Path | None) -> Study:
         scale=PRETRAINED,
         methods=PRETRAINED_METHODS,
         questions=questions[:MOST_QUESTIONS],
+        weights=file_digest(path),
     )
 
 
@@ -194,6 +198,9 @@ def _run(study: Study, corpus: TextCorpus, settings, stages: Stages, progress, b
     scale = study.scale
     inputs = {
         "study": study.name,
+        "decoder": dataclasses.asdict(study.decoder),
+        "tokenizer": tokenizer_content(study.tokenizer),
+        "weights": study.weights,
         "scale": dataclasses.asdict(scale),
         "seed": settings.seed,
         "books": corpus.texts[:2],
@@ -235,7 +242,8 @@ def _one_seed(study: Study, setting: Setting, run, scratch, key) -> dict[str, Ar
     models = {}
     key_start, key_unlearn = jax.random.split(key)
     for name in ("target", "retrained"):
-        train = functools.partial(trained, setting, name, study.start, scratch(name), key_start)
+        folder = scratch(f"model {name}")
+        train = functools.partial(trained, setting, name, study.start, folder, key_start)
         models[name] = tree_of("params", run(f"model {name}", train))
         parts[name] = run(name, functools.partial(work.measured, setting, models[name]))
     target = models["target"]
