@@ -3,7 +3,20 @@
 import argparse
 import ast
 import contextlib
+import sys
 from importlib import resources
+from pathlib import Path
+
+from jaxml.files.errors import DataError
+from jaxml.files.paths import expanded
+
+
+def path(text: str) -> Path:
+    """Return a path, with the home folder of a user in place of `~` or `~user`."""
+    try:
+        return expanded(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def integer(text: str) -> int:
@@ -33,8 +46,10 @@ def names_in(file: str, table: str) -> list[str]:
 
 
 def say(text: str, file=None) -> None:
-    """Print in the first of several processes."""
+    """Print in the first of several processes; what the terminal cannot show is escaped."""
     import jax
 
     if jax.process_index() == 0:
-        print(text, file=file)
+        file = file or sys.stdout
+        encoding = file.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=file)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from jaxml.data.image_files import find_pictures, read_arrays, read_joined, read_picture
 from jaxml.files.errors import DataError
+from jaxml.files.paths import expanded
 
 LAYOUT = (
     "a folder of png or jpg of one size, in it or in folders of it, or an npz with images "
@@ -44,7 +45,7 @@ def load_rows(path: Path | str, *, skip_unreadable: bool = False) -> ImageRows:
       DataError: there is no such path, no image in it, one is not readable or of another size
         than the first, or an npz holds something else than images.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         return _rows_of_folder(path, skip_unreadable)
     if not path.is_file():

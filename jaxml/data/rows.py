@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxml.files.errors import DataError
+from jaxml.files.paths import expanded
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 # A number of too many digits is a plain ValueError, and lists in lists in lists the other.
@@ -57,7 +58,7 @@ def find_files(
     Raises:
       DataError: there is no such file.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_file():
         return [path]
     # A path such as "/" has no name to put a suffix to.

@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxml.extras import extra
 from jaxml.files.errors import DataError
+from jaxml.files.names import one_line
 
 FORMATS = ("PNG", "JPEG")
 # Of a byte: of one bit each, and deflated. A block of jpeg takes more than a bit.
@@ -46,4 +47,4 @@ def decode(content: bytes) -> Any:
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise DataError(str(error)) from error
+        raise DataError(one_line(error)) from error
