@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def _run(args: argparse.Namespace) -> None:
         check_memory(_read(args))
         _check_plots()
         _use_compilation_cache(cache)
-        _quiet_checkpoints()
+        _quiet_packages()
         _check_out(args.out)
         args.run(args)
 
@@ -98,7 +99,7 @@ def _check_out(folder: Path) -> None:
     check_writable(folder)
 
 
-def _quiet_checkpoints() -> None:
+def _quiet_packages() -> None:
     """Leave what goes wrong to one line: orbax also logs it, with pages of traces."""
     import logging
 
@@ -106,6 +107,8 @@ def _quiet_checkpoints() -> None:
 
     for logger in (get_absl_logger(), logging.getLogger("asyncio")):
         logger.setLevel(logging.CRITICAL)
+    # It tells everyone that PyTorch is missing, which is not needed.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def _use_compilation_cache(cache: Path | None) -> None:

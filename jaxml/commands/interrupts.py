@@ -12,7 +12,7 @@ from typing import Any
 
 INTERRUPTED = 128 + signal.SIGINT
 # A compiled loop of minutes does not see the signal before it ends.
-_PATIENCE = 5.0
+_PATIENCE = 2.0
 
 
 @contextlib.contextmanager
@@ -20,9 +20,9 @@ def interrupts(prefix: str) -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether Ctrl-C came.
 
     It raises KeyboardInterrupt as always. Where that is lost, as in a callback of the garbage
-    collector, it is raised again; where it is made another error, the function tells. Where
-    nothing ends within seconds, as in a long compiled loop, the process does: all files of a run
-    are written so that an end at any moment leaves them whole.
+    collector, it is raised again; where it is made another error, the function tells. In an
+    import, and where nothing ends within seconds, as in a long compiled loop, the process ends at
+    once: all files of a run are written so that an end at any moment leaves them whole.
 
     Args:
       prefix: of the line that is told in the last case.
@@ -40,6 +40,8 @@ def interrupts(prefix: str) -> Iterator[Callable[[], bool]]:
     def interrupt(number, frame):
         nonlocal came
         came = True
+        if _imports(frame):
+            _end(prefix)
         raise KeyboardInterrupt
 
     previous_hook = sys.unraisablehook
@@ -72,10 +74,7 @@ def _watched(prefix: str) -> Iterator[None]:
         # Each signal is a byte, whatever the main thread does; at the end of the block come none.
         while number := os.read(signals, 1):
             if number[0] == signal.SIGINT and not _ends(signals):
-                # The last line of a progress bar hides the cursor.
-                shows = "\x1b[?25h\n" if sys.stderr.isatty() else ""
-                os.write(2, f"{shows}{prefix}: interrupted\n".encode())
-                os._exit(INTERRUPTED)
+                _end(prefix)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -86,6 +85,26 @@ def _watched(prefix: str) -> Iterator[None]:
         os.close(wakeup)
         watcher.join()
         os.close(signals)
+
+
+def _imports(frame: Any) -> bool:
+    """Return whether a frame is within an import.
+
+    There an error breaks off the start of extensions in C, and some then crash.
+    """
+    while frame is not None and frame.f_globals.get("__name__") != "importlib._bootstrap":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _end(prefix: str) -> None:
+    """End the process here, with one line."""
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    # A progress bar hides the cursor.
+    shows = "\x1b[?25h\n" if sys.stderr.isatty() else ""
+    os.write(2, f"{shows}{prefix}: interrupted\n".encode())
+    os._exit(INTERRUPTED)
 
 
 def _ends(signals: int) -> bool:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, path, say
+from jaxml.commands.terminal import integer, path, say, utf8_path
 from jaxml.reproduce import EXPERIMENTS, SCALES
 
 
@@ -21,7 +21,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--scale", default="standard", help=f"{', '.join(SCALES)} (default: standard)"
     )
-    parser.add_argument("--out", type=path, default=Path("runs/latest"), metavar="DIR")
+    parser.add_argument("--out", type=utf8_path, default=Path("runs/latest"), metavar="DIR")
     parser.add_argument(
         "--data", type=path, metavar="DIR", help="folder of data (default: $JAXML_DATA)"
     )

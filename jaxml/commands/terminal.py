@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from jaxml.files.errors import DataError
-from jaxml.files.paths import expanded
+from jaxml.files.paths import expanded, is_utf8
 
 
 def path(text: str) -> Path:
@@ -17,6 +17,14 @@ def path(text: str) -> Path:
         return expanded(text)
     except DataError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def utf8_path(text: str) -> Path:
+    """Return a path as of `path`, for results of packages that take names in UTF-8 only."""
+    place = path(text)
+    if not is_utf8(place):
+        raise argparse.ArgumentTypeError(f"{text!r}: accepted is a path in UTF-8")
+    return place
 
 
 def integer(text: str) -> int:

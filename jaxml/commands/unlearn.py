@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, names_in, path, say
+from jaxml.commands.terminal import integer, names_in, path, say, utf8_path
 
 
 def add_parser(commands) -> None:
@@ -13,7 +13,7 @@ def add_parser(commands) -> None:
         "--forget", type=path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
     )
     parser.add_argument("--retain", type=path, required=True, metavar="FILE")
-    parser.add_argument("--out", type=path, default=Path("runs/unlearn"), metavar="DIR")
+    parser.add_argument("--out", type=utf8_path, default=Path("runs/unlearn"), metavar="DIR")
     objectives = [
         *names_in("unlearning/_objectives.py", "SEQUENCE_OBJECTIVES"),
         *names_in("unlearning/_token_objectives.py", "TOKEN_OBJECTIVES"),

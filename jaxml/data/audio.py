@@ -1,6 +1,7 @@
 """One series from one file: a recording, a numpy array or a column of numbers."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,10 @@ def read_frames(file: Path | io.BytesIO) -> tuple[Float[np.ndarray, "time channe
     with extra("speech"):
         import soundfile
 
+    # Of a name as text it makes UTF-8, which a name need not be.
+    source = os.fsencode(file) if isinstance(file, Path) and os.name == "posix" else file
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(source) as sound:
             # A part at a time: a header may claim any number of them.
             count = max(1, BLOCK // sound.channels)
             parts = [sound.read(count, "float32", always_2d=True)]

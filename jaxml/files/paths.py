@@ -30,3 +30,16 @@ def expanded(path: str | Path) -> Path:
     if len(longest) > LONGEST_NAME:
         raise DataError(f"{path}: a name of {len(longest)} bytes; accepted are {LONGEST_NAME}")
     return place
+
+
+def is_utf8(path: Path) -> bool:
+    """Return whether the whole of a path is UTF-8, without which some packages fail.
+
+    Args:
+      path: relative to the folder where one is, or not.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml.files.errors import DataError
+from jaxml.files.paths import is_utf8
 
 
 @contextlib.contextmanager
@@ -25,7 +26,7 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
       A context manager, which yields a `CheckpointManager` of orbax, or None.
 
     Raises:
-      DataError: `folder` is a file.
+      DataError: `folder` is a file, or no path in UTF-8.
       OSError: it cannot be made, or a checkpoint cannot be written, such as on a full disk;
         those before it stay.
     """
@@ -37,6 +38,8 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
     folder = Path(folder).absolute()
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; give a folder")
+    if not is_utf8(folder):
+        raise DataError(f"{folder}: accepted is a path in UTF-8")
     options = ocp.CheckpointManagerOptions(
         max_to_keep=2,
         cleanup_tmp_directories=True,
