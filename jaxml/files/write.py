@@ -74,6 +74,8 @@ def check_writable(folder: Path) -> None:
         existing = next(
             path for path in (folder.absolute(), *folder.absolute().parents) if _is(path)
         )
+        if existing.is_symlink() and not existing.exists():
+            raise OSError(errno.ENOENT, "a link to nothing")
         with tempfile.TemporaryFile(dir=existing):
             pass
         if any(len(os.fsencode(part)) > LONGEST_NAME for part in folder.absolute().parts):
