@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -73,7 +74,7 @@ def read_frames(file: Path | io.BytesIO) -> tuple[Float[np.ndarray, "time channe
         import soundfile
 
     # Of a name as text it makes UTF-8, which a name need not be.
-    source = os.fsencode(file) if isinstance(file, Path) and os.name == "posix" else file
+    source: Any = os.fsencode(file) if isinstance(file, Path) and os.name == "posix" else file
     try:
         with soundfile.SoundFile(source) as sound:
             # A part at a time: a header may claim any number of them.
