@@ -22,7 +22,7 @@ SCRIPTS = (
     "multifractal", "registration", "backdoor", "selftraining", "unlearning", "coreset", "scaling",
 )  # fmt: skip
 PACKAGES = (
-    "jaxml", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch", "transformers",
+    "jaxml-methods", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch", "transformers",
     "MFDFA", "mf-toolkit", "fathon", "neurokit2",
 )  # fmt: skip
 

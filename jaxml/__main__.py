@@ -1,7 +1,22 @@
-"""`python -m jaxml`: the command line."""
+"""The program `jaxml`, and `python -m jaxml`: the command line."""
 
+import signal
 import sys
 
-from jaxml.cli import main
 
-sys.exit(main())
+def run() -> None:
+    """End the process with the status of the command line."""
+    try:
+        from jaxml.cli import main
+
+        status = main()
+    except KeyboardInterrupt:
+        print("jaxml: interrupted", file=sys.stderr)
+        status = 130
+    # From here on nothing can tell of Ctrl-C in one line: it ends the process at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    run()

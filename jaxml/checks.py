@@ -6,6 +6,7 @@ checked where they are known, those of arrays that a compiled function captures 
 within no range.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any
@@ -35,7 +36,8 @@ def described(value: Any) -> str:
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         shows_value = value.shape == () and is_concrete(value)
         return str(value) if shows_value else f"{value.dtype}{list(value.shape)}"
-    text = repr(value)
+    # Where an object lies tells nobody anything.
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

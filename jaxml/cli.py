@@ -16,8 +16,12 @@ from jaxml.commands import (
     reproduce,
     unlearn,
 )
+from jaxml.commands.caches import user_cache
+from jaxml.commands.interrupts import INTERRUPTED, interrupts
+from jaxml.commands.memory import check_memory, is_out_of_memory, set_allocator
 from jaxml.extras import extra
 from jaxml.files.lock import at_work, remove_partial_files
+from jaxml.files.names import one_line
 
 COMMANDS = (reproduce, mfdfa, register, identify, coreset, unlearn, evaluate_unlearning)
 
@@ -25,23 +29,49 @@ COMMANDS = (reproduce, mfdfa, register, identify, coreset, unlearn, evaluate_unl
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 2 with one line on what was wrong, or 130 if it was interrupted."""
     args = _parser().parse_args(argv)
-    try:
-        with extra("experiments"):
-            _check_plots()
-            _use_compilation_cache()
-            _keep_freed_memory()
-            _quiet_checkpoints()
-            _check_out(args.out)
-            with at_work(args.out):
-                remove_partial_files(args.out)
-                args.run(args)
-    except (ModuleNotFoundError, ValueError, OSError, FloatingPointError) as error:
-        print(f"jaxml {args.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"jaxml {args.command}: interrupted", file=sys.stderr)
-        return 130
+    prefix = f"jaxml {args.command}"
+    interrupted = False
+    with interrupts(prefix) as came:
+        try:
+            _run(args)
+        except Exception as error:
+            # Ctrl-C in an import or in a callback of JAX comes out as another error.
+            if not came():
+                message = _message(error, args.less)
+                if message is None:
+                    raise
+                print(f"{prefix}: {message}", file=sys.stderr)
+                return 2
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted or came():
+        print(f"{prefix}: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    with extra("experiments"), user_cache() as cache:
+        set_allocator()
+        check_memory(_read(args))
+        _check_plots()
+        _use_compilation_cache(cache)
+        _quiet_packages()
+        _check_out(args.out)
+        with at_work(args.out):
+            remove_partial_files(args.out)
+            args.run(args)
+
+
+def _message(error: Exception, less: str) -> str | None:
+    """Return the line of an error that says what is wrong with what was given, else None."""
+    if is_out_of_memory(error):
+        return f"out of memory: {one_line(error)}; give more memory, or {less}"
+    known = ImportError | ValueError | OSError | FloatingPointError
+    # An error of JAX is met where JAX is loaded.
+    if isinstance(error, known) or type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError"):
+        return one_line(error)
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add_parser(commands)
     return parser
+
+
+def _read(args: argparse.Namespace) -> list[Path]:
+    """Return the paths among the arguments, but those of results and of a folder of all data."""
+    named = {k: v for k, v in vars(args).items() if k not in ("out", "data")}
+    lists = (value if isinstance(value, list | tuple) else [value] for value in named.values())
+    return [path for paths in lists for path in paths if isinstance(path, Path)]
 
 
 def _check_plots() -> None:
@@ -65,7 +102,7 @@ def _check_out(folder: Path) -> None:
     check_writable(folder)
 
 
-def _quiet_checkpoints() -> None:
+def _quiet_packages() -> None:
     """Leave what goes wrong to one line: orbax also logs it, with pages of traces."""
     import logging
 
@@ -78,27 +115,15 @@ def _quiet_checkpoints() -> None:
     sys.unraisablehook = lambda met: (
         None if str(met.exc_value) == "Event loop is closed" else others(met)
     )
+    # It tells everyone that PyTorch is missing, which is not needed.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
-def _use_compilation_cache() -> None:
+def _use_compilation_cache(cache: Path | None) -> None:
     """Keep compiled programs between runs: here, not in the library, as it is a choice."""
     import jax
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(home / "jaxml" / "xla"))
+    if cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jaxml" / "xla"))
     # Those of the least programs cost as much to write as to compile.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc reuse large blocks: XLA's buffers come anew at each call, and pages cost."""
-    import ctypes
-
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    trim_threshold, top_pad, mmap_max = -1, -2, -4
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 2**28)

@@ -48,6 +48,6 @@ def _compiled_programs(request):
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_command_line(monkeypatch):
     """Its cache and flags are settings of the process, and would reach all later tests."""
-    monkeypatch.setattr("jaxml.cli._use_compilation_cache", lambda: None)
+    monkeypatch.setattr("jaxml.cli._use_compilation_cache", lambda cache: None)
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
     monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)

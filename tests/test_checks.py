@@ -1,5 +1,6 @@
 """Each check accepts what it says, refuses all else in one form, and looks at captured arrays."""
 
+import functools
 import re
 
 import jax
@@ -145,3 +146,12 @@ def test_traced_values_pass_and_traced_shapes_do_not():
 def test_long_values_are_cut():
     message = str(checks.refused("path", "x" * 5000, "a short name"))
     assert len(message) < 160 and message.endswith("...: accepted is a short name")
+
+
+def test_no_message_has_the_address_of_an_object():
+    function = lambda: 0
+    held = [function, functools.partial(function), object()]
+    assert "0x" in repr(held)
+    assert checks.described(held).startswith("[<function test_no_message_has_the_address_of_an")
+    assert "0x" not in checks.described(held) + checks.described(object())
+    assert checks.described(object()) == "<object object>"

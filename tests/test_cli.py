@@ -1,6 +1,7 @@
 import argparse
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import soundfile
 from jaxml import llm
 from jaxml.backdoor import IdentifyConfig
 from jaxml.cli import _parser, main
+from jaxml.commands import mfdfa_files
 from jaxml.commands.coreset_files import choose_files
 from jaxml.commands.evaluate_files import evaluate_files
 from jaxml.commands.register_files import register_files
@@ -214,3 +216,56 @@ def test_help_imports_nothing_heavy():
 def test_module_runs_as_a_program():
     run = subprocess.run([sys.executable, "-m", "jaxml", "--help"], capture_output=True, text=True)
     assert run.returncode == 0 and "reproduce" in run.stdout
+
+
+def test_mfdfa_takes_files_of_any_name(tmp_path, capsys):
+    names = ["$x$ $.npy", os.fsdecode(b"caf\xe9.npy"), os.fsdecode(b"caf\xe9.wav"), "a|b\nc.npy"]
+    for name in names:
+        if name.endswith(".npy"):
+            np.save(tmp_path / name, _noise())
+        else:
+            soundfile.write(os.fsencode(tmp_path / name), 0.1 * _noise(), 8000)
+    out = tmp_path / "out"
+    assert main(["mfdfa", *(str(tmp_path / n) for n in names), "--out", str(out)]) == 0
+    table = capsys.readouterr().out
+    told_names = ["$x$ $.npy", r"caf\xe9.npy", r"caf\xe9.wav", r"a\|b\nc.npy"]
+    for name, told in zip(names, told_names, strict=True):
+        assert f"| {told} |" in table
+        assert json.loads((out / f"{name}.json").read_text())["file"] == str(tmp_path / name)
+
+
+def test_mfdfa_refuses_a_name_too_long_for_those_of_the_results(tmp_path, capsys):
+    name = "x" * 240 + ".npy"
+    np.save(tmp_path / name, _noise())
+    assert main(["mfdfa", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+    assert "accepted is a name of up to 240 bytes" in capsys.readouterr().err
+    shorter = "x" * 236 + ".npy"
+    (tmp_path / name).rename(tmp_path / shorter)
+    assert main(["mfdfa", str(tmp_path / shorter), "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("bad", ["nan.npy", "short.npy", "large.npy"])
+def test_a_bad_file_is_told_before_the_others_are_analyzed(bad, tmp_path, capsys, monkeypatch):
+    _write_bad(tmp_path)
+    monkeypatch.setattr(mfdfa_files, "_analyze", lambda *_: pytest.fail("analyzed"))
+    arguments = ["mfdfa", str(tmp_path / "good.npy"), str(tmp_path / bad)]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert bad in capsys.readouterr().err
+
+
+def test_what_is_analyzed_is_kept_where_a_later_file_fails(tmp_path, capsys, monkeypatch):
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, _noise())
+    analyze = mfdfa_files._analyze
+
+    def lost(file, settings):
+        if file.name == "b.npy":
+            raise MemoryError("for b")
+        return analyze(file, settings)
+
+    monkeypatch.setattr(mfdfa_files, "_analyze", lost)
+    arguments = ["mfdfa", str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    assert "out of memory: for b" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.npy.json", "a.npy.png"}

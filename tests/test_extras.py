@@ -13,18 +13,19 @@ import jaxml
 from jaxml import speech
 from jaxml.cli import main
 from jaxml.data import load_audio, load_volume
+from jaxml.extras import DISTRIBUTIONS
+from jaxml.files.pictures import decode
 from jaxml.models import llama
 
 ROOT = Path(jaxml.__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-PACKAGES = {"PIL": "pillow"}
 
 
 def brought_by(name):
     """Return the packages of an extra, those of the extras it names among them."""
     found = set()
     for requirement in EXTRAS[name]:
-        inner = re.fullmatch(r"jaxml\[(.*)\]", requirement)
+        inner = re.fullmatch(r"jaxml-methods\[(.*)\]", requirement)
         if inner:
             found |= {p for part in inner[1].split(",") for p in brought_by(part)}
         else:
@@ -50,11 +51,33 @@ NAMED = sorted(set(named_extras()))
 
 @pytest.mark.parametrize(("file", "name", "package"), NAMED)
 def test_the_extra_brings_the_package(file, name, package):
-    assert PACKAGES.get(package, package) in brought_by(name)
+    assert DISTRIBUTIONS.get(package, package) in brought_by(name)
 
 
 def test_there_are_such_imports():
     assert {name for _, name, _ in NAMED} == {"experiments", "speech", "unlearning"}
+
+
+def what_to_install(package, name):
+    """Return the message; what the index has as `jaxml` is another project."""
+    checkout = "or, in jaxml's folder with all that it goes with, pip install"
+    return f"needs the package {package}: pip install {package}, {checkout} '.[{name}]'"
+
+
+def test_a_package_is_named_as_it_is_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ModuleNotFoundError, match="the package pillow: pip install pillow, "):
+        decode(b"")
+
+
+def test_nothing_tells_to_install_another_project():
+    own = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("notebooks/*")]
+    own += [path for part in ("jaxml", "benchmarks") for path in (ROOT / part).rglob("*.py")]
+    name = re.compile(r"""pip install (-\S+ )*['"]?jaxml\b""")
+    assert not [path for path in own if path.is_file() and name.search(path.read_text())]
+    assert not [
+        r for names in EXTRAS.values() for r in names if re.match(r"jaxml\b(?!-methods)", r)
+    ]
 
 
 def _trim(_):
@@ -76,8 +99,7 @@ def test_a_missing_package_is_named_with_its_extra(package, name, call, tmp_path
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModuleNotFoundError) as caught:
         call(tmp_path)
-    told = f"needs the package {package}; install it with: pip install 'jaxml[{name}]'"
-    assert str(caught.value) == told
+    assert str(caught.value) == what_to_install(package, name)
 
 
 def test_the_command_line_misses_the_plots_before_it_works(tmp_path, capsys, monkeypatch):
@@ -85,8 +107,8 @@ def test_the_command_line_misses_the_plots_before_it_works(tmp_path, capsys, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["mfdfa", "a.npy"]) == 2
-    said = "jaxml mfdfa: needs the package matplotlib; install it with: pip install "
-    assert capsys.readouterr().err == f"{said}'jaxml[experiments]'\n"
+    said = what_to_install("matplotlib", "experiments")
+    assert capsys.readouterr().err == f"jaxml mfdfa: {said}\n"
     assert not (tmp_path / "runs").exists()
 
 
@@ -94,5 +116,5 @@ def test_the_command_line_names_the_extra_of_all_it_needs(tmp_path, capsys, monk
     (tmp_path / "a.wav").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "soundfile", None)
     assert main(["mfdfa", str(tmp_path / "a.wav"), "--out", str(tmp_path / "out")]) == 2
-    said = "jaxml mfdfa: needs the package soundfile; install it with: pip install "
-    assert capsys.readouterr().err == f"{said}'jaxml[experiments]'\n"
+    said = what_to_install("soundfile", "experiments")
+    assert capsys.readouterr().err == f"jaxml mfdfa: {said}\n"

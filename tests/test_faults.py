@@ -23,6 +23,7 @@ import pytest
 from job_results import assert_equal, assert_whole, finished, newest_checkpoints, results
 
 from jaxml import cli
+from jaxml.files.write import check_writable
 from jaxml.training import fit
 
 WORKER = Path(__file__).with_name("fault_worker.py")
@@ -303,3 +304,19 @@ def test_checkpoints_that_cannot_be_written_are_told_before_the_first_step(tmp_p
             jax.random.key(0), never, jnp.zeros(2), jnp.zeros(2), optimizer=optax.sgd(0.1),
             steps=2, folder=tmp_path / "file/run",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("out", ["link", "link/out", "x" * 256, "new/" + "x" * 256])
+def test_a_place_that_cannot_be_made_is_told_before_the_work(out, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jaxml.commands.mfdfa.run", lambda args: pytest.fail("work has begun"))
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match="link to nothing|File name too long"):
+        check_writable(Path(out))
+    # What is told of a name too long is told when it is read.
+    try:
+        assert cli.main(["mfdfa", "a.npy", "--out", out]) == 2
+    except SystemExit as ended:
+        assert ended.code == 2 and "x" in out
+    assert out in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from jaxml.commands.terminal import add_max_gib, integer, say
+from jaxml.commands.terminal import add_max_gib, integer, path, say
 
 
 def add_parser(commands) -> None:
     """Add the sub-command."""
     parser = commands.add_parser("coreset", help="choose a part of texts to forget, by a score")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF|NAME")
+    parser.add_argument("--model", type=path, required=True, metavar="DIR|GGUF|NAME")
     parser.add_argument(
-        "--forget", type=Path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
+        "--forget", type=path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
     )
     parser.add_argument(
-        "--retain", type=Path, metavar="FILE", help="texts to keep; for keyword_density alone"
+        "--retain", type=path, metavar="FILE", help="texts to keep; for keyword_density alone"
     )
     parser.add_argument(
         "--score",
@@ -33,9 +33,9 @@ def add_parser(commands) -> None:
         "--count", type=integer, default=100, help="keywords of keyword_density (default: 100)"
     )
     parser.add_argument("--seed", type=integer, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/coreset"), metavar="DIR")
+    parser.add_argument("--out", type=path, default=Path("runs/coreset"), metavar="DIR")
     add_max_gib(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, less="a smaller --length, fewer texts or a smaller model")
 
 
 def run(args) -> None:

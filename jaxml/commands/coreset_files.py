@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxml import checks, llm
-from jaxml.commands.text_files import tokenized_file
+from jaxml.commands.text_files import tokenized
 from jaxml.data.text import load_texts
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES
@@ -77,8 +77,12 @@ def choose_files(
     if score == "keyword_density" and retain is None:
         kept = "a file of texts to keep with score='keyword_density', whose words are no keywords"
         raise checks.refused("retain", retain, kept)
+    read = load_texts(forget, max_bytes=max_bytes)
+    kept_texts = []
+    if retain is not None and score == "keyword_density":
+        kept_texts = load_texts(retain, max_bytes=max_bytes)
     scorer = llm.load(model)
-    texts = tokenized_file(scorer, forget, length, max_bytes=max_bytes)
+    texts = tokenized(scorer, forget, read, length)
     chunks, size = texts.tokens.shape
     if chunks == 1:
         raise DataError(
@@ -86,10 +90,7 @@ def choose_files(
             "more: give a longer text or a smaller length"
         )
     written = chunk_texts(scorer.tokenizer, texts)
-    words: tuple[str, ...] = ()
-    if retain is not None and score == "keyword_density":
-        kept = load_texts(retain, max_bytes=max_bytes)
-        words = keywords.extract(written, kept, count=count)
+    words = keywords.extract(written, kept_texts, count=count) if kept_texts else ()
     scores = llm.score(jax.random.key(seed), score, scorer, texts, words=words)
     chosen = np.asarray(coreset.select(scores, fraction, keep=keep))
     values = np.asarray(scores, np.float64)
@@ -154,9 +155,7 @@ def _report(files: str, written, values: np.ndarray, results: dict[str, Any]) ->
         _spread_row("all", len(values), results["scores"]),
         _spread_row("chosen", len(chosen), results["scores of the chosen"]),
     )
-    first = tuple(
-        (str(i), f"{values[i]:.4g}", _start(written[i]).replace("|", "\\|")) for i in chosen[:20]
-    )
+    first = tuple((str(i), f"{values[i]:.4g}", _start(written[i])) for i in chosen[:20])
     parts: list[str | Table | Figure] = [
         f"{files} The chosen chunks are in coreset.jsonl, all scores in scores.csv.",
         Table("Scores", ("chunks", "number", "least", "median", "greatest"), spread),

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from jaxml.commands.terminal import add_max_gib, integer, say
+from jaxml.commands.terminal import add_max_gib, integer, path, say
 
 
 def add_parser(commands) -> None:
@@ -11,16 +11,16 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "evaluate-unlearning", help="measure what a language model knows of texts and questions"
     )
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF|NAME")
-    parser.add_argument("--verbatim", type=Path, metavar="FILE", help="passages: prompt, gt")
-    parser.add_argument("--knowledge", type=Path, metavar="FILE", help="question, answer")
+    parser.add_argument("--model", type=path, required=True, metavar="DIR|GGUF|NAME")
+    parser.add_argument("--verbatim", type=path, metavar="FILE", help="passages: prompt, gt")
+    parser.add_argument("--knowledge", type=path, metavar="FILE", help="question, answer")
     parser.add_argument(
-        "--choices", type=Path, nargs="+", default=(), metavar="FILE", help="as of WMDP or MMLU"
+        "--choices", type=path, nargs="+", default=(), metavar="FILE", help="as of WMDP or MMLU"
     )
-    parser.add_argument("--text", type=Path, nargs="+", default=(), metavar="FILE")
+    parser.add_argument("--text", type=path, nargs="+", default=(), metavar="FILE")
     parser.add_argument(
         "--privacy",
-        type=Path,
+        type=path,
         nargs=3,
         metavar=("FORGET", "HOLDOUT", "MODEL"),
         help="PrivLeak: texts unlearned, texts never seen, a model trained without the former",
@@ -28,9 +28,9 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--length", type=integer, default=512, help="tokens of a sequence (default: 512)"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/evaluation"), metavar="DIR")
+    parser.add_argument("--out", type=path, default=Path("runs/evaluation"), metavar="DIR")
     add_max_gib(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, less="a smaller --length, fewer texts or a smaller model")
 
 
 def run(args) -> None:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from jaxml.commands.terminal import add_max_gib, integer, say
+from jaxml.commands.terminal import add_max_gib, integer, path, say
 
 # Of `backdoor.IdentifyConfig`, which the help cannot read without importing JAX; a test compares.
 SETTINGS = {
@@ -20,7 +20,7 @@ def add_parser(commands) -> None:
         "identify", help="find backdoor images of a training set by the classifier trained on it"
     )
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="FOLDER|NPZ", help="png or jpg, or an npz"
+        "--images", type=path, required=True, metavar="FOLDER|NPZ", help="png or jpg, or an npz"
     )
     parser.add_argument(
         "--model",
@@ -29,7 +29,7 @@ def add_parser(commands) -> None:
         help="JAX function of images [row, height, width, channel], 0 to 1, to logits "
         "(default name: logits_fn)",
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/identify"), metavar="DIR")
+    parser.add_argument("--out", type=path, default=Path("runs/identify"), metavar="DIR")
     parser.add_argument(
         "--skip-unreadable", action="store_true", help="leave such images out and list them"
     )
@@ -38,7 +38,7 @@ def add_parser(commands) -> None:
             f"--{name}", type=kind, default=default, help=f"{text} (default: {default})"
         )
     add_max_gib(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, less="fewer or smaller images")
 
 
 def run(args) -> None:

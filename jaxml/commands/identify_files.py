@@ -20,10 +20,13 @@ from jaxtyping import Array
 from jaxml import backdoor
 from jaxml.backdoor._amplify import check_images, row_logits
 from jaxml.backdoor._fit_mask import mask_optimizer
+from jaxml.commands.memory import is_out_of_memory
 from jaxml.data.image_rows import ImageRows, load_rows
 from jaxml.files.digest import digest, file_digest
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES
+from jaxml.files.names import one_line
+from jaxml.files.paths import expanded
 from jaxml.files.write import write_whole
 from jaxml.output.plots import new_figure, png
 from jaxml.output.report import Figure, Report, Table, write_report
@@ -50,10 +53,10 @@ def identify_files(
     """Find the backdoor images of a training set and write them down in `out`.
 
     Written: `scores.csv` (file or row number, score, flagged), `clean.txt` with the files or
-    rows that are not flagged, `mask.png` with a pixel for each of the mask, white where the
-    trigger is looked for, and a report with `results.json`. The state after each round is kept
-    in `out`, so that a run that was ended goes on from there to the same result. A run with
-    another network, wherever its weights lie, other images or settings starts anew and puts
+    rows that are not flagged, one a line, `mask.png` with a pixel for each of the mask, white
+    where the trigger is looked for, and a report with `results.json`. The state after each round
+    is kept in `out`, so that a run that was ended goes on from there to the same result. A run
+    with another network, wherever its weights lie, other images or settings starts anew and puts
     its states in the place of those.
 
     Args:
@@ -82,6 +85,8 @@ def identify_files(
     except ValueError as error:
         raise DataError(f"{images}, {model}: {_line(error)}") from error
     except jax.errors.JaxRuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise DataError(f"{model}: failed while running: {_line(error)}") from error
     flagged = np.asarray(result.is_backdoor)
     results = {
@@ -126,6 +131,8 @@ def load_model(model: str) -> Callable[[Array], Array]:
     def logits_fn(x: Any) -> Any:
         try:
             return function(x)
+        except MemoryError:
+            raise
         except (Exception, SystemExit) as error:
             kind = type(error).__name__
             raise DataError(f"{name} raised {kind}: {_line(error)}") from error
@@ -135,7 +142,7 @@ def load_model(model: str) -> Callable[[Array], Array]:
 
 def _file_and_name(model: str) -> tuple[Path, str]:
     path, name = (model, FUNCTION) if model.endswith(".py") else model.rpartition(":")[::2]
-    file = Path(path).expanduser()
+    file = expanded(path)
     if not file.is_file() or file.suffix != ".py":
         raise DataError(f"{path or model}: no such file; accepted is FILE.py or FILE.py:NAME")
     return file, name
@@ -227,11 +234,13 @@ def _scores(rows: ImageRows, result: backdoor.Identification) -> bytes:
     scores, flags = np.asarray(result.score), np.asarray(result.is_backdoor, int)
     for name, score, flag in zip(_names(rows), scores, flags, strict=True):
         table.writerow([name, f"{score:.6g}", flag])
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="surrogateescape")
 
 
 def _lines(names) -> bytes:
-    return "".join(f"{name}\n" for name in names).encode()
+    """Return a line a name, with the bytes that the file has; a line break within is escaped."""
+    lines = (str(name).replace("\n", "\\n").replace("\r", "\\r") for name in names)
+    return "".join(f"{line}\n" for line in lines).encode(errors="surrogateescape")
 
 
 def _gray_png(mask: np.ndarray) -> bytes:
@@ -316,4 +325,4 @@ def _pictures(images: np.ndarray) -> bytes:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).strip() or "no message").splitlines()[0][:300]
+    return one_line(error)[:300]

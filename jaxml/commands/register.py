@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from jaxml.commands.terminal import add_max_gib, integer, say
+from jaxml.commands.terminal import add_max_gib, integer, path, say
 
 PROJECTIONS = ("fold_free", "layer", "none")
 
@@ -12,9 +12,9 @@ def add_parser(commands) -> None:
     parser = commands.add_parser(
         "register", help="register two images: NIfTI volumes, npz or npy arrays, png pictures"
     )
-    parser.add_argument("fixed", type=Path, metavar="FIXED")
-    parser.add_argument("moving", type=Path, metavar="MOVING", help="image to move onto FIXED")
-    parser.add_argument("--out", type=Path, default=Path("runs/register"), metavar="DIR")
+    parser.add_argument("fixed", type=path, metavar="FIXED")
+    parser.add_argument("moving", type=path, metavar="MOVING", help="image to move onto FIXED")
+    parser.add_argument("--out", type=path, default=Path("runs/register"), metavar="DIR")
     parser.add_argument(
         "--projection",
         default=PROJECTIONS[0],
@@ -28,7 +28,7 @@ def add_parser(commands) -> None:
         "--smoothness", type=float, help="weight of the field's roughness (default: 0.5)"
     )
     add_max_gib(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, less="images of fewer voxels")
 
 
 def run(args) -> None:

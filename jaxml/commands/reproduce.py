@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from jaxml.commands.terminal import integer, say
+from jaxml.commands.terminal import integer, path, say, utf8_path
 from jaxml.reproduce import EXPERIMENTS, SCALES
 
 
@@ -21,12 +21,12 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--scale", default="standard", help=f"{', '.join(SCALES)} (default: standard)"
     )
-    parser.add_argument("--out", type=Path, default=Path("runs/latest"), metavar="DIR")
+    parser.add_argument("--out", type=utf8_path, default=Path("runs/latest"), metavar="DIR")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of data (default: $JAXML_DATA)"
+        "--data", type=path, metavar="DIR", help="folder of data (default: $JAXML_DATA)"
     )
     parser.add_argument("--seed", type=integer, default=0)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, less="one METHOD, or --scale quick")
 
 
 def run(args) -> None:

@@ -3,9 +3,29 @@
 import argparse
 import ast
 import contextlib
+import sys
 from importlib import resources
+from pathlib import Path
 
+from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES
+from jaxml.files.paths import expanded, is_utf8
+
+
+def path(text: str) -> Path:
+    """Return a path, with the home folder of a user in place of `~` or `~user`."""
+    try:
+        return expanded(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def utf8_path(text: str) -> Path:
+    """Return a path as of `path`, for results of packages that take names in UTF-8 only."""
+    place = path(text)
+    if not is_utf8(place):
+        raise argparse.ArgumentTypeError(f"{text!r}: accepted is a path in UTF-8")
+    return place
 
 
 def integer(text: str) -> int:
@@ -54,8 +74,10 @@ def names_in(file: str, table: str) -> list[str]:
 
 
 def say(text: str, file=None) -> None:
-    """Print in the first of several processes."""
+    """Print in the first of several processes; what the terminal cannot show is escaped."""
     import jax
 
     if jax.process_index() == 0:
-        print(text, file=file)
+        file = file or sys.stdout
+        encoding = file.encoding or "utf-8"
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=file)

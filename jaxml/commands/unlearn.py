@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from jaxml.commands.terminal import add_max_gib, integer, names_in, say
+from jaxml.commands.terminal import add_max_gib, integer, names_in, path, say, utf8_path
 
 
 def add_parser(commands) -> None:
     """Add the sub-command."""
     parser = commands.add_parser("unlearn", help="make a language model forget texts")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR|GGUF|NAME")
+    parser.add_argument("--model", type=path, required=True, metavar="DIR|GGUF|NAME")
     parser.add_argument(
-        "--forget", type=Path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
+        "--forget", type=path, required=True, metavar="FILE", help="txt, json, jsonl, csv, parquet"
     )
-    parser.add_argument("--retain", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--out", type=Path, default=Path("runs/unlearn"), metavar="DIR")
+    parser.add_argument("--retain", type=path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=utf8_path, default=Path("runs/unlearn"), metavar="DIR")
     objectives = [
         *names_in("unlearning/_objectives.py", "SEQUENCE_OBJECTIVES"),
         *names_in("unlearning/_token_objectives.py", "TOKEN_OBJECTIVES"),
@@ -22,7 +22,7 @@ def add_parser(commands) -> None:
         "--method", default="npo", help=f"{', '.join(objectives)} or rmu (default: npo)"
     )
     parser.add_argument(
-        "--alternative", type=Path, metavar="FILE", help="for dpo and idk: instead of each text"
+        "--alternative", type=path, metavar="FILE", help="for dpo and idk: instead of each text"
     )
     parser.add_argument(
         "--retain-term", default="nll", metavar="TERM", help="nll (default), kl or none"
@@ -48,7 +48,7 @@ def add_parser(commands) -> None:
     )
     parser.add_argument("--seed", type=integer, default=0)
     add_max_gib(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, less="a smaller --batch-size or --length, or a smaller model")
 
 
 def run(args) -> None:

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from jaxml import checks, llm
-from jaxml.commands.text_files import tokenized_file
+from jaxml.commands.text_files import tokenized
+from jaxml.data.text import load_texts
 from jaxml.files.limits import MAX_BYTES
 from jaxml.llm._measures import token_mean
 from jaxml.output.plots import curves
@@ -64,14 +65,12 @@ def unlearn_files(
     checks.choice(METHODS, method=config.method)
     checks.choice(RETAIN_TERMS, retain=config.retain)
     checks.counts(least=2, length=length)
-    before = llm.load(model)
     files = {"forget": forget, "retain": retain}
     if alternative is not None:
         files["alternative"] = alternative
-    sets = {
-        name: tokenized_file(before, path, length, max_bytes=max_bytes)
-        for name, path in files.items()
-    }
+    read = {name: load_texts(path, max_bytes=max_bytes) for name, path in files.items()}
+    before = llm.load(model)
+    sets = {name: tokenized(before, path, read[name], length) for name, path in files.items()}
     depends = {
         "config": dataclasses.asdict(config),
         "layer": layer,

@@ -1,7 +1,9 @@
 """One series from one file: a recording, a numpy array or a column of numbers."""
 
 import io
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -85,8 +87,10 @@ def read_frames(
     with extra("speech"):
         import soundfile
 
+    # Of a name as text it makes UTF-8, which a name need not be.
+    source: Any = os.fsencode(file) if isinstance(file, Path) and os.name == "posix" else file
     try:
-        with soundfile.SoundFile(file) as sound:
+        with soundfile.SoundFile(source) as sound:
             # A part at a time: a header may claim any number of them.
             count = max(1, BLOCK // sound.channels)
             frame_bytes = _SAMPLE_BYTES * sound.channels

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from jaxml.files.paths import expanded
+
 
 def named_folder(folder: Path | str | None) -> Path | None:
     """Return the user's data, else the folder that the variable JAXML_DATA names, else None.
@@ -14,4 +16,4 @@ def named_folder(folder: Path | str | None) -> Path | None:
       The path, with the user's home for "~".
     """
     named = folder or os.environ.get("JAXML_DATA")
-    return Path(named).expanduser() if named else None
+    return expanded(named) if named else None

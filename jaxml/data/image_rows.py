@@ -15,6 +15,7 @@ from jaxml.data.image_files import (
 )
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES, check_memory
+from jaxml.files.paths import expanded
 
 LAYOUT = (
     "a folder of png or jpg of one size, in it or in folders of it, or an npz with images "
@@ -54,7 +55,7 @@ def load_rows(
       DataError: there is no such path, no image in it, one is not readable or of another size
         than the first, they are too large, or an npz holds something else than images.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_dir():
         return _rows_of_folder(path, skip_unreadable, max_bytes)
     if not path.is_file():

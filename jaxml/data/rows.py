@@ -11,6 +11,7 @@ from jaxml.files.csv_text import parse_csv
 from jaxml.files.errors import DataError, unreadable
 from jaxml.files.limits import MAX_BYTES, ROW_BYTES, VALUE_BYTES, check_memory
 from jaxml.files.parquet import read_parquet
+from jaxml.files.paths import expanded
 from jaxml.files.strict_json import parse_json
 from jaxml.files.unique import first_repeated
 
@@ -63,7 +64,7 @@ def find_files(
     Raises:
       DataError: there is no such file.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.is_file():
         return [path]
     # A path such as "/" has no name to put a suffix to.

@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxml.files.names import one_line
+
 
 class DataError(ValueError):
     """A file or folder that cannot be used.
@@ -72,4 +74,4 @@ def damage(*errors: type[Exception], prefix: str = "") -> Iterator[None]:
     except DataError:
         raise
     except (ValueError, *errors) as error:
-        raise DataError(f"{prefix}{error}") from error
+        raise DataError(f"{prefix}{one_line(error)}") from error

@@ -7,6 +7,7 @@ from typing import Any
 from jaxml.extras import extra
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES, check_memory
+from jaxml.files.names import one_line
 
 FORMATS = ("PNG", "JPEG")
 # Of a byte: of one bit each, and deflated. A block of jpeg takes more than a bit.
@@ -58,4 +59,4 @@ def decode(content: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ) as error:
-        raise DataError(str(error)) from error
+        raise DataError(one_line(error)) from error

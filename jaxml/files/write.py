@@ -1,11 +1,14 @@
 """Files that appear under their names only when they are complete."""
 
 import contextlib
+import errno
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from jaxml.files.paths import LONGEST_NAME
 
 
 @contextlib.contextmanager
@@ -70,11 +73,27 @@ def check_writable(folder: Path) -> None:
       folder: of results to come.
 
     Raises:
-      OSError: nothing can be written to the folder, or to the first of its parents that exists.
+      OSError: nothing can be written to the folder, or to the first of its parents that exists, a
+        link to nothing among them, or a name in it is too long.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     try:
+        existing = next(
+            path for path in (folder.absolute(), *folder.absolute().parents) if _is(path)
+        )
+        if existing.is_symlink() and not existing.exists():
+            raise OSError(errno.ENOENT, "a link to nothing")
         with tempfile.TemporaryFile(dir=existing):
             pass
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in folder.absolute().parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     except OSError as error:
         raise OSError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def _is(path: Path) -> bool:
+    """Return whether something has this name, be it a link to nothing."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

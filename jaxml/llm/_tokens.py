@@ -86,8 +86,16 @@ def encode(tokenizer: Any, text: str, *, start: bool) -> list[int]:
       tokenizer: of Hugging Face, or with its `encode`.
       text: to encode.
       start: put the token of the beginning in front, where there is one.
+
+    Raises:
+      ValueError: the tokenizer does not take the text.
     """
-    tokens = tokenizer.encode(text, add_special_tokens=False)
+    try:
+        tokens = tokenizer.encode(text, add_special_tokens=False)
+    # Those in Rust raise what they like, for a word that they lack among others.
+    except Exception as error:
+        accepted = f"a text that the tokenizer takes: {' '.join(str(error).split())}"
+        raise checks.refused("text", text, accepted) from error
     first = getattr(tokenizer, "bos_token_id", None)
     return [first, *tokens] if start and first is not None else tokens
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxml.output.plots import new_figure, png
+from jaxml.output.plots import new_figure, plain, png
 from jaxml.registration import jacobian_determinant
 
 
@@ -17,7 +17,7 @@ def images(panels: Mapping[str, Float[Array | np.ndarray, "*volume"]]) -> bytes:
         difference = title.startswith("−")
         limits = {"cmap": "RdBu", "vmin": -1, "vmax": 1} if difference else {"cmap": "gray"}
         axis.imshow(_slice(np.asarray(volume)).T, origin="lower", **limits)
-        axis.set(title=title.lstrip("−"), xticks=[], yticks=[])
+        axis.set(title=plain(title.lstrip("−")), xticks=[], yticks=[])
     return png(figure)
 
 
@@ -33,7 +33,7 @@ def deformations(fields: Mapping[str, Float[Array | np.ndarray, "*volume ndim"]]
         step = max(1, min(plane.shape[:2]) // 40)
         above.plot(y[::step].T, x[::step].T, color="C0", linewidth=0.5)
         above.plot(y[:, ::step], x[:, ::step], color="C0", linewidth=0.5)
-        above.set(title=title, aspect="equal", xticks=[], yticks=[])
+        above.set(title=plain(title), aspect="equal", xticks=[], yticks=[])
         determinant = _slice(np.asarray(jacobian_determinant(jnp.asarray(u))))
         shown = below.imshow(
             np.where(determinant > 0, determinant, np.nan).T,

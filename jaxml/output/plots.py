@@ -1,10 +1,13 @@
 """The plots of the reports, as PNG bytes."""
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from jaxml.files.names import shown
 
 
 def bars(
@@ -32,9 +35,9 @@ def bars(
     height = 0.8 / len(values)
     for i, (name, heights) in enumerate(values.items()):
         at = place + (i - (len(values) - 1) / 2) * height
-        axes.barh(at, heights, height, xerr=errors[name], label=name, capsize=2)
+        axes.barh(at, heights, height, xerr=errors[name], label=plain(name), capsize=2)
     axes.axvline(chance, color="black", linestyle=":", label="chance")
-    axes.set(yticks=place, yticklabels=groups, xlabel=label, xlim=(0, 1.05))
+    axes.set(yticks=place, yticklabels=map(plain, groups), xlabel=plain(label), xlim=(0, 1.05))
     axes.invert_yaxis()
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return png(figure)
@@ -69,9 +72,9 @@ def matrix(
     image = axes.imshow(
         values, cmap=palette, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest"
     )
-    axes.set_xticks(range(len(columns)), columns)
+    axes.set_xticks(range(len(columns)), [plain(name) for name in columns])
     axes.set_yticks(*_thinned(rows))
-    axes.set(xlabel=x, ylabel=y)
+    axes.set(xlabel=plain(x), ylabel=plain(y))
     if write:
         middle = limits[0] + 0.6 * (limits[1] - limits[0])
         for (i, j), value in np.ndenumerate(values):
@@ -93,14 +96,15 @@ def curves(panels: Sequence[Mapping[str, Any]]) -> bytes:
     Returns:
       A PNG picture.
     """
+    texts = {"title": "title", "xlabel": "x", "ylabel": "y"}
     figure, all_axes = new_figure(4.6 * len(panels), 3.8, columns=len(panels))
     all_axes = np.atleast_1d(all_axes)
     for axes, panel in zip(all_axes, panels, strict=True):
         for label, (at, values) in panel["lines"].items():
-            axes.plot(at, values, marker="." if len(at) < 50 else None, label=label)
+            axes.plot(at, values, marker="." if len(at) < 50 else None, label=plain(label))
         for label, (at, low, high) in panel.get("bands", {}).items():
-            axes.fill_between(at, low, high, alpha=0.3, label=label)
-        axes.set(title=panel["title"], xlabel=panel["x"], ylabel=panel["y"])
+            axes.fill_between(at, low, high, alpha=0.3, label=plain(label))
+        axes.set(**{to: plain(panel[of]) for to, of in texts.items()})
     labels = {tuple(axes.get_legend_handles_labels()[1]) for axes in all_axes}
     if len(panels) > 1 and len(labels) == 1:
         _legend_below(figure, all_axes[0])
@@ -160,6 +164,18 @@ def new_figure(width: float, height: float, *, columns: int = 1, rows: int = 1) 
     return figure, figure.subplots(rows, columns)
 
 
+def plain(text: str) -> str:
+    r"""Return a text that matplotlib draws as it is: without formulas between dollars.
+
+    Args:
+      text: such as a name from outside.
+
+    Returns:
+      The text in one line, `$` as `\$`.
+    """
+    return shown(text).replace("$", r"\$")
+
+
 def png(figure: Any) -> bytes:
     """Return a figure as a PNG picture.
 
@@ -170,7 +186,10 @@ def png(figure: Any) -> bytes:
       The content of a file.
     """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings():
+        # Names may be in any script; one that the font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
@@ -188,4 +207,4 @@ def _legend_below(figure, axes) -> None:
 def _thinned(labels):
     """Return places and texts of the first of each run of equal labels."""
     first = [i for i, text in enumerate(labels) if i == 0 or text != labels[i - 1]]
-    return first, [labels[i] for i in first]
+    return first, [plain(labels[i]) for i in first]

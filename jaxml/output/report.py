@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+import jaxml
+from jaxml.files.names import shown
 from jaxml.files.write import write_whole
 
 
@@ -161,8 +163,14 @@ def markdown_table(table: Table) -> str:
     Returns:
       Lines of text.
     """
-    lines = [table.header, ("---",) * len(table.header), *table.rows]
+    header, *rows = ([_cell(text) for text in line] for line in (table.header, *table.rows))
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """Return a text that neither ends a cell of Markdown nor begins another."""
+    return shown(text).replace("|", "\\|")
 
 
 def _plain(value):
@@ -183,22 +191,23 @@ def _environment() -> str:
     devices = jax.devices()
     return (
         f"{len(devices)} {devices[0].device_kind} device(s), Python {platform.python_version()}, "
-        f"jax {version('jax')}, jaxml {version('jaxml')}"
+        f"jax {version('jax')}, jaxml {jaxml.__version__}"
     )
 
 
 def _markdown(reports, head) -> str:
     lines = ["# jaxml report", "", head]
     for report in reports:
-        lines += ["", f"## {report.title}", "", f"{report.seconds:.0f} s."]
+        lines += ["", f"## {shown(report.title)}", "", f"{report.seconds:.0f} s."]
         for part in report.parts:
             if isinstance(part, Table):
-                lines += ["", f"**{part.caption}**", "", markdown_table(part)]
+                lines += ["", f"**{shown(part.caption)}**", "", markdown_table(part)]
             elif isinstance(part, Figure):
-                lines += ["", f"![{part.caption}]({report.method}/{part.name}.png)", ""]
-                lines += [f"*{part.caption}*"]
+                caption = shown(part.caption)
+                lines += ["", f"![{caption}]({report.method}/{part.name}.png)", ""]
+                lines += [f"*{caption}*"]
             else:
-                lines += ["", part]
+                lines += ["", shown(part)]
     return "\n".join(lines) + "\n"
 
 
@@ -216,24 +225,24 @@ figure{margin:1rem 0}figcaption{color:#555}img{max-width:100%}
 
 
 def _html(reports, head) -> str:
-    body = [f"<h1>jaxml report</h1><p>{html.escape(head)}</p>"]
-    links = (f'<li><a href="#{r.method}">{html.escape(r.title)}</a></li>' for r in reports)
+    body = [f"<h1>jaxml report</h1><p>{_escaped(head)}</p>"]
+    links = (f'<li><a href="#{r.method}">{_escaped(r.title)}</a></li>' for r in reports)
     body.append(f"<nav><ul>{''.join(links)}</ul></nav>")
     for report in reports:
-        title = html.escape(report.title)
+        title = _escaped(report.title)
         body.append(f'<h2 id="{report.method}">{title}</h2><p>{report.seconds:.0f} s.</p>')
         for part in report.parts:
             if isinstance(part, Table):
                 body.append(_html_table(part))
             elif isinstance(part, Figure):
                 data = base64.b64encode(part.png).decode()
-                caption = html.escape(part.caption)
+                caption = _escaped(part.caption)
                 body.append(
                     f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
                     f"<figcaption>{caption}</figcaption></figure>"
                 )
             else:
-                body.append(f"<p>{html.escape(part)}</p>")
+                body.append(f"<p>{_escaped(part)}</p>")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>jaxml report</title>'
         '<meta name="viewport" content="width=device-width">'
@@ -248,13 +257,17 @@ def _html_table(table) -> str:
 
     def row(cells, tag):
         texts = zip(cells, kinds, strict=True)
-        return "".join(f"<{tag}{kind}>{html.escape(c)}</{tag}>" for c, kind in texts)
+        return "".join(f"<{tag}{kind}>{_escaped(c)}</{tag}>" for c, kind in texts)
 
     rows = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in table.rows)
     return (
-        f'<p class="caption">{html.escape(table.caption)}</p><div class="wide"><table>'
+        f'<p class="caption">{_escaped(table.caption)}</p><div class="wide"><table>'
         f"<thead><tr>{row(table.header, 'th')}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _escaped(text: str) -> str:
+    return html.escape(shown(text))
 
 
 def _is_number(cell: str) -> bool:

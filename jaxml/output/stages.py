@@ -76,7 +76,7 @@ class Stages:
         arrays = compute()
         buffer = io.BytesIO()
         named = {**arrays, "fingerprint": np.asarray(fingerprint)}
-        np.savez_compressed(buffer, **named)
+        np.savez_compressed(buffer, **named)  # pyright: ignore[reportArgumentType]
         write_whole(path, buffer.getvalue())
         self._remove(*self._scratches(name))
         return arrays

@@ -17,6 +17,7 @@ from jaxtyping import PyTree
 from jaxml.files.digest import digest
 from jaxml.files.errors import DataError
 from jaxml.files.lock import at_work
+from jaxml.files.paths import is_utf8
 from jaxml.sharding import to_numpy
 
 
@@ -31,7 +32,7 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
       A context manager, which yields a `CheckpointManager` of orbax, or None.
 
     Raises:
-      DataError: `folder` is a file, or another run is at work in it.
+      DataError: `folder` is a file, or no path in UTF-8, or another run is at work in it.
       OSError: it cannot be made, or a checkpoint cannot be written, such as on a full disk;
         those before it stay.
     """
@@ -43,6 +44,8 @@ def manager(folder: str | Path | None) -> Iterator[Any]:
     folder = Path(folder).absolute()
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: is a file; give a folder")
+    if not is_utf8(folder):
+        raise DataError(f"{folder}: accepted is a path in UTF-8")
     options = ocp.CheckpointManagerOptions(
         max_to_keep=2,
         cleanup_tmp_directories=True,

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -270,3 +271,23 @@ def test_every_container_holds_the_same_images(data):
         np.testing.assert_array_equal(rows.images, expected)
         assert rows.images.dtype == np.float32 and rows.images.flags.c_contiguous
         assert (rows.files is None) == name.endswith("npz") and rows.skipped == ()
+
+
+def test_images_of_any_name_are_listed(data, capsys):
+    names = [os.fsdecode(b"caf\xe9.png"), "a|b.png", "new\nline.png", "$x$.png"]
+    (data / "odd").mkdir()
+    for name, image in zip(names * 2, pixels(), strict=False):
+        (data / "odd" / name).write_bytes(png(image))
+    out = data / "out"
+    arguments = ["identify", "--images", str(data / "odd"), "--model", str(data / "model.py")]
+    assert main([*arguments, "--rounds", "1", "--steps", "2", "--out", str(out)]) == 0
+    with (out / "scores.csv").open(errors="surrogateescape", newline="") as file:
+        listed = {row["file"]: row for row in csv.DictReader(file)}
+    assert listed.keys() == set(names)
+    clean = [name for name, row in listed.items() if row["flagged"] == "0"]
+    lines = (out / "clean.txt").read_bytes().splitlines()
+    assert lines == [os.fsencode(name).replace(b"\n", rb"\n") for name in clean]
+    report = (out / "report.md").read_text()
+    assert r"| caf\xe9.png |" in report and r"| a\|b.png |" in report
+    assert r"| new\nline.png |" in report
+    capsys.readouterr()

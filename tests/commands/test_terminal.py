@@ -1,14 +1,15 @@
-"""What all commands read: whole numbers, and names that stand in the library's source."""
+"""What all commands read: numbers, paths, names in the library's source; and what they print."""
 
 import argparse
+import io
+import os
 
 import numpy as np
 import pytest
 
 from jaxml import unlearning
-from jaxml.cli import COMMANDS, main
-from jaxml.cli import _parser as parser_of_all
-from jaxml.commands.terminal import add_max_gib, integer, names_in
+from jaxml.cli import COMMANDS, _parser, main
+from jaxml.commands.terminal import add_max_gib, integer, names_in, path, say, utf8_path
 
 
 def test_names_are_those_of_the_table_without_loading_it():
@@ -42,7 +43,7 @@ def test_every_command_that_reads_files_takes_it(capsys):
         name = command.__name__.rpartition(".")[2].replace("_", "-")
         if name != "reproduce":
             with pytest.raises(SystemExit, match="0"):
-                parser_of_all().parse_args([name, "--help"])
+                _parser().parse_args([name, "--help"])
             assert "--max-gib" in capsys.readouterr().out, name
 
 
@@ -62,3 +63,55 @@ def test_a_large_file_is_one_line_and_exit_2(command, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "would take" in error and error.endswith("--max-gib, to read it\n")
     assert error.count("\n") == 1
+
+
+def all_options():
+    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for command, parser in commands.choices.items():
+        for action in parser._actions:
+            yield command, action
+
+
+def test_every_path_of_every_command_may_begin_with_a_home_folder():
+    paths = {"FILE", "DIR", "DIR|GGUF|NAME", "FOLDER|NPZ", "FIXED", "MOVING"}
+    options = [
+        (command, action)
+        for command, action in all_options()
+        if paths
+        & {*([action.metavar] if isinstance(action.metavar, str) else action.metavar or ())}
+        or action.dest == "privacy"
+    ]
+    assert len(options) > 20
+    assert not [(c, a.dest) for c, a in options if a.type not in (path, utf8_path)]
+
+
+def test_a_home_folder_is_expanded_and_an_unknown_user_is_named(monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    read = _parser().parse_args(["register", "~/a.npy", "~/b.npy", "--out", "~/c"])
+    assert [str(p) for p in (read.fixed, read.moving, read.out)] == [
+        f"/home/of/mine/{name}" for name in ("a.npy", "b.npy", "c")
+    ]
+    for arguments in (["mfdfa", "~nobody.known/a"], ["mfdfa", "a", "--out", "~nobody.known"]):
+        with pytest.raises(SystemExit, match="2"):
+            _parser().parse_args(arguments)
+        assert "no home folder is known for ~nobody.known" in capsys.readouterr().err
+
+
+def test_checkpoints_need_a_path_in_utf8(capsys):
+    out = os.fsdecode(b"caf\xe9")
+    for arguments in (["reproduce"], "unlearn --model a --forget b --retain c".split()):
+        with pytest.raises(SystemExit, match="2"):
+            _parser().parse_args([*arguments, "--out", out])
+        assert "accepted is a path in UTF-8" in capsys.readouterr().err
+    assert str(_parser().parse_args(["mfdfa", "a", "--out", out]).out) == out
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"), [("ascii", b"\\xb1 \\udce9\n"), ("utf-8", b"\xc2\xb1 \\udce9\n")]
+)
+def test_what_a_terminal_lacks_is_escaped(encoding, printed):
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, encoding=encoding)
+    say("± \udce9", terminal)
+    terminal.flush()
+    assert written.getvalue() == printed

@@ -1,12 +1,15 @@
 """Unlearning and evaluation of files, from the command line, on a tiny decoder."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
+from jaxml import llm
 from jaxml.cli import main
+from jaxml.commands import evaluate_files
 from jaxml.models import llama
 from jaxml.models.llama import LlamaConfig
 
@@ -141,3 +144,74 @@ def test_a_mistyped_name_is_refused_before_anything_is_loaded(
 def test_nothing_to_measure_is_told(files, capsys):
     assert main(["evaluate-unlearning", "--model", str(files / "model")]) == 2
     assert "measures=None: accepted is --verbatim, --knowledge" in capsys.readouterr().err
+
+
+@pytest.fixture
+def strict(files, tmp_path):
+    """The model with a tokenizer that raises an error for a word that it lacks."""
+    folder = shutil.copytree(files / "model", tmp_path / "strict")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / name).read_text().replace('"unk_token":"f"', '"unk_token":"?"')
+        (folder / name).write_text(text.replace('"unk_token": "f"', '"unk_token": "?"'))
+    return folder
+
+
+def evaluate(model, out, *more):
+    arguments = ["evaluate-unlearning", "--model", model, "--length", 8, "--out", out, *more]
+    return main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize("kind", ["--text", "--verbatim", "--knowledge", "--choices"])
+def test_a_word_that_the_tokenizer_lacks_is_told_before_all_is_measured(
+    kind, strict, files, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(llm, "evaluate", lambda *_, **__: pytest.fail("measured"))
+    texts = {
+        "--text": ("a.txt", "a b zzz"),
+        "--verbatim": ("a.json", '[{"prompt": "a b", "gt": "zzz"}]'),
+        "--knowledge": ("a.json", '[{"question": "zzz", "answer": "a"}]'),
+        "--choices": ("a.csv", "zzz,a,b,c,d,B\n"),
+    }
+    name, text = texts[kind]
+    (tmp_path / name).write_text(text)
+    first = [files / "forget.txt"] if kind == "--text" else ["--text", files / "forget.txt"]
+    more = [kind, *first, tmp_path / name] if kind == "--text" else [*first, kind, tmp_path / name]
+    assert evaluate(strict, tmp_path / "out", *more) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and f"{tmp_path / name}: text='" in told[0]
+    assert "accepted is a text that the tokenizer takes: WordLevel error" in told[0]
+
+
+def test_a_bad_file_is_told_before_the_model_is_loaded(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(llm, "load", lambda *_, **__: pytest.fail("loaded"))
+    bad = tmp_path / "bad.json"
+    bad.write_text("[")
+    assert evaluate("m", tmp_path, "--text", files / "forget.txt", "--verbatim", bad) == 2
+    assert run(files, tmp_path / "out", "--retain", bad) == 2
+    arguments = ["coreset", "--model", "m", "--forget", str(files / "forget.txt")]
+    arguments += ["--retain", str(bad), "--score", "keyword_density"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3 and all("bad.json" in line for line in told)
+
+
+def test_what_is_measured_is_kept_where_a_later_measure_fails(files, tmp_path, capsys, monkeypatch):
+    def lost(*_):
+        raise MemoryError("for the choices")
+
+    monkeypatch.setattr(evaluate_files, "_accuracy", lost)
+    more = ["--verbatim", files / "verbatim.json", "--choices", files / "biology_test.csv"]
+    assert evaluate(files / "model", tmp_path / "out", *more) == 2
+    assert "out of memory: for the choices" in capsys.readouterr().err
+    found = json.loads((tmp_path / "out/results.json").read_text())["methods"]["evaluation"]
+    assert found.keys() == {"VerbMem: verbatim.json", "seconds"}
+
+
+def test_files_of_one_name_are_both_measured(files, tmp_path, capsys):
+    other = tmp_path / "forget.txt"
+    other.write_text("f f e e " * 10)
+    assert evaluate(files / "model", tmp_path / "out", "--text", files / "forget.txt", other) == 0
+    found = json.loads((tmp_path / "out/results.json").read_text())["methods"]["evaluation"]
+    own = found[f"perplexity: {files / 'forget.txt'}"]
+    assert own != found[f"perplexity: {other}"]
+    capsys.readouterr()

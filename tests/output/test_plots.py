@@ -1,5 +1,7 @@
 """Plots are pictures that show what they are given."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -40,3 +42,28 @@ def test_rows_of_one_name_are_named_once(monkeypatch):
     axes = figures[0].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "a"]
     assert list(axes.get_yticks()) == [0, 2, 3] and len(axes.texts) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cost in $ or $", "cost in $ or $"),
+        ("$\\bad{$", "$\\bad{$"),
+        (os.fsdecode(b"caf\xe9\n"), r"caf\xe9\n"),
+        ("テスト", "テスト"),
+    ],
+)
+def test_names_are_drawn_as_they_are(name, expected, monkeypatch):
+    figures, png = [], plots.png
+    monkeypatch.setattr(plots, "png", lambda figure: figures.append(figure) or png(figure))
+    lines = {"lines": {name: ([0, 1], [1, 2])}, "title": name, "x": name, "y": name}
+    plots.curves([lines])
+    plots.matrix(np.eye(2), [name, "a"], [name, "a"], x=name, y=name, limits=(0, 1))
+    plots.bars({name: [0.5]}, {name: [0.1]}, [name], label=name, chance=0.2)
+    for figure, places in zip(figures, (4, 3, 3), strict=True):
+        axes = figure.axes[0]
+        labels = axes.get_legend_handles_labels()[1]
+        ticks = [label.get_text() for label in axes.get_yticklabels()]
+        texts = [axes.title.get_text(), axes.get_xlabel(), axes.get_ylabel(), *labels, *ticks]
+        drawn = [axes.title._preprocess_math(text) for text in texts]
+        assert drawn.count((expected, False)) == places

@@ -1,4 +1,5 @@
 import json
+import os
 import statistics
 from html.parser import HTMLParser
 
@@ -96,3 +97,21 @@ def test_no_minus_before_a_zero():
 
 def test_a_unit_stands_behind_both_numbers():
     assert mean_and_deviation(np.array([1.0, 3, np.nan]), 1, "%") == "2.0 ± 1.4% (2 of 3)"
+
+
+def test_names_from_outside_break_no_table_and_no_file(tmp_path):
+    name = os.fsdecode(b"a|b\n<i>\xe9")
+    table = Table(name, ("name", "|mask|"), ((name, "1"), (name, "2")))
+    report = Report("identify", name, (f"Of {name}.", table, Figure("p", name, PNG)), {"n": name})
+    write_report([report], tmp_path, scale="one", seed=0)
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert lines.count(r"| a\|b\n<i>\xe9 | 1 |") == 1
+    start = lines.index(r"| name | \|mask\| |")
+    assert all(line.replace(r"\|", "").count("|") == 3 for line in lines[start : start + 4])
+    assert r"## a|b\n<i>\xe9" in lines
+    parser = _Balanced()
+    parser.feed((tmp_path / "report.html").read_text())
+    assert parser.open == [] and r"Of a|b\n<i>\xe9." in parser.text
+    # The name itself, whatever it holds.
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["methods"]["identify"]["n"] == name

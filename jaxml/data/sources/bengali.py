@@ -3,13 +3,14 @@
 import hashlib
 import logging
 import os
-from pathlib import Path
 
 import numpy as np
 
 from jaxml.data.audio import resample
 from jaxml.data.sources import espeak
+from jaxml.files.errors import DataError
 from jaxml.files.npz import read_npz
+from jaxml.files.paths import expanded
 from jaxml.files.write import whole_file
 
 VOICES = ("bn+m1", "bn+m3", "bn+m7", "bn+f1", "bn+f2", "bn+f4")
@@ -29,8 +30,11 @@ def spoken_by_voices(rate: int) -> dict[str, np.ndarray]:
       DataError: the synthesiser is missing or fails.
     """
     recipe = hashlib.sha256(repr((SENTENCES, VOICES, rate)).encode()).hexdigest()[:12]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxml"
-    kept = cache / f"bengali-{recipe}.npz"
+    try:
+        cache = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    except DataError:  # There is no home to keep it in.
+        return _speak(rate)
+    kept = cache / "jaxml" / f"bengali-{recipe}.npz"
     try:
         return read_npz(kept)
     except (OSError, ValueError):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from jaxml.files.errors import DataError
+from jaxml.files.paths import expanded
 
 
 def fetch(name: str, stall_seconds: float) -> Path:
@@ -28,8 +29,7 @@ def fetch(name: str, stall_seconds: float) -> Path:
     Raises:
       DataError: TFDS is not installed, or the download stalls or fails.
     """
-    downloads = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"), "downloads")
-    downloads = downloads.expanduser()
+    downloads = expanded(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")) / "downloads"
     before = _unfinished(downloads, name)
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "jaxml.data.sources.download", name, str(downloads)],

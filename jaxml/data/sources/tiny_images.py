@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from jaxml.files.errors import DataError, unreadable
+from jaxml.files.paths import expanded
 from jaxml.files.pickled import array_of, read_pickle
 
 LAYOUT = (
@@ -34,7 +35,7 @@ def load_tiny_images(path: Path | str) -> UInt8[np.ndarray, "image height width 
       DataError: there is no such file, it names anything else than arrays, it is damaged, or it
         does not hold such images.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; give {LAYOUT}")
     try:
