@@ -95,6 +95,13 @@ def floating(**arrays: Any) -> None:
             raise refused(name, array, "floating-point numbers")
 
 
+def not_half(**arrays: Any) -> None:
+    """Accept arrays of single precision or better, for what rounding would spoil."""
+    for name, array in arrays.items():
+        if array.dtype.itemsize < 4:
+            raise refused(name, array, "float32 or float64")
+
+
 def integers(**arrays: Any) -> None:
     """Accept arrays of integers."""
     for name, array in arrays.items():

@@ -19,7 +19,9 @@ def auroc(score: Float[Array, " row"], is_positive: Bool[Array, " row"]) -> Floa
     rank = mid_ranks(score)
     positive, negative = (jnp.sum(x, dtype=rank.dtype) for x in (is_positive, ~is_positive))
     mean_rank = jnp.sum(jnp.where(is_positive, rank, 0)) / positive
-    area = ((mean_rank - (positive + 1) / 2) / negative).astype(score.dtype)
+    area = (mean_rank - (positive + 1) / 2) / negative
+    if jnp.issubdtype(score.dtype, jnp.floating):
+        area = area.astype(score.dtype)
     return jnp.where(jnp.any(jnp.isnan(score)), jnp.nan, area)
 
 
@@ -31,6 +33,6 @@ def mid_ranks(score: Float[Array, " row"]) -> Float[Array, " row"]:
     """
     ordered = jnp.sort(score)
     below, up_to = (jnp.searchsorted(ordered, score, side=side) for side in ("left", "right"))
-    # Ranks of thousands of rows have no place in half precision.
-    dtype = score.dtype if jnp.finfo(score.dtype).bits > 16 else jnp.float32
+    # Ranks of thousands of rows have no place in half precision, and tied ones are no integers.
+    dtype = jnp.float64 if score.dtype == jnp.float64 else jnp.float32
     return (below + up_to + 1).astype(dtype) / 2

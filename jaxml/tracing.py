@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 from jax.tree_util import Partial
+from jaxtyping import PyTree
 
 
 def is_concrete(value: Any) -> bool:
@@ -30,3 +32,20 @@ def as_partial(function: Callable[..., Any]) -> Partial:
         the compiled program is known by the object, and its arrays are constants.
     """
     return function if isinstance(function, Partial) else Partial(function)
+
+
+def nan_unless(condition: Any, tree: PyTree) -> PyTree:
+    """Return a pytree with NaN in every floating-point leaf where a condition does not hold.
+
+    What cannot be refused where values are traced gets no finite result there.
+
+    Args:
+      condition: a boolean, or an array of them that broadcasts with each leaf.
+      tree: pytree of arrays.
+    """
+
+    def keep(leaf):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.where(condition, leaf, jnp.nan) if floating else leaf
+
+    return jax.tree.map(keep, tree)

@@ -11,6 +11,7 @@ from jaxml.commands.text_files import tokenized_file
 from jaxml.data.questions import load_choice_questions, load_passages, load_questions
 from jaxml.files.errors import DataError
 from jaxml.llm._measures import membership
+from jaxml.llm._model import not_finite
 from jaxml.output.report import Report, Table, write_report
 from jaxml.unlearning import metrics
 
@@ -54,7 +55,7 @@ def evaluate_files(
             "measures", None, "--verbatim, --knowledge, --choices, --text or --privacy"
         )
     checks.counts(least=2, length=length)
-    subject = llm.load(model)
+    subject = _load(model)
     rows: list[tuple[str, str, str]] = []
     results: dict[str, Any] = {}
 
@@ -91,6 +92,14 @@ def evaluate_files(
     return "\n".join(f"{measure}, {name}: {text}" for measure, name, text in rows)
 
 
+def _load(path: Path) -> llm.Model:
+    """Return a model that may be measured: NaN writes texts and picks answers like numbers."""
+    model = llm.load(path)
+    if leaf := not_finite(model.params):
+        raise DataError(f"{path}: parameters{leaf} with NaN or infinity; accepted are finite ones")
+    return model
+
+
 def _accuracy(model: llm.Model, path: Path) -> tuple[str, dict[str, float]]:
     """Return the accuracy on the questions of a file as a text and as numbers."""
     questions, about = load_choice_questions(path), path.stem.removesuffix("_test")
@@ -101,7 +110,7 @@ def _accuracy(model: llm.Model, path: Path) -> tuple[str, dict[str, float]]:
 
 def _privacy(model: llm.Model, files: Sequence[Path], length: int) -> float:
     forget, holdout, retrained = files
-    other = llm.load(retrained)
+    other = _load(retrained)
     if other.config.vocab_size != model.config.vocab_size:
         raise DataError(
             f"{retrained}: a vocabulary of {other.config.vocab_size}; the model has "

@@ -15,6 +15,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, PyTree, Shaped
 
 from jaxml import checks
+from jaxml.precision import at_least_single
+from jaxml.tracing import nan_unless
 
 
 def unit_images(
@@ -40,19 +42,32 @@ def classification_loss(
       model: returns logits `[row, class]` and features, such as `ResNet18` and `ViT`.
       params: the "params" of its variables.
       images: `[row, height, width, channel]`, uint8 or in [0, 1].
-      labels: `[row]`, or probabilities `[row, class]`; the accuracy counts their largest.
+      labels: `[row]`, 0 to class - 1, or probabilities `[row, class]`; the accuracy counts their
+        largest.
+
+    Returns:
+      Loss and accuracy, both NaN where a logit is, or a label that cannot be seen is no class.
+
+    Raises:
+      ValueError: a label is no class.
     """
     output: Any = model.apply(
         {"params": params}, unit_images(images), train=True, mutable=["batch_stats"]
     )
     (logits, _), _ = output
+    wide = logits.astype(at_least_single(logits.dtype))
     if labels.ndim == 2:
-        loss = optax.softmax_cross_entropy(logits, labels.astype(logits.dtype))
+        loss = optax.softmax_cross_entropy(wide, labels.astype(wide.dtype))
         labels = jnp.argmax(labels, axis=-1)
     else:
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    accuracy = jnp.mean(jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels)
-    return jnp.mean(loss), {"accuracy": accuracy.astype(loss.dtype)}
+        checks.labels(labels=labels, rows=len(logits), classes=logits.shape[-1])
+        loss = optax.softmax_cross_entropy_with_integer_labels(wide, labels)
+        # Of negative indices JAX counts from the end.
+        loss = nan_unless(labels >= 0, loss)
+    accuracy = jnp.mean(jnp.argmax(wide, axis=-1).astype(labels.dtype) == labels, dtype=wide.dtype)
+    # NaN is no class, and not the likeliest.
+    accuracy = nan_unless(~jnp.any(jnp.isnan(loss)), accuracy)
+    return jnp.mean(loss).astype(logits.dtype), {"accuracy": accuracy.astype(logits.dtype)}
 
 
 def population_statistics(

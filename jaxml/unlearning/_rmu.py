@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxml import checks
+from jaxml.precision import half_as_single
 from jaxml.unlearning._counted import check_values, counted_mean
 from jaxml.unlearning._forget_batch import Scalar
 
 
+@half_as_single
 def rmu(
     hidden_forget: Float[Array, "*forget width"],
     control: Float[Array, " width"],

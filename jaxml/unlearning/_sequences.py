@@ -1,8 +1,9 @@
 """Sets of texts as tokens, with what of them counts."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Integer, PyTree
 
 from jaxml import checks
-from jaxml.tracing import known
+from jaxml.tracing import is_concrete, known
 
 Rows = int | np.integer | slice | Sequence[int] | Array | np.ndarray
 
@@ -90,6 +91,21 @@ def check_texts(
             ends = f"tokens from {jnp.min(tokens)} to {jnp.max(tokens)}"
         accepted = f"0 to {vocabulary - 1}: does the tokenizer belong to the model?"
         raise checks.refused(name, tokens, accepted, holds=ends)
+
+
+def check_vocabulary(apply: Callable[..., Any], params: PyTree, **texts: Texts | None) -> None:
+    """Raise ValueError if tokens are beyond the vocabulary of a model.
+
+    Args:
+      apply: function of parameters and tokens to logits.
+      params: of the model.
+      **texts: sets by the names of the arguments, as `check_texts` takes them.
+    """
+    sets = {name: each for name, each in texts.items() if isinstance(each, Sequences)}
+    for name, each in sets.items():
+        if is_concrete(each.tokens):
+            logits = jax.eval_shape(apply, params, each.tokens)
+            check_texts(name, each, vocabulary=logits.shape[-1])
 
 
 def draw_rows(key: Array, rows: PyTree, batch_size: int) -> PyTree:

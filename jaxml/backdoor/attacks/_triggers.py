@@ -14,6 +14,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
 from jaxml import checks
+from jaxml.tracing import nan_unless
 
 # Barni et al. 2019: 20 of 255 gray levels, and the periods across an image.
 SIG_STRENGTH = 20 / 255
@@ -60,7 +61,9 @@ class Trigger:
         keep, add = (a.astype(images.dtype) for a in (self.keep, self.add))
         if self.flow is not None:
             images = _warp(images, self.flow.astype(images.dtype))
-        return jnp.clip(keep * images + add, 0, 1)
+        triggered = keep * images + add
+        # Between 0 and 1 infinity would look like a bright pixel.
+        return nan_unless(jnp.isfinite(triggered), jnp.clip(triggered, 0, 1))
 
 
 def patch_trigger(

@@ -20,8 +20,8 @@ from jaxtyping import Array, Bool, Float, Integer, Key
 
 from jaxml import checks
 from jaxml.models.llama.config import LlamaConfig
-from jaxml.models.llama.precision import at_least_single
 from jaxml.models.llama.rope import rotate, rotation
+from jaxml.precision import at_least_single
 from jaxml.tracing import is_concrete
 
 Params = dict[str, Any]
@@ -143,16 +143,17 @@ def embed(params: Params, tokens: Integer[Array, "row time"]) -> Float[Array, "r
 
     Args:
       params: as of `init` or `load`.
-      tokens: `[row, time]`, 0 to vocabulary - 1; another one gives NaN, and then all of its row
-        after the first layer.
+      tokens: `[row, time]`, 0 to vocabulary - 1; where they cannot be seen, as under `jax.jit`,
+        another one gives NaN, and then all of its row after the first layer.
 
     Raises:
-      ValueError: `tokens` are not two axes of integers.
+      ValueError: `tokens` are not two axes of integers, or beyond the vocabulary.
     """
     tokens = jnp.asarray(tokens)
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise checks.refused("tokens", tokens, "integers [row, time]")
     table = params["embed"]
+    checks.values_within(0, len(table) - 1, tokens=tokens)
     hidden = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return _rows_over_devices(hidden, jax.typeof(table).sharding.mesh)
 

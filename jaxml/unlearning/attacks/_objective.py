@@ -66,11 +66,13 @@ def attack_objective(
         check_texts(name, texts, vocabulary=len(embedding), shortest=1)
         if len(texts) != rows:
             raise checks.refused(name, texts.tokens, f"{rows} rows, as many as prompts")
+    fill = dict(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    embedded = lambda tokens: embedding.at[tokens].get(**fill)
     return Partial(
         _objective,
         as_partial(apply),
         None if reference is None else as_partial(reference),
-        [(embedding[texts.tokens], texts.mask) for texts in parts.values()],
+        [(embedded(texts.tokens), texts.mask) for texts in parts.values()],
         parts["targets"].tokens,
         jnp.asarray(weight, embedding.dtype),
     )

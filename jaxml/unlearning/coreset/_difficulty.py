@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxml import checks
+from jaxml.precision import half_as_single
+from jaxml.tracing import nan_unless
 from jaxml.unlearning._counted import row_means
 from jaxml.unlearning._log_prob import checked_logits
 from jaxml.unlearning.metrics._membership import loss_score, min_k_prob
@@ -69,6 +71,7 @@ def loss(
     return -loss_score(logp, mask)
 
 
+@half_as_single
 def perplexity(
     logp: Float[Array, "*chunk token"], mask: Bool[Array, "*chunk token"]
 ) -> Float[Array, " *chunk"]:
@@ -84,7 +87,8 @@ def perplexity(
     Raises:
       ValueError: the shapes differ or a wrong dtype.
     """
-    return jnp.exp(loss(logp, mask))
+    of_chunk = loss(logp, mask)
+    return jnp.exp(nan_unless(of_chunk > -jnp.inf, of_chunk))
 
 
 def min_k(

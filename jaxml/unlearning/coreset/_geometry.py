@@ -8,6 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxml import checks
+from jaxml.precision import at_least_single
+from jaxml.tracing import nan_unless
 
 
 def moderate(
@@ -31,7 +33,8 @@ def moderate(
       iterations: of k-means, all of which are made.
 
     Returns:
-      `[chunk]`, 0 at most.
+      `[chunk]`, 0 at most, in float32 or better; all NaN where a feature that cannot be seen, as
+      under `jax.jit`, is not finite.
 
     Raises:
       ValueError: more clusters than chunks, a number that is not positive, or `features` not
@@ -44,7 +47,8 @@ def moderate(
     checks.counts(clusters=clusters, iterations=iterations)
     if clusters > len(features):
         raise checks.refused("clusters", clusters, f"1 to {len(features)}, the number of chunks")
-    return _moderate(key, features, clusters=clusters, iterations=iterations)
+    scores = _moderate(key, features, clusters=clusters, iterations=iterations)
+    return nan_unless(jnp.all(jnp.isfinite(features)), scores)
 
 
 def k_center(
@@ -60,7 +64,7 @@ def k_center(
       first: index of the first center.
 
     Returns:
-      `[chunk]`: the number of chunks for the first center, 1 for the last.
+      `[chunk]`: the number of chunks for the first center, 1 for the last; NaN as of `moderate`.
 
     Raises:
       ValueError: `first` is not a chunk, or `features` not floating-point, finite, of two axes.
@@ -71,7 +75,8 @@ def k_center(
     """
     features = _checked(features)
     checks.within(0, len(features) - 1, first=first)
-    return _k_center(features, jnp.asarray(first, jnp.int32))
+    scores = _k_center(features, jnp.asarray(first, jnp.int32))
+    return nan_unless(jnp.all(jnp.isfinite(features)), scores)
 
 
 @functools.partial(jax.jit, static_argnames=("clusters", "iterations"))
@@ -152,4 +157,4 @@ def _checked(features: Array) -> Array:
     checks.floating(features=features)
     checks.axes("chunk width", features=features)
     checks.finite(features=features)
-    return features.astype(jnp.float32) if features.dtype.itemsize < 4 else features
+    return features.astype(at_least_single(features.dtype))
