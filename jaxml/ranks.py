@@ -1,10 +1,10 @@
 """Ranks of scores, and the area under the ROC curve that they give."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 
-def auroc(score: Float[Array, " row"], is_positive: Bool[Array, " row"]) -> Float[Array, ""]:
+def auroc(score: Real[Array, " row"], is_positive: Bool[Array, " row"]) -> Float[Array, ""]:
     """Return the chance that a positive row scores above a negative one, ties counted by half.
 
     It is the area under the ROC curve, and the Mann-Whitney statistic.
@@ -14,7 +14,8 @@ def auroc(score: Float[Array, " row"], is_positive: Bool[Array, " row"]) -> Floa
       is_positive: the truth `[row]`.
 
     Returns:
-      0 to 1 in the dtype of `score`; NaN where a score is NaN, or where all rows are of one kind.
+      0 to 1 in the dtype of `score`, float32 for integers; NaN where a score is NaN, or where all
+      rows are of one kind.
     """
     rank = mid_ranks(score)
     positive, negative = (jnp.sum(x, dtype=rank.dtype) for x in (is_positive, ~is_positive))
@@ -25,7 +26,7 @@ def auroc(score: Float[Array, " row"], is_positive: Bool[Array, " row"]) -> Floa
     return jnp.where(jnp.any(jnp.isnan(score)), jnp.nan, area)
 
 
-def mid_ranks(score: Float[Array, " row"]) -> Float[Array, " row"]:
+def mid_ranks(score: Real[Array, " row"]) -> Float[Array, " row"]:
     """Return the rank of each row from 1, tied rows sharing their mean, in float32 or better.
 
     Args:

@@ -30,7 +30,7 @@ from jaxml import (
     training,
     unlearning,
 )
-from jaxml.data.questions import ChoiceQuestion, Passage, Question
+from jaxml.data.questions import ChoiceQuestion, Passage
 from jaxml.models import llama
 
 ON_HOST = {
@@ -215,7 +215,6 @@ def evaluate(down):
     found = llm.evaluate(
         model(down),
         verbatim=[Passage("abc", "def")],
-        knowledge=[Question("abc", "def", "def", ())],
         choices=[ChoiceQuestion("abc", ("d", "e"), 0)],
         texts=TEXTS,
     )
@@ -322,7 +321,7 @@ def relearn(key, table):
 
 
 def of_embeddings(embedded, mask):
-    return embedded @ embedded[0, 0, :, None] * jnp.ones(30, embedded.dtype), embedded
+    return jnp.tile(embedded @ embedded[0, 0, :, None], (1, 1, 30)), embedded
 
 
 def attack_objective(embedding, suffix):

@@ -23,6 +23,7 @@ ACCEPTED = {
     "counts from 0": lambda: checks.counts(least=0, a=0),
     "choice": lambda: checks.choice(("x", "y"), a="y"),
     "floating": lambda: checks.floating(a=ONES),
+    "not_half": lambda: checks.not_half(a=ONES),
     "fraction": lambda: checks.fraction(a=1, b=0.5),
     "boolean": lambda: checks.boolean(a=ONES > 0),
     "integers": lambda: checks.integers(a=jnp.arange(3)),
@@ -51,6 +52,9 @@ REFUSED = {
     "a=0: accepted is a whole number, 1 or more": lambda: checks.counts(a=0),
     "a=2.5: accepted is a whole number, 1 or more": lambda: checks.counts(a=2.5),
     "a='z': accepted is one of 'x', 'y'": lambda: checks.choice(("x", "y"), a="z"),
+    "a=float16[3]: accepted is float32 or float64": lambda: checks.not_half(
+        a=jnp.ones(3, "float16")
+    ),
     "a=int32[3]: accepted is floating-point numbers": lambda: checks.floating(
         a=jnp.arange(3, dtype="int32")
     ),

@@ -13,7 +13,7 @@ import jaxml
 ROOT = Path(jaxml.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 METHODS = {"unlearning", "backdoor", "selftraining", "registration", "multifractal", "speech"}
-SMALL = {"bilevel", "sharding", "checks", "tracing", "extras", "ranks", "optimizer"}
+SMALL = {"bilevel", "sharding", "checks", "tracing", "extras", "ranks", "optimizer", "precision"}
 GROUND = {"augment", "files", *SMALL}
 METHOD_GROUND = GROUND - {"files"}
 MAY_IMPORT = {
@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "checks": {"tracing"},
     "tracing": set(),
     "ranks": set(),
+    "precision": set(),
     "optimizer": set(),
     "extras": set(),
     "models": GROUND,

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxml.tracing import is_concrete, known
+from jaxml.tracing import is_concrete, known, nan_unless
 
 POSITIVE, MIXED = jnp.ones(3), jnp.asarray([1.0, -1.0])
 holds = lambda x: jnp.all(x > 0)
@@ -24,3 +24,22 @@ def test_traced_values_are_not_there():
     jax.jit(function)(MIXED)
     jax.vmap(function)(MIXED)
     assert is_concrete(MIXED) and is_concrete(1.5)
+
+
+def test_what_a_traced_condition_denies_is_nan():
+    tree = {
+        "float": jnp.ones((2, 3), "float16"),
+        "whole": jnp.arange(2),
+        "truth": jnp.ones(2, bool),
+    }
+
+    @jax.jit
+    def of(x):
+        return nan_unless(jnp.all(x > 0), tree)
+
+    for array, expected in ((POSITIVE, False), (MIXED, True)):
+        found = of(array)
+        assert bool(jnp.isnan(found["float"]).all()) is expected
+        assert found["float"].dtype == "float16" and found["whole"][1] == 1 and found["truth"].all()
+    by_row = nan_unless(MIXED[:, None] > 0, tree["float"])
+    assert jnp.isnan(by_row).all(axis=1).tolist() == [False, True]

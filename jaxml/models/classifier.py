@@ -62,8 +62,9 @@ def classification_loss(
     else:
         checks.labels(labels=labels, rows=len(logits), classes=logits.shape[-1])
         loss = optax.softmax_cross_entropy_with_integer_labels(wide, labels)
-        # Of negative indices JAX counts from the end.
-        loss = nan_unless(labels >= 0, loss)
+        # JAX counts from the end for negative indices. A product, so that gradients are NaN, too.
+        is_class = (labels >= 0) & (labels < logits.shape[-1])
+        loss = loss * jnp.where(is_class, 1, jnp.nan)
     accuracy = jnp.mean(jnp.argmax(wide, axis=-1).astype(labels.dtype) == labels, dtype=wide.dtype)
     # NaN is no class, and not the likeliest.
     accuracy = nan_unless(~jnp.any(jnp.isnan(loss)), accuracy)
@@ -98,23 +99,27 @@ def population_statistics(
     rows = len(images)
     if not 1 <= batch_size <= rows:
         raise checks.refused("batch_size", batch_size, f"1 to {rows} rows")
-    total, count = None, rows // batch_size
+    total, kinds, count = None, {}, rows // batch_size
     # No lax loop: XLA's CPU backend runs convolutions in one many times slower (jax issue 12868).
     for i in range(count):
         batch = images[i * batch_size : (i + 1) * batch_size]
-        moments = _moments(params, batch, model=model)
+        moments, kinds = _moments(params, batch, model=model)
         total = moments if total is None else jax.tree.map(jnp.add, total, moments)
     mean = jax.tree.map(lambda x: x / count, total)
     # A difference of large numbers may fall below 0.
     variance = lambda m, square: jnp.maximum(square - m**2, 0)
     stats = {name: {"mean": m, "var": variance(m, square)} for name, (m, square) in mean.items()}
+    stats = jax.tree.map(lambda x, like: x.astype(like.dtype), stats, kinds)
     return {"params": params, "batch_stats": stats} if stats else {"params": params}
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _moments(params, images, *, model):
-    """Mean and mean square of each normalisation's input in a batch."""
+    """Mean and mean square of each normalisation's input in a batch, and its statistics."""
     variables = {"params": params}
     state = model.apply(variables, unit_images(images), train=True, mutable=["batch_stats"])[1]
     stats = state.get("batch_stats", {})
-    return {name: (s["mean"], s["var"] + s["mean"] ** 2) for name, s in stats.items()}
+    # Of half precision the difference of large numbers would keep no digit.
+    wide = jax.tree.map(lambda x: x.astype(at_least_single(x.dtype)), stats)
+    moments = {name: (s["mean"], s["var"] + s["mean"] ** 2) for name, s in wide.items()}
+    return moments, stats

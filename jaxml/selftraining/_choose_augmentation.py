@@ -117,7 +117,7 @@ def choose_augmentation(
 
 
 def _judge(agreement: Array, count: Array, tolerance: float) -> AugmentationChoice:
-    lost = agreement[0] - agreement[1:]
+    lost = agreement[:1] - agreement[1:]
     cost = jnp.median(lost, axis=1)
     suspect = jnp.argmax(lost, axis=1)
     excess = jnp.max(lost, axis=1) - cost

@@ -130,7 +130,7 @@ def project(
     Returns:
       Embeddings `[row, width]`.
     """
-    return jax.nn.relu(features @ params["hidden"] + params["bias"]) @ params["out"]
+    return jax.nn.relu(features @ params["hidden"] + params["bias"][None]) @ params["out"]
 
 
 def _similarity(first: Array, second: Array) -> Array:

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Integer
 
 from jaxml import checks
 from jaxml.precision import half_as_single
-from jaxml.tracing import nan_unless
 from jaxml.unlearning._counted import check_values
 from jaxml.unlearning._forget_batch import Objective, Scalar
 
@@ -250,7 +249,8 @@ def idk_nll(
 
 def _logarithm(logp: Array) -> Array:
     """Return log-probabilities with NaN for +infinity, which is none and whose loss would be 0."""
-    return nan_unless(logp < jnp.inf, logp)
+    # A product, so that the gradient is NaN, too.
+    return logp * jnp.where(logp < jnp.inf, 1, jnp.nan)
 
 
 def _preference(margin: Array, beta: Scalar) -> Array:

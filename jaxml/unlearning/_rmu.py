@@ -51,6 +51,7 @@ def rmu(
         width = hidden_forget.shape[-1] if hidden_forget.ndim else 0
         raise checks.refused("control", control, f"[{width}], the width of hidden_forget")
     checks.same_shape(hidden_retain=hidden_retain, frozen_retain=frozen_retain)
+    control = jnp.expand_dims(control, range(hidden_forget.ndim - 1))
     forget = _mean_square(hidden_forget - control, forget_mask, name="hidden_forget")
     retain = _mean_square(hidden_retain - frozen_retain, retain_mask, name="hidden_retain")
     return forget + alpha * retain

@@ -75,8 +75,9 @@ def _ascend(x, images, labels, epsilon, step, logits_fn):
         logits = logits_fn(x)
         wide = logits.astype(at_least_single(logits.dtype))
         each = optax.softmax_cross_entropy_with_integer_labels(wide, labels)
-        # Of negative indices JAX counts from the end.
-        return jnp.sum(nan_unless(labels >= 0, each))
+        # JAX counts from the end for negative indices. A product, so that gradients are NaN, too.
+        is_class = (labels >= 0) & (labels < logits.shape[-1])
+        return jnp.sum(each * jnp.where(is_class, 1, jnp.nan))
 
     moved = x + step * jnp.sign(jax.grad(cross_entropy)(x))
     return jnp.clip(jnp.clip(moved, images - epsilon, images + epsilon), 0, 1)

@@ -58,7 +58,7 @@ class Trigger:
         if images.shape[1:] != self.keep.shape:
             size = ", ".join(map(str, self.keep.shape))
             raise checks.refused("images", images, f"[row, {size}], the size of the trigger")
-        keep, add = (a.astype(images.dtype) for a in (self.keep, self.add))
+        keep, add = (a.astype(images.dtype)[None] for a in (self.keep, self.add))
         if self.flow is not None:
             images = _warp(images, self.flow.astype(images.dtype))
         triggered = keep * images + add
@@ -218,7 +218,7 @@ def warp_trigger(
     flow = jax.image.scale_and_translate(
         control, (height, width, 2), (0, 1), scale, (1 - scale) / 2, "cubic", antialias=False
     )
-    pixels = jnp.array([(n - 1) / 2 for n in (height, width)], flow.dtype)
+    pixels = jnp.array([[[(n - 1) / 2 for n in (height, width)]]], flow.dtype)
     return Trigger(jnp.ones(shape), jnp.zeros(shape), flow * (strength / height) * pixels)
 
 
@@ -257,6 +257,6 @@ def _warp(images: Array, flow: Array) -> Array:
     """Return images at p + flow(p), linear between pixels, the border repeated outside."""
     height, width = flow.shape[:2]
     row = jnp.arange(height, dtype=flow.dtype)[:, None] + flow[..., 0]
-    column = jnp.arange(width, dtype=flow.dtype) + flow[..., 1]
+    column = jnp.arange(width, dtype=flow.dtype)[None] + flow[..., 1]
     sample = lambda plane: map_coordinates(plane, [row, column], order=1, mode="nearest")
     return jax.vmap(jax.vmap(sample, -1, -1))(images)

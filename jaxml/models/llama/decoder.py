@@ -233,7 +233,7 @@ def project(hidden: Array, layer: Layers, turn, config: LlamaConfig) -> tuple[Ar
     def heads(name):
         y = x @ layer[name]
         if f"{name}_bias" in layer:
-            y = y + layer[f"{name}_bias"]
+            y = y + layer[f"{name}_bias"][None, None]
         return y.reshape(*y.shape[:-1], -1, config.head_dim)
 
     return rotate(heads("q"), turn), rotate(heads("k"), turn), heads("v")
@@ -264,14 +264,14 @@ def rms_norm(x: Array, scale: Array, config: LlamaConfig) -> Array:
     """Return x over its root mean square, times the scale; in float32 or better."""
     y = x.astype(at_least_single(x.dtype))
     y = y * lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + config.epsilon)
-    return y.astype(x.dtype) * scale
+    return y.astype(x.dtype) * jnp.expand_dims(scale, range(x.ndim - 1))
 
 
 def visible(
     query_time: Array, key_time: Array, config: LlamaConfig, mask: Array | None
 ) -> Bool[Array, "row query key"]:
     """Return which keys each query sees, `[row or 1, query, key]`."""
-    distance = query_time[:, None] - key_time
+    distance = query_time[:, None] - key_time[None]
     seen = distance >= 0
     if config.window is not None:
         seen = seen & (distance < config.window)

@@ -152,7 +152,7 @@ def exchanges(
       top_k: tokens considered at a place: those of the lowest gradient.
     """
     positions, vocabulary = gradient.shape
-    free = allowed & (suffix[:, None] != jnp.arange(vocabulary, dtype=suffix.dtype))
+    free = allowed[None] & (suffix[:, None] != jnp.arange(vocabulary, dtype=suffix.dtype)[None])
     # What is not free has to stay behind even a gradient that is infinite or not a number.
     gain = jnp.where(free, jnp.nan_to_num(-gradient), -jnp.inf)
     promising = lax.top_k(gain, top_k)[1].astype(suffix.dtype)

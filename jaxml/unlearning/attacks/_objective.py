@@ -66,8 +66,11 @@ def attack_objective(
         check_texts(name, texts, vocabulary=len(embedding), shortest=1)
         if len(texts) != rows:
             raise checks.refused(name, texts.tokens, f"{rows} rows, as many as prompts")
-    fill = dict(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-    embedded = lambda tokens: embedding.at[tokens].get(**fill)
+
+    def embedded(tokens):
+        rows = embedding.at[tokens]
+        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
     return Partial(
         _objective,
         as_partial(apply),

@@ -42,11 +42,11 @@ def el2n(
     Source: Paul et al., "Deep learning on a data diet: finding important examples early in
     training" (NeurIPS 2021), there for classes.
     """
-    logits = checked_logits(logits, tokens)
+    logits = checked_logits(logits, tokens)[..., :-1, :]
     checks.mask(mask, tokens=tokens)
-    vocabulary, following = logits.shape[-1], tokens[..., 1:, None]
-    is_token = following == jnp.arange(vocabulary, dtype=tokens.dtype)
-    others = jnp.where(is_token, 0, jax.nn.softmax(logits[..., :-1, :]))
+    number = jax.lax.broadcasted_iota(tokens.dtype, logits.shape, logits.ndim - 1)
+    is_token = number == tokens[..., 1:, None]
+    others = jnp.where(is_token, 0, jax.nn.softmax(logits))
     # The token's own term 1 - p is the sum of the others: the difference would lose its digits.
     square = jnp.sum(jnp.square(others), axis=-1) + jnp.square(jnp.sum(others, axis=-1))
     distance = jnp.where(jnp.any(is_token, axis=-1), jnp.sqrt(square), jnp.nan)

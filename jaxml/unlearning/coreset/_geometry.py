@@ -83,8 +83,8 @@ def k_center(
 def _moderate(key: Array, features: Array, *, clusters: int, iterations: int) -> Array:
     centers, labels = k_means(key, features, clusters, iterations)
     distance = jnp.sqrt(_square_distance(features, centers[labels]))
-    is_member = labels == jnp.arange(clusters, dtype=labels.dtype)[:, None]
-    median = jnp.nanmedian(jnp.where(is_member, distance, jnp.nan), axis=1)
+    is_member = labels[None] == jnp.arange(clusters, dtype=labels.dtype)[:, None]
+    median = jnp.nanmedian(jnp.where(is_member, distance[None], jnp.nan), axis=1)
     return -jnp.abs(distance - median[labels])
 
 
@@ -92,7 +92,7 @@ def _moderate(key: Array, features: Array, *, clusters: int, iterations: int) ->
 def _k_center(features: Array, first: Array) -> Array:
     def step(state, _):
         nearest, center = state
-        nearest = jnp.minimum(nearest, _square_distance(features, features[center]))
+        nearest = jnp.minimum(nearest, _square_distance(features, features[center][None]))
         # Chunks at the place of a center are at distance 0, and the center itself behind them.
         nearest = nearest.at[center].set(-jnp.inf)
         return (nearest, jnp.argmax(nearest).astype(jnp.int32)), center
@@ -137,15 +137,15 @@ def _first_centers(key: Array, features: Array, clusters: int) -> Array:
 
     def step(nearest, key):
         center = features[jax.random.categorical(key, jnp.log(nearest))]
-        return jnp.minimum(nearest, _square_distance(features, center)), center
+        return jnp.minimum(nearest, _square_distance(features, center[None])), center
 
     keys = jax.random.split(key_others, clusters - 1)
-    _, others = lax.scan(step, _square_distance(features, first), keys)
+    _, others = lax.scan(step, _square_distance(features, first[None]), keys)
     return jnp.concatenate([first[None], others])
 
 
 def _nearest(features: Array, centers: Array) -> Array:
-    square = _square_distance(features[:, None], centers)
+    square = _square_distance(features[:, None], centers[None])
     return jnp.argmin(square, axis=1).astype(jnp.int32)
 
 

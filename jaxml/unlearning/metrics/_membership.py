@@ -193,9 +193,12 @@ def min_k_plus_plus(
     mean = jnp.sum(jnp.where(p == 0, 0, p * log_p), axis=-1)
     square = jnp.square(log_p - mean[..., None])
     sigma = jnp.sqrt(jnp.sum(jnp.where(p == 0, 0, p * square), axis=-1))
-    chosen = at_tokens(log_p, tokens[..., 1:])
+    tokens = tokens[..., 1:]
+    is_token = (tokens >= 0) & (tokens < logits.shape[-1])
+    # NaN comes last: it would be in the gradient of what does not count.
+    chosen = at_tokens(log_p, jnp.where(is_token, tokens, 0))
     score = jnp.where(sigma == 0, 0, (chosen - mean) / jnp.where(sigma == 0, 1, sigma))
-    score = nan_unless(~jnp.isnan(chosen), score)
+    score = nan_unless(is_token & ~jnp.isnan(chosen), score)
     return _mean_of_lowest(score, mask[..., 1:], fraction)
 
 
@@ -207,7 +210,7 @@ def _mean_of_lowest(values: Array, mask: Array, fraction: float) -> Array:
     total = jnp.sum(mask, axis=-1)
     count = jnp.asarray(counts)[total]
     ordered = jnp.sort(jnp.where(mask, values, jnp.inf), axis=-1)
-    lowest = jnp.arange(length, dtype=jnp.int32) < count[..., None]
+    lowest = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1) < count[..., None]
     mean = jnp.sum(jnp.where(lowest, ordered, 0), axis=-1) / count.astype(values.dtype)
     # NaN and infinity are sorted behind all others, and would be left out.
     missing = (total == 0) | jnp.any(mask & ~(values < jnp.inf), axis=-1)
