@@ -8,6 +8,7 @@ from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, PyTree
 
 from jaxml import checks
+from jaxml.tracing import nan_unless
 
 Objective = Callable[[PyTree, PyTree], Array]
 Solver = Callable[[PyTree], PyTree]
@@ -64,6 +65,11 @@ def implicit_gradient(
         if limit is None:
             limit = max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(y))
         v, _ = cg(hessian, cotangent, tol=limit, maxiter=max_steps)
+        # From a residual that is not finite it does not start, and returns 0.
+        at_zero = hessian(jax.tree.map(jnp.zeros_like, cotangent))
+        start = jax.tree.map(jnp.subtract, cotangent, at_zero)
+        square = sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(start))
+        v = nan_unless(jnp.isfinite(square), v)
         # -(d2 inner / dy dx)^T v
         return jax.vjp(lambda x: slope(y, x), x)[1](jax.tree.map(jnp.negative, v))
 

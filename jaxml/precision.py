@@ -1,4 +1,4 @@
-"""Half precision: computed in float32, and rounded to it once, at the end."""
+"""Half precision is for storage: what is computed from it is computed in float32."""
 
 import functools
 from collections.abc import Callable
@@ -6,42 +6,37 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-
-HALF = (jnp.float16, jnp.bfloat16)
-"""The types that hold three or two digits: values of images, but neither places nor sums."""
+import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def half_in_single(function: Function) -> Function:
-    """Have a function compute in float32 where it gets half precision, and round its result.
+def at_least_single(dtype: np.dtype) -> np.dtype:
+    """Return the dtype, or float32 for those of half precision."""
+    return np.dtype("float32") if dtype.itemsize < 4 else dtype
 
-    The results in float32 and float64 stay as they are. Random numbers are those of float32.
+
+def half_as_single(function: Function) -> Function:
+    """Return a loss or measure that computes in float32 of arrays of half precision.
+
+    A result has the dtype of the first array of floats: half precision comes back as such, while
+    arrays of single or double precision pass as they are, and so does what is computed of them.
 
     Args:
-      function: of arrays and pytrees, to arrays and pytrees.
-
-    Returns:
-      The function; its floating-point results have the half precision of its first such argument.
+      function: of arrays, to a pytree of arrays. Settings are no arrays, and stay as they are.
     """
 
     @functools.wraps(function)
     def in_single(*args, **kwargs):
-        leaves = jax.tree.leaves((args, kwargs))
-        kinds = [leaf.dtype for leaf in leaves if _is_half(leaf)]
-        if not kinds:
-            return function(*args, **kwargs)
-        args, kwargs = jax.tree.map(
-            lambda leaf: leaf.astype(jnp.float32) if _is_half(leaf) else leaf, (args, kwargs)
-        )
-
-        def rounded(leaf):
-            return leaf.astype(kinds[0]) if leaf.dtype == jnp.float32 else leaf
-
-        return jax.tree.map(rounded, function(*args, **kwargs))
+        wanted = next((x.dtype for x in (*args, *kwargs.values()) if _is_floating(x)), None)
+        wide = lambda x: x.astype(jnp.float32) if _is_floating(x) and x.dtype.itemsize < 4 else x
+        result = function(*map(wide, args), **{name: wide(x) for name, x in kwargs.items()})
+        if wanted is None or wanted.itemsize >= 4:
+            return result
+        return jax.tree.map(lambda x: x.astype(wanted) if _is_floating(x) else x, result)
 
     return in_single  # pyright: ignore[reportReturnType]
 
 
-def _is_half(leaf: Any) -> bool:
-    return getattr(leaf, "dtype", None) in HALF
+def _is_floating(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)

@@ -24,23 +24,6 @@ def known(array: Any, holds: Callable[[Any], Any]) -> bool:
         return bool(holds(array))
 
 
-def nan_unless(condition: Any, tree: PyTree) -> PyTree:
-    """Return a pytree with NaN in all its floating-point arrays where a condition does not hold.
-
-    What eager code refuses, traced code cannot: its result says so instead.
-
-    Args:
-      condition: scalar, may be traced.
-      tree: pytree of arrays; integers and booleans stay as they are.
-    """
-
-    def marked(leaf):
-        is_floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        return jnp.where(condition, leaf, jnp.nan) if is_floating else leaf
-
-    return jax.tree.map(marked, tree)
-
-
 def as_partial(function: Callable[..., Any]) -> Partial:
     """Return a function that may be an argument of `jax.jit`, which takes pytrees alone.
 
@@ -49,3 +32,20 @@ def as_partial(function: Callable[..., Any]) -> Partial:
         the compiled program is known by the object, and its arrays are constants.
     """
     return function if isinstance(function, Partial) else Partial(function)
+
+
+def nan_unless(condition: Any, tree: PyTree) -> PyTree:
+    """Return a pytree with NaN in every floating-point leaf where a condition does not hold.
+
+    What cannot be refused where values are traced gets no finite result there.
+
+    Args:
+      condition: a boolean, or an array of them that broadcasts with each leaf.
+      tree: pytree of arrays.
+    """
+
+    def keep(leaf):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.where(condition, leaf, jnp.nan) if floating else leaf
+
+    return jax.tree.map(keep, tree)

@@ -53,6 +53,9 @@ REFUSED = {
     "a=0: accepted is a whole number, 1 or more": lambda: checks.counts(a=0),
     "a=2.5: accepted is a whole number, 1 or more": lambda: checks.counts(a=2.5),
     "a='z': accepted is one of 'x', 'y'": lambda: checks.choice(("x", "y"), a="z"),
+    "a=float16[3]: accepted is float32 or float64": lambda: checks.single_or_double(
+        a=jnp.ones(3, "float16")
+    ),
     "a=int32[3]: accepted is floating-point numbers": lambda: checks.floating(
         a=jnp.arange(3, dtype="int32")
     ),

@@ -13,7 +13,7 @@ import jaxml
 ROOT = Path(jaxml.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 METHODS = {"unlearning", "backdoor", "selftraining", "registration", "multifractal", "speech"}
-SMALL = {"bilevel", "sharding", "checks", "tracing", "precision", "extras", "ranks", "optimizer"}
+SMALL = {"bilevel", "sharding", "checks", "tracing", "extras", "ranks", "optimizer", "precision"}
 GROUND = {"augment", "files", *SMALL}
 METHOD_GROUND = GROUND - {"files"}
 MAY_IMPORT = {

@@ -32,6 +32,18 @@ def test_area_is_the_mann_whitney_statistic(dtype, tolerance):
     np.testing.assert_allclose(both, [float(area), 1 - float(area)], atol=tolerance)
 
 
+def test_integers_are_ranked_as_numbers():
+    score, positive = np.arange(60) // 7, jnp.asarray(POSITIVE)
+    rank = ranks.mid_ranks(jnp.asarray(score))
+    assert rank.dtype == "float32"
+    np.testing.assert_array_equal(rank, stats.rankdata(score))
+    area = ranks.auroc(jnp.asarray(score), positive)
+    assert area.dtype == "float32"
+    np.testing.assert_allclose(
+        area, ranks.auroc(jnp.asarray(score, "float64"), positive), rtol=1e-6
+    )
+
+
 def test_without_an_answer_it_is_nan():
     with_nan = jnp.asarray(SCORE).at[3].set(jnp.nan)
     assert jnp.isnan(ranks.auroc(with_nan, jnp.asarray(POSITIVE)))

@@ -1,6 +1,5 @@
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from jaxml.tracing import is_concrete, known, nan_unless
@@ -27,9 +26,20 @@ def test_traced_values_are_not_there():
     assert is_concrete(MIXED) and is_concrete(1.5)
 
 
-def test_floats_are_nan_where_a_condition_does_not_hold():
-    tree = {"x": POSITIVE, "n": jnp.arange(3)}
-    marked = jax.jit(nan_unless)
-    jax.tree.map(np.testing.assert_array_equal, marked(True, tree), tree)
-    jax.tree.map(np.testing.assert_array_equal, marked(False, tree), tree | {"x": [np.nan] * 3})
-    assert marked(False, tree)["x"].dtype == POSITIVE.dtype
+def test_what_a_traced_condition_denies_is_nan():
+    tree = {
+        "float": jnp.ones((2, 3), "float16"),
+        "whole": jnp.arange(2),
+        "truth": jnp.ones(2, bool),
+    }
+
+    @jax.jit
+    def of(x):
+        return nan_unless(jnp.all(x > 0), tree)
+
+    for array, expected in ((POSITIVE, False), (MIXED, True)):
+        found = of(array)
+        assert bool(jnp.isnan(found["float"]).all()) is expected
+        assert found["float"].dtype == "float16" and found["whole"][1] == 1 and found["truth"].all()
+    by_row = nan_unless(MIXED[:, None] > 0, tree["float"])
+    assert jnp.isnan(by_row).all(axis=1).tolist() == [False, True]

@@ -6,13 +6,13 @@ from jaxtyping import Array, Float, Key
 
 from jaxml import checks
 from jaxml.augment._checks import Range, check_image, check_range
-from jaxml.precision import half_in_single
+from jaxml.precision import half_as_single
 
 # Luma of ITU-R BT.601, to the digits that torchvision and dm-pix have.
 _LUMA = (0.2989, 0.587, 0.114)
 
 
-@half_in_single
+@half_as_single
 def color_jitter(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
@@ -69,7 +69,7 @@ def color_jitter(
     return jnp.stack(planes, axis=-1)
 
 
-@half_in_single
+@half_as_single
 def grayscale(
     key: Key[Array, ""], image: Float[Array, "height width channel"], *, probability: float = 0.2
 ) -> Float[Array, "height width channel"]:
@@ -92,7 +92,7 @@ def grayscale(
     return jnp.where(jax.random.uniform(key) < probability, gray(image), image)
 
 
-@half_in_single
+@half_as_single
 def gaussian_blur(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],

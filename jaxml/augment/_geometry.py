@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key
 from jaxml import checks
 from jaxml.augment._checks import Range, check_image, check_range
 from jaxml.augment._color import clip
-from jaxml.precision import half_in_single
+from jaxml.precision import half_as_single
 
 # Draws of a box before the center is taken instead, as in torchvision.
 _ATTEMPTS = 10
@@ -62,7 +62,7 @@ def padded_crop(
     return lax.dynamic_slice(padded, (start[0], start[1], 0), image.shape)
 
 
-@half_in_single
+@half_as_single
 def resized_crop(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
@@ -113,7 +113,7 @@ def resized_crop(
     return resize(image, top + _pixel_centers(h, height), left + _pixel_centers(w, width))
 
 
-@half_in_single
+@half_as_single
 def rotate(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],
@@ -139,7 +139,7 @@ def rotate(
     return affine_map(image, rotation(-angle), jnp.zeros(2, image.dtype))
 
 
-@half_in_single
+@half_as_single
 def affine(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Key
 from jaxml import checks
 from jaxml.augment._checks import check_image
 from jaxml.augment._color import clip
-from jaxml.precision import half_in_single
+from jaxml.precision import half_as_single
 
 Images = Float[Array, "row height width channel"]
 Targets = Float[Array, "row class"]
@@ -47,7 +47,7 @@ def cutout(
     return jnp.where(_box(center, (side, side), (height, width)), fill, image)
 
 
-@half_in_single
+@half_as_single
 def mixup(
     key: Key[Array, ""], images: Images, targets: Targets, *, alpha: float = 1.0
 ) -> tuple[Images, Targets]:
@@ -80,7 +80,7 @@ def mixup(
     return clip(mix(images)), mix(targets)
 
 
-@half_in_single
+@half_as_single
 def cutmix(
     key: Key[Array, ""], images: Images, targets: Targets, *, alpha: float = 1.0
 ) -> tuple[Images, Targets]:

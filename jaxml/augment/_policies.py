@@ -11,7 +11,7 @@ from jaxml import checks
 from jaxml.augment._checks import check_image
 from jaxml.augment._color import color_jitter, gaussian_blur, grayscale
 from jaxml.augment._geometry import horizontal_flip, padded_crop, resized_crop
-from jaxml.precision import half_in_single
+from jaxml.precision import half_as_single
 
 Augment = Callable[[Array, Array], Array]
 """Function of a key and an image `[height, width, channel]` to another of its shape."""
@@ -97,7 +97,7 @@ def flip_crop(
     return compose(functools.partial(padded_crop, padding=padding), horizontal_flip)(key, image)
 
 
-@half_in_single
+@half_as_single
 def simclr_view(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],

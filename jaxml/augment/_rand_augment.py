@@ -8,7 +8,7 @@ from jaxml import checks
 from jaxml.augment._checks import check_image
 from jaxml.augment._color import blend, clip, gray, mean_gray
 from jaxml.augment._geometry import affine_map, rotation
-from jaxml.precision import half_in_single
+from jaxml.precision import half_as_single
 
 OPERATIONS = (
     "identity",
@@ -28,7 +28,7 @@ OPERATIONS = (
 _STRONGEST = 30
 
 
-@half_in_single
+@half_as_single
 def rand_augment(
     key: Key[Array, ""],
     image: Float[Array, "height width channel"],

@@ -131,18 +131,18 @@ def _amplified_rows(logits_fn, images, logits, mask, shift, scales, *, batch_siz
         x, own = batch
         amplified = jax.vmap(lambda n: amplify(x, mask, shift, n))(scales)
         moved = logits_fn(amplified.reshape(-1, *x.shape[1:])).reshape(len(scales), *own.shape)
-        stays = jnp.argmax(moved, axis=-1) == jnp.argmax(own, axis=-1)
+        stays = jnp.argmax(moved, axis=-1) == jnp.argmax(own, axis=-1)[None]
         finite = jnp.all(jnp.isfinite(moved), axis=(0, -1)) & jnp.all(jnp.isfinite(own), axis=-1)
         # The largest of logits with NaN is some class: such a row has no agreement.
         agreement = jnp.where(finite, jnp.mean(stays.astype(images.dtype), axis=0), jnp.nan)
-        return AmplifiedRows(agreement, jnp.mean(divergence(own, moved), axis=0), finite)
+        return AmplifiedRows(agreement, jnp.mean(divergence(own[None], moved), axis=0), finite)
 
     return map_batches(of_batch, (images, logits), batch_size=batch_size)
 
 
 def amplify(images, mask, shift, scale):
     """Return clip(n (x - tau) m) of images `[row, height, width, channel]`."""
-    y = scale * (images - shift) * mask[:, :, None]
+    y = scale * (images - shift) * mask[None, :, :, None]
     # The gradient passes at 0 and 1 themselves, where jnp.clip halves and lax.clamp stops it:
     # a pixel that the mask has switched off sits at 0, and could not come back.
     return jnp.where(y < 0, 0, jnp.where(y > 1, 1, y))

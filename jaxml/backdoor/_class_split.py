@@ -88,7 +88,7 @@ def _split(features, labels, hint, *, classes, components, iterations, tied):
         rows = rows @ principal_axes(rows)[:, :kept]
         count = jnp.maximum(jnp.sum(member), 1).astype(rows.dtype)
         variance = jnp.sum(rows**2, axis=0) / count
-        rows = rows / jnp.sqrt(jnp.where(variance > 0, variance, 1))
+        rows = rows / jnp.sqrt(jnp.where(variance > 0, variance, 1))[None]
         weight = member.astype(rows.dtype)
         from_axis = functools.partial(_two_clouds, rows, weight, iterations=iterations, tied=tied)
         odds, gain = jax.vmap(from_axis)(jnp.arange(kept))
@@ -109,10 +109,10 @@ def _two_clouds(rows, weight, axis, *, iterations, tied):
       tied: whether the clouds share one covariance.
     """
     total = jnp.maximum(jnp.sum(weight), 1)
-    scatter = (weight * rows.T) @ rows
+    scatter = (weight[None] * rows.T) @ rows
 
     def covariance_of(part, n, m):
-        return (part * rows.T) @ rows / n - jnp.outer(m, m)
+        return (part[None] * rows.T) @ rows / n - jnp.outer(m, m)
 
     def log_densities(second):
         """ln p_k N(x; m_k, C_k) of both clouds, `[cloud, row]`."""
@@ -143,7 +143,7 @@ def _log_density(rows, mean, covariance):
     """Log-density of a Gaussian with a ridge, up to the constant of pi."""
     ridge = _RIDGE * jnp.eye(rows.shape[1], dtype=rows.dtype)
     factor = jnp.linalg.cholesky(covariance + ridge)
-    white = jax.scipy.linalg.solve_triangular(factor, (rows - mean).T, lower=True)
+    white = jax.scipy.linalg.solve_triangular(factor, (rows - mean[None]).T, lower=True)
     return -jnp.sum(white**2, axis=0) / 2 - jnp.sum(jnp.log(jnp.diag(factor)))
 
 

@@ -37,9 +37,11 @@ def auroc(score: Float[Array, " row"], is_poisoned: Bool[Array, " row"]) -> Floa
       0 to 1 in the dtype of `score`.
 
     Raises:
-      ValueError: the lengths differ, scores hold NaN, or all rows are poisoned or all clean.
-        Under `jit` the area is NaN instead.
+      ValueError: the lengths differ, a wrong dtype, scores hold NaN, or all rows are poisoned or
+        all clean. Under `jit` the area is NaN instead.
     """
+    checks.floating(score=score)
+    checks.boolean(is_poisoned=is_poisoned)
     _check_rows(score=score, is_poisoned=is_poisoned)
     if not known(score, lambda score: ~jnp.any(jnp.isnan(score))):
         raise checks.refused("score", score, "numbers", holds="NaN")
@@ -62,8 +64,9 @@ def detection_rates(
       Two fractions, 0 to 1.
 
     Raises:
-      ValueError: the lengths differ.
+      ValueError: the lengths differ, or the arrays are not boolean.
     """
+    checks.boolean(is_backdoor=is_backdoor, is_poisoned=is_poisoned)
     _check_rows(is_backdoor=is_backdoor, is_poisoned=is_poisoned)
     share = lambda kind: jnp.sum(is_backdoor & kind) / jnp.sum(kind)
     return DetectionRates(share(is_poisoned), share(~is_poisoned))

@@ -93,8 +93,8 @@ def identify(
       Score and flag of each row, the mask, and how the rounds went.
 
     Raises:
-      ValueError: as for `mspc`, `logits_fn` has no gradient or returns probabilities, or a
-        setting is out of its range.
+      ValueError: as for `mspc`, images of half precision, `logits_fn` has no gradient or returns
+        probabilities, or a setting is out of its range.
 
     Source: Pal et al., "Backdoor secrets unveiled: identifying backdoor data with optimized
     scaled prediction consistency" (ICLR 2024).
@@ -123,6 +123,8 @@ def identify_init(
     """
     check_config(config)
     check_images(logits_fn, images)
+    # The small steps of a mask are lost in half precision.
+    checks.single_or_double(images=images)
     _check_gradient(logits_fn, images)
     network = as_partial(logits_fn)
     logits = row_logits(network, images, batch_size=config.score_batch_size)
@@ -163,8 +165,8 @@ def identify_step(
       State with one more round done.
 
     Raises:
-      ValueError: the state is of other images or has done all rounds, logits are not finite
-        under amplification, or a setting is out of its range.
+      ValueError: the state is of other images, holds NaN or has done all rounds, logits are not
+        finite under amplification, or a setting is out of its range.
     """
     check_config(config)
     _check_state(state, images, config)
@@ -259,6 +261,8 @@ def _check_state(state, images, config):
     ):
         if values.shape != shape:
             raise checks.refused(name, values, f"{list(shape)}, as of images")
+    parts = {"score": state.score, "mask": state.mask, "logits": state.logits}
+    checks.finite(**{f"state.{name}": values for name, values in parts.items()})
     rounds = state.history["flagged"].size - 1
     if config.rounds != rounds:
         raise checks.refused("rounds", config.rounds, f"{rounds}, those of the state")

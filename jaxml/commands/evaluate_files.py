@@ -14,6 +14,7 @@ from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES
 from jaxml.files.names import shown
 from jaxml.llm._measures import membership
+from jaxml.llm._model import not_finite
 from jaxml.output.report import Report, Table, write_report
 from jaxml.unlearning import Sequences, metrics
 
@@ -71,7 +72,7 @@ def evaluate_files(
     asked = {path: load_choice_questions(path, **limit) for path in choices}
     of_privacy = list(privacy or ())[:2]
     read = {path: load_texts(path, **limit) for path in (*texts, *of_privacy)}
-    subject = llm.load(model)
+    subject = _load(model)
     other = _retrained(privacy[2], subject) if privacy else None
     rows = {path: tokenized(subject, path, own, length) for path, own in read.items()}
     if verbatim is not None:
@@ -120,6 +121,14 @@ def _line(row: tuple[str, str, str]) -> str:
     return f"{measure}, {shown(name)}: {text}"
 
 
+def _load(path: Path) -> llm.Model:
+    """Return a model that may be measured: NaN writes texts and picks answers like numbers."""
+    model = llm.load(path)
+    if leaf := not_finite(model.params):
+        raise DataError(f"{path}: parameters{leaf} with NaN or infinity; accepted are finite ones")
+    return model
+
+
 def _accuracy(model: llm.Model, path: Path, questions) -> tuple[str, dict[str, float]]:
     """Return the accuracy on the questions of a file as a text and as numbers."""
     about = path.stem.removesuffix("_test")
@@ -137,7 +146,7 @@ def _likelihood(model: llm.Model, path: Path, texts: Sequences) -> Iterator[Meas
 
 
 def _retrained(path: Path, model: llm.Model) -> llm.Model:
-    other = llm.load(path)
+    other = _load(path)
     if other.config.vocab_size != model.config.vocab_size:
         raise DataError(
             f"{path}: a vocabulary of {other.config.vocab_size}; the model has "

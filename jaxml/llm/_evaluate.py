@@ -11,10 +11,9 @@ from jaxtyping import Array, Float
 from jaxml import checks
 from jaxml.data.questions import ChoiceQuestion, Passage, Question
 from jaxml.llm import _measures as measures
-from jaxml.llm._model import Model
+from jaxml.llm._model import Model, not_finite
 from jaxml.llm._tokens import Texts, as_sequences
 from jaxml.unlearning import metrics
-from jaxml.unlearning._sequences import check_texts
 
 
 @jax.tree_util.register_dataclass
@@ -69,12 +68,15 @@ def evaluate(
       The measures, None where there is nothing to measure them by.
 
     Raises:
-      ValueError: nothing to measure, questions of different numbers of choices, a letter that is
+      ValueError: nothing to measure, parameters with NaN or infinity, tokens beyond the vocabulary,
+        questions of different numbers of choices, a letter that is
         no token, or `batch_size` below 1; see also `tokenize`.
     """
     if not (verbatim or knowledge or choices or texts is not None):
         raise checks.refused("texts", texts, "texts, or verbatim, knowledge or choices")
     checks.counts(batch_size=batch_size)
+    if leaf := not_finite(model.params):
+        raise checks.refused(f"model.params{leaf}", "NaN or infinity", "finite numbers")
     network = model.params, model.config
     writer = *network, model.tokenizer
     measured: dict[str, Any] = {}
@@ -88,7 +90,6 @@ def evaluate(
         )
     if texts is not None:
         rows = as_sequences(model, texts, length=length)
-        check_texts("texts", rows, vocabulary=model.config.vocab_size)
         scores = measures.text_scores(*network, rows, batch_size=batch_size)
         measured["perplexity"] = float(np.exp(-measures.per_token(scores.logp, rows)))
         measured["min_k"] = scores.min_k

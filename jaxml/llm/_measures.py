@@ -1,7 +1,8 @@
 """The measures of MUSE and WMDP on the parameters of a decoder, in batches."""
 
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jaxml.models import llama
 from jaxml.sharding import map_host_batches
 from jaxml.unlearning import Sequences, metrics
 from jaxml.unlearning._counted import row_sums
+from jaxml.unlearning._sequences import check_texts
 
 # Prompts are padded to multiples of this, so that few shapes are compiled.
 _PROMPT_STEP = 64
@@ -116,7 +118,7 @@ def continuations(
     """
     end = getattr(tokenizer, "eos_token_id", None)
     written = []
-    for starts, mask in _batches(tokenizer, prompts, batch_size):
+    for starts, mask in _batches(tokenizer, prompts, batch_size, decoder):
         rows = llama.generate(params, starts, decoder, steps=tokens, mask=mask, end=end)
         for row in np.asarray(rows).tolist():
             written.append(_decode(tokenizer, row[: row.index(end)] if end in row else row))
@@ -160,9 +162,10 @@ def choices(
             pieces = f"{letter!r} as {len(token)} tokens"
             raise checks.refused("tokenizer", pieces, "one with a token for each letter")
         letters += token
+    _check_tokens(letters, decoder)
     prompts = [metrics.choice_prompt(q.question, q.choices, subject=subject) for q in questions]
     rows = []
-    for tokens, mask in _batches(tokenizer, prompts, batch_size):
+    for tokens, mask in _batches(tokenizer, prompts, batch_size, decoder):
         rows.append(_last_log_probs(params, tokens, mask, jnp.asarray(letters), decoder=decoder))
     logp = jnp.concatenate(rows)[: len(questions)]
     return metrics.multiple_choice_accuracy(logp, jnp.asarray([q.answer for q in questions]))
@@ -213,6 +216,7 @@ def text_scores(
       fraction: K, see `jaxml.unlearning.metrics.min_k_prob`.
       batch_size: rows at a time.
     """
+    check_texts("texts", texts, vocabulary=decoder.vocab_size)
     one_batch = functools.partial(_text_scores, params, decoder=decoder, fraction=fraction)
     return map_host_batches(one_batch, texts, batch_size=batch_size)
 
@@ -254,12 +258,15 @@ def _last_log_probs(params, tokens, mask, letters, *, decoder):
     return jax.nn.log_softmax(logits)[:, letters]
 
 
-def _batches(tokenizer, prompts: Sequence[str], batch_size: int):
+def _batches(
+    tokenizer, prompts: Sequence[str], batch_size: int, decoder: llama.LlamaConfig
+) -> Iterator[tuple[Array, Array]]:
     """Yield tokens and masks of prompts at the right end, the last batch filled up."""
     if not prompts:
         raise checks.refused("prompts", list(prompts), "one prompt or more")
     checks.counts(batch_size=batch_size)
     encoded = [encode(tokenizer, prompt, start=True) for prompt in prompts]
+    _check_tokens(itertools.chain(*encoded), decoder)
     size = min(batch_size, len(encoded))
     encoded += encoded[: -len(encoded) % size]
     for start in range(0, len(encoded), size):
@@ -267,6 +274,14 @@ def _batches(tokenizer, prompts: Sequence[str], batch_size: int):
         length = -(-max(map(len, rows)) // _PROMPT_STEP) * _PROMPT_STEP
         tokens, mask = padded(rows, length, left=True)
         yield jnp.asarray(tokens), jnp.asarray(mask)
+
+
+def _check_tokens(tokens: Iterable[int], decoder: llama.LlamaConfig) -> None:
+    """Accept tokens of a prompt that the model has an embedding for."""
+    beyond = next((token for token in tokens if not 0 <= token < decoder.vocab_size), None)
+    if beyond is not None:
+        accepted = f"one with tokens of 0 to {decoder.vocab_size - 1}, the model's vocabulary"
+        raise checks.refused("tokenizer", f"token {beyond}", accepted)
 
 
 def _decode(tokenizer, tokens: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -90,6 +91,23 @@ def save(folder: str | Path, model: Model) -> None:
         model.tokenizer.save_pretrained(scratch)
         for file in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
             write_whole(folder / file.relative_to(scratch), file.read_bytes())
+
+
+def not_finite(params: PyTree) -> str | None:
+    """Return the path of a leaf of parameters that holds NaN or infinity; None if none does.
+
+    Args:
+      params: of a decoder.
+    """
+    for path, finite in jax.tree_util.tree_leaves_with_path(_finite(params)):
+        if not finite:
+            return jax.tree_util.keystr(path)
+    return None
+
+
+@jax.jit
+def _finite(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), params)
 
 
 def _snapshot(name: str, download: bool) -> Path:

@@ -14,7 +14,7 @@ from jaxml import checks
 from jaxml.llm._model import Model
 from jaxml.llm._tokens import Texts, as_sequences
 from jaxml.models import llama
-from jaxml.models.llama.precision import at_least_single
+from jaxml.precision import at_least_single
 from jaxml.sharding import map_host_batches
 from jaxml.unlearning import Sequences, coreset, keywords
 from jaxml.unlearning._sequences import check_texts

@@ -18,7 +18,7 @@ from jaxml.unlearning import Sequences, UnlearnConfig, Unlearned
 from jaxml.unlearning._config import check_unlearning
 from jaxml.unlearning._counted import row_sums
 from jaxml.unlearning._methods import method_name
-from jaxml.unlearning._optimise import adamw
+from jaxml.unlearning._optimise import optimizer_or_adamw
 from jaxml.unlearning._problem import (
     Likelihood,
     Problem,
@@ -26,7 +26,7 @@ from jaxml.unlearning._problem import (
     likelihood_problem,
     rmu_problem,
 )
-from jaxml.unlearning._sequences import Texts, sequences
+from jaxml.unlearning._sequences import Texts, check_texts, sequences
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 
@@ -102,7 +102,7 @@ def unlearn_decoder(
     solve = functools.partial(
         _solve,
         key_fit,
-        optimizer=optimizer or adamw(config.learning_rate),
+        optimizer=optimizer_or_adamw(optimizer, config.learning_rate, params=params),
         steps=config.steps,
         folder=folder,
         depends=None if folder is None else depends(),
@@ -152,8 +152,10 @@ def sequence_log_probs(
       batch_size: rows at a time.
       chunk: see `jaxml.models.llama.chunked_log_prob`.
     """
+    rows = sequences(texts)
+    check_texts("texts", rows, vocabulary=decoder.vocab_size)
     one_batch = functools.partial(_summed, params, decoder=decoder, chunk=chunk)
-    return map_host_batches(one_batch, sequences(texts), batch_size=batch_size)
+    return map_host_batches(one_batch, rows, batch_size=batch_size)
 
 
 def _solve(key: Array, problem: Problem, **settings) -> Unlearned:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from jaxml import checks
-from jaxml.precision import half_in_single
+from jaxml.precision import half_as_single
 from jaxml.registration._field import Difference, count_folds, jacobian_determinant
 from jaxml.registration._inputs import check_volumes
 from jaxml.tracing import nan_unless
@@ -103,7 +103,7 @@ def hausdorff95(
     return np.array(distances)
 
 
-@half_in_single
+@half_as_single
 def sd_log_jacobian(
     u: Float[Array, "*volume ndim"], *, scheme: Difference = "central", floor: float = 1e-9
 ) -> Float[Array, ""]:
@@ -127,7 +127,7 @@ def sd_log_jacobian(
     return jnp.std(jnp.log(jnp.maximum(jacobian_determinant(u, scheme=scheme), floor)))
 
 
-@half_in_single
+@half_as_single
 def fold_percentages(u: Float[Array, "*volume ndim"]) -> Folds:
     """Return the percentage of voxels that are folds, by each of the four criteria.
 

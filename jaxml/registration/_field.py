@@ -13,7 +13,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Int
 
 from jaxml import checks
-from jaxml.precision import half_in_single
+from jaxml.precision import half_as_single
 from jaxml.registration._flat import components, flatten, interior
 from jaxml.registration._inputs import check_field
 from jaxml.registration._tetrahedra import determinants, simplex_grid
@@ -22,7 +22,7 @@ Difference = Literal["forward", "backward", "central"]
 Scheme = Literal["forward", "backward", "central", "digital"]
 
 
-@half_in_single
+@half_as_single
 def jacobian(
     u: Float[Array, "*volume ndim"], *, scheme: Difference = "forward"
 ) -> Float[Array, "*volume ndim ndim"]:
@@ -47,7 +47,7 @@ def jacobian(
     return jnp.stack(columns, axis=-1)
 
 
-@half_in_single
+@half_as_single
 def jacobian_determinant(
     u: Float[Array, "*volume ndim"], *, scheme: Difference = "forward"
 ) -> Float[Array, "*volume"]:
@@ -72,7 +72,7 @@ def jacobian_determinant(
     return interior(plane, grid.layout)
 
 
-@half_in_single
+@half_as_single
 def min_jacobian_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*volume"]:
     """Return the smallest Jacobian determinant over the simplices of each voxel.
 
@@ -103,7 +103,7 @@ def min_jacobian_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*
     return interior(functools.reduce(smaller, planes), grid.layout)
 
 
-@half_in_single
+@half_as_single
 def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") -> Int[Array, ""]:
     """Return the number of voxels where the determinant is not positive.
 
@@ -126,7 +126,7 @@ def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") 
     return jnp.sum(~(determinant > 0), dtype=jnp.int32)
 
 
-@half_in_single
+@half_as_single
 def warp(
     image: Float[Array, "*image"], u: Float[Array, "*volume ndim"], *, order: int = 1
 ) -> Float[Array, "*image"]:
@@ -158,7 +158,7 @@ def warp(
     )
 
 
-@half_in_single
+@half_as_single
 def compose(
     u: Float[Array, "*volume ndim"], v: Float[Array, "*volume ndim"]
 ) -> Float[Array, "*volume ndim"]:

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml import checks
-from jaxml.precision import half_in_single
+from jaxml.precision import half_as_single
 from jaxml.registration._inputs import check_field, check_images
 
 # Keeps the correlation of windows without contrast finite, as in VoxelMorph.
 _NCC_FLOOR = 1e-5
 
 
-@half_in_single
+@half_as_single
 def ncc(
     fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, window: int = 9
 ) -> Float[Array, ""]:
@@ -50,7 +50,7 @@ def ncc(
     return -jnp.mean(cross * cross / (fixed_variance * moved_variance + _NCC_FLOOR))
 
 
-@half_in_single
+@half_as_single
 def mse(fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"]) -> Float[Array, ""]:
     """Return the mean square of the difference of two images.
 
@@ -68,7 +68,7 @@ def mse(fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"]) -> Float
     return jnp.mean((fixed - moved) ** 2)
 
 
-@half_in_single
+@half_as_single
 def mutual_information(
     fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, bins: int = 32
 ) -> Float[Array, ""]:
@@ -104,7 +104,7 @@ def mutual_information(
     return -jnp.sum(joint * ratio)
 
 
-@half_in_single
+@half_as_single
 def dice(
     fixed: Float[Array, "*volume labels"], moved: Float[Array, "*volume labels"]
 ) -> Float[Array, ""]:
@@ -133,7 +133,7 @@ def dice(
     return 1 - jnp.mean(overlap)
 
 
-@half_in_single
+@half_as_single
 def grad_l2(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     """Return the mean over axes of the mean squared difference of neighbors along each.
 
@@ -152,7 +152,7 @@ def grad_l2(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     return sum(squares, jnp.zeros((), u.dtype)) / ndim
 
 
-@half_in_single
+@half_as_single
 def bending_energy(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     """Return the mean of the squared second derivatives of a field, summed over all pairs.
 

@@ -18,8 +18,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from jaxml import augment as augmentations
 from jaxml import checks
 from jaxml.augment import Augment
+from jaxml.precision import at_least_single
 from jaxml.selftraining._pseudo_label import LogitsFn, pseudo_label
-from jaxml.tracing import known
+from jaxml.tracing import known, nan_unless
 
 
 @jax.tree_util.register_dataclass
@@ -107,14 +108,16 @@ def choose_augmentation(
     shares = []
     for augment, number in ((augmentations.identity, 1), *((a, views) for a in augments)):
         new = pseudo_label(key, logits_fn, augment, images, views=number, batch_size=batch_size)
-        agrees = (new.labels == labels.astype(jnp.int32)).astype(new.confidence.dtype)
+        dtype = at_least_single(new.confidence.dtype)
+        agrees = (new.labels == labels.astype(jnp.int32)).astype(dtype)
+        agrees = nan_unless(~jnp.isnan(new.confidence), agrees)
         total = jnp.zeros(classes, agrees.dtype).at[labels].add(agrees)
         shares.append(total / count.astype(agrees.dtype))
     return _judge(jnp.stack(shares), count, tolerance)
 
 
 def _judge(agreement: Array, count: Array, tolerance: float) -> AugmentationChoice:
-    lost = agreement[0] - agreement[1:]
+    lost = agreement[:1] - agreement[1:]
     cost = jnp.median(lost, axis=1)
     suspect = jnp.argmax(lost, axis=1)
     excess = jnp.max(lost, axis=1) - cost

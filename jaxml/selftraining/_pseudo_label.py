@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxml import checks
 from jaxml.augment import Augment
+from jaxml.precision import at_least_single
 from jaxml.selftraining._unit import unit
 from jaxml.sharding import map_host_batches
-from jaxml.tracing import as_partial, known
+from jaxml.tracing import as_partial, known, nan_unless
 
 LogitsFn = Callable[[Array], Array]
 """Function of images `[row, height, width, channel]` to logits `[row, class]`."""
@@ -77,7 +78,8 @@ def pseudo_label(
       batch_size: rows worked on at a time, each with all views.
 
     Returns:
-      `PseudoLabels` of all rows, those that are not kept among them.
+      `PseudoLabels` of all rows, those that are not kept among them. Where logits are not finite
+      and that cannot be seen, as under `jax.jit`, a row has NaN, and is not kept.
 
     Raises:
       ValueError: there are no rows, the images are no images, the logits are not finite (the
@@ -99,7 +101,7 @@ def pseudo_label(
         raise checks.refused("logits_fn(images)", probabilities, "finite numbers", holds=row)
     labels = jnp.argmax(probabilities, axis=-1).astype(jnp.int32)
     confidence = jnp.max(probabilities, axis=-1)
-    kept = confidence >= threshold
+    kept = finite & (confidence >= threshold)
     if not known(kept, jnp.any):
         highest = f"the highest confidence of {len(images)} rows, {float(jnp.max(confidence))}"
         raise checks.refused("threshold", threshold, f"up to {highest}")
@@ -107,7 +109,8 @@ def pseudo_label(
     if per_class is not None:
         kept = kept & (_rank_in_class(labels, confidence, classes) < per_class)
     hard = jax.nn.one_hot(labels, classes, dtype=probabilities.dtype)
-    targets = probabilities if soft else hard
+    targets = nan_unless(finite[:, None], probabilities if soft else hard)
+    confidence, agreement = nan_unless(finite, (confidence, agreement))
     return PseudoLabels(targets, probabilities, labels, confidence, agreement, kept)
 
 
@@ -143,11 +146,15 @@ def _mean_of_views(network, seen, *, views):
     if logits.ndim != 2 or len(logits) != len(seen):
         shape = f"[{len(seen)}, class], a row an image"
         raise checks.refused("logits_fn(images)", logits, shape)
+    dtype, logits = logits.dtype, logits.astype(at_least_single(logits.dtype))
     logits = logits.reshape(-1, views, logits.shape[-1])
     probabilities = jnp.mean(jax.nn.softmax(logits, axis=-1), axis=1)
     label = jnp.argmax(probabilities, axis=-1, keepdims=True)
     agree = jnp.argmax(logits, axis=-1) == label
-    return probabilities, jnp.mean(agree, axis=1, dtype=logits.dtype)
+    agreement = jnp.mean(agree, axis=1, dtype=logits.dtype)
+    finite = jnp.all(jnp.isfinite(logits), axis=(1, 2))
+    probabilities = nan_unless(finite[:, None], probabilities)
+    return probabilities.astype(dtype), agreement.astype(dtype)
 
 
 def _rank_in_class(labels: Array, confidence: Array, classes: int) -> Array:

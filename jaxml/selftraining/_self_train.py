@@ -89,9 +89,9 @@ def self_train(
       `SelfTrained`: all networks, and what each student learnt from.
 
     Raises:
-      ValueError: the pool is empty, or of another size or dtype than the images; a label is not
-        in 0 to classes - 1; what `relabel` returns has another shape; or a setting is out of
-        range.
+      ValueError: the pool is empty, or of another size or dtype than the images; images are not
+        finite; a label is not in 0 to classes - 1; what `relabel` returns has another shape, or
+        NaN; or a setting is out of range.
 
     Source: Pal et al. (SafeAI at AAAI 2023); Carmon et al., "Unlabeled data improves adversarial
     robustness" (NeurIPS 2019).
@@ -110,6 +110,7 @@ def self_train(
         if new.targets.shape != (len(seen), classes):
             shape = f"[{len(seen)}, classes={classes}]"
             raise checks.refused("relabel(images).targets", new.targets, shape)
+        checks.finite(**{"relabel(images).targets": new.targets})
         if labelled == "refined":
             new = dataclasses.replace(new, targets=_refined(new, labels, classes))
         targets, weight = new.targets, new.kept.astype(new.targets.dtype)
@@ -135,6 +136,7 @@ def _refined(new: PseudoLabels, labels: Array, classes: int) -> Array:
 def _check(images, labels, pool, classes, rounds, labelled) -> None:
     checks.counts(classes=classes, rounds=rounds)
     checks.images(or_bytes=True, images=images, pool=pool)
+    checks.finite(images=images, pool=pool)
     if pool.shape[1:] != images.shape[1:] or pool.dtype != images.dtype:
         sides = ", ".join(map(str, images.shape[1:]))
         raise checks.refused("pool", pool, f"{images.dtype}[row, {sides}], as images")

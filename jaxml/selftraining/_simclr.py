@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, Key, PyTree, Shaped
 from jaxml import augment as augmentations
 from jaxml import checks
 from jaxml.augment import Augment
+from jaxml.precision import at_least_single, half_as_single
 from jaxml.selftraining._unit import unit
+from jaxml.tracing import nan_unless
 
 Embed = Callable[[PyTree, Array], Array]
 
@@ -50,15 +52,18 @@ def simclr_loss(
         keys = jax.random.split(key, (2, rows))
         views = jax.vmap(jax.vmap(augment), (0, None))(keys, unit(images))
         embeddings = embed(params, views.reshape(-1, *images.shape[1:]))
-        first, second = embeddings[:rows], embeddings[rows:]
-        similarity = _similarity(first, second)
+        loss = nt_xent(embeddings[:rows], embeddings[rows:], temperature=temperature)
+        wide = embeddings.astype(at_least_single(embeddings.dtype))
+        similarity = _similarity(wide[:rows], wide[rows:])
         is_own = jnp.argmax(similarity, axis=1) == _partner(rows)
-        accuracy = jnp.mean(is_own, dtype=embeddings.dtype)
-        return nt_xent(first, second, temperature=temperature), {"accuracy": accuracy}
+        # NaN is not the nearest.
+        accuracy = nan_unless(jnp.isfinite(loss), jnp.mean(is_own, dtype=wide.dtype))
+        return loss, {"accuracy": accuracy.astype(embeddings.dtype)}
 
     return loss
 
 
+@half_as_single
 def nt_xent(
     first: Float[Array, "row feature"],
     second: Float[Array, "row feature"],
@@ -125,7 +130,7 @@ def project(
     Returns:
       Embeddings `[row, width]`.
     """
-    return jax.nn.relu(features @ params["hidden"] + params["bias"]) @ params["out"]
+    return jax.nn.relu(features @ params["hidden"] + params["bias"][None]) @ params["out"]
 
 
 def _similarity(first: Array, second: Array) -> Array:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxml import checks
+from jaxml.precision import at_least_single
 from jaxml.unlearning._counted import check_values, row_sums
 
 
@@ -18,7 +19,7 @@ def token_log_prob(
 
     Args:
       logits: `[*batch, time, vocabulary]`; half precision is converted to float32.
-      tokens: `[*batch, time]`, 0 to vocabulary - 1; larger ones give NaN.
+      tokens: `[*batch, time]`, 0 to vocabulary - 1; others give NaN.
 
     Returns:
       `[*batch, time - 1]`, in nats.
@@ -28,8 +29,7 @@ def token_log_prob(
     """
     logits, tokens = jnp.asarray(logits), jnp.asarray(tokens)
     logits = checked_logits(logits, tokens)[..., :-1, :]
-    chosen = jnp.take_along_axis(logits, tokens[..., 1:, None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    return at_tokens(logits, tokens[..., 1:]) - jax.nn.logsumexp(logits, axis=-1)
 
 
 def sequence_log_prob(
@@ -57,6 +57,18 @@ def sequence_log_prob(
     return row_sums(token_log_prob(logits, tokens), mask[..., 1:])
 
 
+def at_tokens(values: Array, tokens: Array) -> Array:
+    """Return the value of each token, `[*batch, time]`; NaN for one beyond the vocabulary.
+
+    Args:
+      values: `[*batch, time, vocabulary]`.
+      tokens: `[*batch, time]`.
+    """
+    # Of negative indices JAX counts from the end.
+    place = jnp.where(tokens < 0, values.shape[-1], tokens)[..., None]
+    return jnp.take_along_axis(values, place, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
+
+
 def checked_logits(logits: Array, tokens: Array) -> Array:
     """Return the logits of 2 tokens or more, in float32 or better.
 
@@ -70,4 +82,4 @@ def checked_logits(logits: Array, tokens: Array) -> Array:
         raise checks.refused("tokens", tokens, shape)
     if tokens.ndim < 1 or tokens.shape[-1] < 2:
         raise checks.refused("tokens", tokens, "2 tokens or more in a row")
-    return logits.astype(jnp.float32) if logits.dtype.itemsize < 4 else logits
+    return logits.astype(at_least_single(logits.dtype))

@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from jaxml import checks
+from jaxml.precision import half_as_single
 from jaxml.unlearning._counted import check_values
 from jaxml.unlearning._forget_batch import Objective, Scalar
 
 Normalization = Literal["sequence_sum", "batch_token_mean", "muse_logits"]
 
 
+@half_as_single
 def nll(
     logp: Float[Array, " sequence"], *, lengths: Integer[Array, " sequence"] | None = None
 ) -> Float[Array, ""]:
@@ -38,6 +40,7 @@ def nll(
     return -_mean(logp, lengths)
 
 
+@half_as_single
 def gradient_ascent(
     logp: Float[Array, " sequence"], *, lengths: Integer[Array, " sequence"] | None = None
 ) -> Float[Array, ""]:
@@ -56,6 +59,7 @@ def gradient_ascent(
     return _mean(logp, lengths)
 
 
+@half_as_single
 def grad_diff(
     logp: Float[Array, " sequence"],
     retain_logp: Float[Array, " retain"],
@@ -88,6 +92,7 @@ def grad_diff(
     return forget_weight * forget + retain_weight * retain
 
 
+@half_as_single
 def npo(
     logp: Float[Array, " *shape"],
     reference_logp: Float[Array, " *shape"],
@@ -135,9 +140,10 @@ def npo(
         checks.rows(logp=logp, reference_logp=reference_logp)
     if normalization == "batch_token_mean":
         logp, reference_logp = _mean(logp, lengths), _mean(reference_logp, lengths)
-    return _preference(reference_logp - logp, beta)
+    return _preference(_logarithm(reference_logp) - logp, beta)
 
 
+@half_as_single
 def simnpo(
     logp: Float[Array, " sequence"],
     lengths: Integer[Array, " sequence"],
@@ -170,6 +176,7 @@ def simnpo(
     return _preference(-logp / jnp.maximum(lengths, 1).astype(logp.dtype) - gamma, beta)
 
 
+@half_as_single
 def dpo(
     logp: Float[Array, " sequence"],
     alternative_logp: Float[Array, " sequence"],
@@ -204,10 +211,12 @@ def dpo(
         reference_logp=reference_logp,
         reference_alternative_logp=reference_alternative_logp,
     )
+    alternative_logp, reference_logp = map(_logarithm, (alternative_logp, reference_logp))
     margin = (alternative_logp - logp) - (reference_alternative_logp - reference_logp)
     return _preference(margin, beta)
 
 
+@half_as_single
 def idk_nll(
     alternative_logp: Float[Array, " sequence"],
     alternative_lengths: Integer[Array, " sequence"],
@@ -236,6 +245,12 @@ def idk_nll(
     _check_lengths(retain_lengths, retain_logp, prefix="retain_")
     logp = jnp.concatenate([alternative_logp, retain_logp])
     return nll(logp, lengths=jnp.concatenate([alternative_lengths, retain_lengths]))
+
+
+def _logarithm(logp: Array) -> Array:
+    """Return log-probabilities with NaN for +infinity, which is none and whose loss would be 0."""
+    # A product, so that the gradient is NaN, too.
+    return logp * jnp.where(logp < jnp.inf, 1, jnp.nan)
 
 
 def _preference(margin: Array, beta: Scalar) -> Array:

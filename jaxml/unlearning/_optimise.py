@@ -9,6 +9,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Key, PyTree
 
+from jaxml import checks
 from jaxml.optimizer import optimizer_step
 
 # Of parameters and a key, to a scalar and terms by name.
@@ -24,6 +25,29 @@ def adamw(learning_rate: float) -> optax.GradientTransformation:
       learning_rate: constant.
     """
     return optax.adamw(learning_rate, weight_decay=0.0)
+
+
+def optimizer_or_adamw(
+    optimizer: optax.GradientTransformation | None, learning_rate: float, **trees: PyTree
+) -> optax.GradientTransformation:
+    """Return the caller's optimizer, or that of unlearning for parameters that it can train.
+
+    Args:
+      optimizer: None for that of unlearning.
+      learning_rate: of that.
+      **trees: the parameters, by the name of the argument.
+
+    Raises:
+      ValueError: parameters of float16, in which its epsilon of 1e-8 is 0, and steps are 0 / 0.
+    """
+    if optimizer is not None:
+        return optimizer
+    for name, tree in trees.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+            if leaf.dtype == jnp.float16:
+                accepted = "bfloat16, float32 or float64, or an optimizer for float16"
+                raise checks.refused(f"{name}{jax.tree_util.keystr(path)}", leaf, accepted)
+    return adamw(learning_rate)
 
 
 def minimise(

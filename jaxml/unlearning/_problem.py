@@ -166,16 +166,18 @@ def _likelihood_loss(config: UnlearnConfig, model: Likelihood) -> StepLoss:
     def retain_term(params, frozen, texts: Sequences):
         if config.retain == "nll":
             return mean_nll(model.log_prob(params, texts.tokens), texts.mask[:, 1:])
-        if config.retain == "kl":
-            before = jax.lax.stop_gradient(model.logits(frozen, texts.tokens))
-            return kl_retain(model.logits(params, texts.tokens), before, mask=texts.mask)
-        return jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
+        before = jax.lax.stop_gradient(model.logits(frozen, texts.tokens))
+        return kl_retain(model.logits(params, texts.tokens), before, mask=texts.mask)
 
     def loss(params, data, key):
         rows, retain = _draw(key, data, config.batch_size)
         forget_loss = functools.partial(forget_term, rows=rows)
         place = shifted_to_worst(forget_loss, params, config.rho) if config.rho else params
-        first, second = forget_loss(place), retain_term(params, data.get("frozen"), retain)
+        first = forget_loss(place)
+        if config.retain == "none":
+            second = jnp.zeros_like(first)
+        else:
+            second = retain_term(params, data.get("frozen"), retain).astype(first.dtype)
         return first + config.retain_weight * second, {"forget": first, "retain": second}
 
     return loss

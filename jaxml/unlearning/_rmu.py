@@ -5,10 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from jaxml import checks
+from jaxml.precision import half_as_single
 from jaxml.unlearning._counted import check_values, counted_mean
 from jaxml.unlearning._forget_batch import Scalar
 
 
+@half_as_single
 def rmu(
     hidden_forget: Float[Array, "*forget width"],
     control: Float[Array, " width"],
@@ -49,6 +51,7 @@ def rmu(
         width = hidden_forget.shape[-1] if hidden_forget.ndim else 0
         raise checks.refused("control", control, f"[{width}], the width of hidden_forget")
     checks.same_shape(hidden_retain=hidden_retain, frozen_retain=frozen_retain)
+    control = jnp.expand_dims(control, range(hidden_forget.ndim - 1))
     forget = _mean_square(hidden_forget - control, forget_mask, name="hidden_forget")
     retain = _mean_square(hidden_retain - frozen_retain, retain_mask, name="hidden_retain")
     return forget + alpha * retain

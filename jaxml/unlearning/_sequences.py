@@ -1,8 +1,9 @@
 """Sets of texts as tokens, with what of them counts."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +120,21 @@ def _is_left_padded(tokens: Array, mask: Array) -> Array:
     are_most = 2 * jnp.sum(is_start, dtype=jnp.int32) >= tokens.shape[0]
     are_padded = (copies[longest] > 1) & are_most & jnp.all(mask[:, -1])
     return jnp.any(copies != copies[0]) & (jnp.any(is_padded) | are_padded)
+
+
+def check_vocabulary(apply: Callable[..., Any], params: PyTree, **texts: Texts | None) -> None:
+    """Raise ValueError if tokens are beyond the vocabulary of a model.
+
+    Args:
+      apply: function of parameters and tokens to logits.
+      params: of the model.
+      **texts: sets by the names of the arguments, as `check_texts` takes them.
+    """
+    sets = {name: each for name, each in texts.items() if isinstance(each, Sequences)}
+    for name, each in sets.items():
+        if is_concrete(each.tokens):
+            logits = jax.eval_shape(apply, params, each.tokens)
+            check_texts(name, each, vocabulary=logits.shape[-1])
 
 
 def draw_rows(key: Array, rows: PyTree, batch_size: int) -> PyTree:

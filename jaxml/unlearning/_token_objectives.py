@@ -5,11 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxml import checks
+from jaxml.precision import half_as_single
 from jaxml.unlearning._counted import check_values, counted_mean, row_sums
 from jaxml.unlearning._forget_batch import Objective, Scalar
 from jaxml.unlearning._objectives import nll
 
 
+@half_as_single
 def wga(
     logp: Float[Array, "*batch token"], mask: Bool[Array, "*batch token"], *, beta: Scalar = 1.0
 ) -> Float[Array, ""]:
@@ -34,6 +36,7 @@ def wga(
     return satimp(logp, mask, beta1=beta, beta2=0.0)
 
 
+@half_as_single
 def satimp(
     logp: Float[Array, "*batch token"],
     mask: Bool[Array, "*batch token"],
@@ -69,6 +72,7 @@ def satimp(
     return counted_mean(weight * logp, mask, name="logp")
 
 
+@half_as_single
 def mean_nll(
     logp: Float[Array, "sequence token"], mask: Bool[Array, "sequence token"]
 ) -> Float[Array, ""]:
@@ -89,6 +93,7 @@ def mean_nll(
     return nll(row_sums(logp, mask), lengths=jnp.sum(mask, axis=-1, dtype=jnp.int32))
 
 
+@half_as_single
 def kl_retain(
     logits: Float[Array, "*batch time vocabulary"],
     reference_logits: Float[Array, "*batch time vocabulary"],
@@ -115,8 +120,8 @@ def kl_retain(
     checks.same_shape(logits=logits, reference_logits=reference_logits)
     log_p, log_q = jax.nn.log_softmax(logits), jax.nn.log_softmax(reference_logits)
     q = jnp.exp(log_q)
-    # A token that the reference excludes adds q log q = 0.
-    divergence = jnp.sum(jnp.where(q > 0, q * (log_q - log_p), 0), axis=-1)
+    # A token that the reference excludes adds q log q = 0; NaN is no such token.
+    divergence = jnp.sum(jnp.where(q == 0, 0, q * (log_q - log_p)), axis=-1)
     return counted_mean(divergence, mask, name="logits without their last axis")
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Key, PyTree
 from jaxml.unlearning._config import UnlearnConfig, check_unlearning
 from jaxml.unlearning._counted import row_sums
 from jaxml.unlearning._log_prob import token_log_prob
-from jaxml.unlearning._optimise import adamw, minimise
+from jaxml.unlearning._optimise import minimise, optimizer_or_adamw
 from jaxml.unlearning._problem import (
     Likelihood,
     OfTokens,
@@ -22,7 +22,7 @@ from jaxml.unlearning._problem import (
     likelihood_problem,
     rmu_problem,
 )
-from jaxml.unlearning._sequences import Sequences, Texts, sequences
+from jaxml.unlearning._sequences import Sequences, Texts, check_vocabulary, sequences
 
 
 @jax.tree_util.register_dataclass
@@ -75,12 +75,15 @@ def unlearn(
       Parameters and the loss of each step.
 
     Raises:
-      ValueError: unknown method or retain term, a number out of range, sets without a row or
-        masks of another shape, or `alternative` missing or not wanted.
+      ValueError: unknown method or retain term, a number out of range, tokens beyond the
+        vocabulary of the logits, sets without a row or masks of another shape, or `alternative`
+        missing or not wanted.
     """
     forget, retain = sequences(forget), sequences(retain)
     alternative = None if alternative is None else sequences(alternative)
     check_unlearning(config, forget, retain, alternative)
+    if config.method != "rmu":
+        check_vocabulary(apply, params, forget=forget, retain=retain, alternative=alternative)
     return _unlearn(
         key,
         params,
@@ -89,7 +92,7 @@ def unlearn(
         alternative,
         apply=apply,
         config=config,
-        optimizer=optimizer or adamw(config.learning_rate),
+        optimizer=optimizer_or_adamw(optimizer, config.learning_rate, params=params),
     )
 
 

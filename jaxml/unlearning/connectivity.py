@@ -20,9 +20,10 @@ from jax import lax
 from jaxtyping import Array, Float, Key, PyTree
 
 from jaxml import checks
-from jaxml.tracing import as_partial, known
+from jaxml.precision import half_as_single
+from jaxml.tracing import as_partial, known, nan_unless
 from jaxml.unlearning._counted import check_values
-from jaxml.unlearning._optimise import adamw, minimise
+from jaxml.unlearning._optimise import minimise, optimizer_or_adamw
 
 
 @jax.tree_util.register_dataclass
@@ -151,10 +152,11 @@ def bezier_fit(
     _check_models(params_a=params_a, params_b=params_b)
     checks.counts(steps=steps)
     checks.positive(learning_rate=learning_rate)
-    optimizer = optimizer or adamw(learning_rate)
+    optimizer = optimizer_or_adamw(optimizer, learning_rate, params_a=params_a)
     return _fit(key, params_a, params_b, as_partial(loss), steps=steps, optimizer=optimizer)
 
 
+@half_as_single
 def barrier(points: Float[Array, " point"], loss: Float[Array, " point"]) -> Float[Array, ""]:
     """Return how far the loss rises on a path above the line between its ends.
 
@@ -166,7 +168,8 @@ def barrier(points: Float[Array, " point"], loss: Float[Array, " point"]) -> Flo
       loss: L at each, `[point]`, such as `values` of a `Path`.
 
     Returns:
-      0 or more, in the unit of the loss; NaN if a loss is.
+      0 or more, in the unit of the loss; NaN if a loss is, or if points are others and that
+      cannot be seen, as under `jax.jit`.
 
     Raises:
       ValueError: the shapes differ, a wrong dtype, or `points` are not from 0 to 1.
@@ -178,7 +181,9 @@ def barrier(points: Float[Array, " point"], loss: Float[Array, " point"]) -> Flo
     if not known(points, _span_the_path):
         raise checks.refused("points", points, "0 first, 1 last, the others between")
     l = points.astype(loss.dtype)
-    return jnp.max(loss - ((1 - l) * loss[0] + l * loss[-1]))
+    rise = jnp.max(loss - ((1 - l) * loss[0] + l * loss[-1]))
+    # A maximum leaves out -infinity, and on some devices NaN.
+    return nan_unless(_span_the_path(points) & jnp.all(loss > -jnp.inf), rise)
 
 
 def _path(evaluate: Callable[[PyTree], Any], points: int | Array, **controls: PyTree) -> Path:

@@ -55,9 +55,18 @@ def test_a_set_without_poison_has_a_false_positive_rate():
         (SCORE[:0], TRUTH[:0], r"score=float64\[0\]: accepted is \[row\]"),
         (SCORE, TRUTH | True, "is_poisoned=.* with rows of one kind alone: .* both kinds"),
         (SCORE, TRUTH & False, "is_poisoned=.* with rows of one kind alone: .* both kinds"),
+        (SCORE > 0, TRUTH, r"score=bool\[500\]: accepted is floating-point"),
+        (np.arange(500), TRUTH, r"score=int64\[500\]: accepted is floating-point"),
+        (SCORE, TRUTH * 1, r"is_poisoned=int64\[500\]: accepted is bool"),
         (SCORE * np.nan, TRUTH, "score=.* with NaN: accepted is numbers"),
     ],
 )
 def test_bad_rows_are_named(score, truth, message, unchecked):
     with pytest.raises(ValueError, match=message):
         auroc(jnp.asarray(score), jnp.asarray(truth))
+
+
+def test_flags_are_no_numbers(unchecked):
+    # Of 1 and 2 the common bits are none.
+    with pytest.raises(ValueError, match=r"is_backdoor=int64\[2\]: accepted is bool"):
+        detection_rates(jnp.array([2, 2]), jnp.array([True, False]))

@@ -141,6 +141,31 @@ def test_a_mistyped_name_is_refused_before_anything_is_loaded(
     assert message in capsys.readouterr().err
 
 
+def test_a_model_of_nan_is_named_and_not_measured(files, tmp_path, capsys):
+    """Its accuracy would be 1: of logits that are NaN the first is the largest."""
+    bad = shutil.copytree(files / "model", tmp_path / "bad")
+    params = llama.load(bad).params
+    params["layers"]["down"] = params["layers"]["down"].at[1, 2, 3].set(np.nan)
+    llama.save(bad, params, CONFIG)
+    measured = {
+        "--choices": ["biology_test.csv"],
+        "--verbatim": ["verbatim.json"],
+        "--text": ["forget.txt"],
+    }
+    for option, names in measured.items():
+        paths = [str(files / name) for name in names]
+        arguments = ["evaluate-unlearning", "--model", str(bad), "--out", str(tmp_path / "out")]
+        assert main([*arguments, option, *paths]) == 2
+        told = capsys.readouterr().err
+        assert f"{bad}: parameters['layers']['down'] with NaN or infinity" in told
+        assert len(told.strip().splitlines()) == 1
+    # The model of comparison, too.
+    arguments = ["evaluate-unlearning", "--model", str(files / "model"), "--privacy"]
+    texts = [str(files / "forget.txt")] * 2
+    assert main([*arguments, *texts, str(bad), "--out", str(tmp_path / "out")]) == 2
+    assert f"{bad}: parameters" in capsys.readouterr().err
+
+
 def test_nothing_to_measure_is_told(files, capsys):
     assert main(["evaluate-unlearning", "--model", str(files / "model")]) == 2
     assert "measures=None: accepted is --verbatim, --knowledge" in capsys.readouterr().err

@@ -8,7 +8,8 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxml import checks
-from jaxml.tracing import as_partial
+from jaxml.precision import at_least_single
+from jaxml.tracing import as_partial, nan_unless
 
 
 def perturb(
@@ -42,14 +43,23 @@ def perturb(
       Images `[row, height, width, channel]`, in [0, 1].
 
     Raises:
-      ValueError: `epsilon` or `step` is not positive, or `iterations` is below 1.
+      ValueError: the images are not `[row, ...]` of floating-point numbers, a label is no class,
+        `epsilon` or `step` is not positive, or `iterations` is below 1.
 
     Source: Madry et al., "Towards deep learning models resistant to adversarial attacks" (ICLR
     2018).
     """
     checks.positive(epsilon=epsilon, step=step)
     checks.counts(iterations=iterations)
-    start = jax.random.uniform(key, images.shape, images.dtype, -epsilon, epsilon)
+    checks.images(images=images)
+    rows = images[:1]
+    classes = jax.eval_shape(logits_fn, rows).shape[-1]
+    checks.labels(labels=labels, rows=len(images), classes=classes)
+    # The box around 0 to 1 would hide infinity.
+    images = nan_unless(jnp.isfinite(images), images)
+    # Half precision has other random numbers.
+    wide = at_least_single(images.dtype)
+    start = jax.random.uniform(key, images.shape, wide, -epsilon, epsilon).astype(images.dtype)
     x = jnp.clip(images + start, 0, 1)
     # No lax loop: XLA's CPU backend runs convolutions in one many times slower (jax issue 12868).
     for _ in range(iterations):
@@ -63,7 +73,11 @@ def _ascend(x, images, labels, epsilon, step, logits_fn):
 
     def cross_entropy(x):
         logits = logits_fn(x)
-        return jnp.sum(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        wide = logits.astype(at_least_single(logits.dtype))
+        each = optax.softmax_cross_entropy_with_integer_labels(wide, labels)
+        # JAX counts from the end for negative indices. A product, so that gradients are NaN, too.
+        is_class = (labels >= 0) & (labels < logits.shape[-1])
+        return jnp.sum(each * jnp.where(is_class, 1, jnp.nan))
 
     moved = x + step * jnp.sign(jax.grad(cross_entropy)(x))
     return jnp.clip(jnp.clip(moved, images - epsilon, images + epsilon), 0, 1)

@@ -10,6 +10,8 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxml import checks
+from jaxml.precision import at_least_single
+from jaxml.tracing import nan_unless
 
 Relabel = Literal["all_to_one", "all_to_all", "untargeted"]
 Images = Float[Array, "row height width channel"]
@@ -57,24 +59,29 @@ def attack_success_rate(
       relabel: as in the attack.
 
     Returns:
-      0 to 1, in the dtype of the logits.
+      0 to 1, in the dtype of the logits; NaN where a logit is not finite.
 
     Raises:
-      ValueError: `relabel` is unknown, or the arrays are not of these shapes and kinds.
+      ValueError: `relabel` is unknown, the arrays are not of these shapes and kinds, or a label
+        or `target` is no class of the logits.
     """
     check_labelled(images, labels)
     checks.choice(get_args(Relabel), relabel=relabel)
     logits = logits_fn(images)
+    checks.labels(labels=labels, rows=len(images), classes=logits.shape[-1])
     predicted = jnp.argmax(logits, axis=-1).astype(labels.dtype)
     counted = jnp.ones_like(labels, bool)
     if relabel == "all_to_one":
+        checks.within(0, logits.shape[-1] - 1, target=target)
         counted = labels != target
         success = predicted == target
     elif relabel == "all_to_all":
         success = predicted == (labels + 1) % logits.shape[-1]
     else:
         success = predicted != labels
-    return jnp.mean(success, where=counted, dtype=logits.dtype)
+    rate = jnp.mean(success, where=counted, dtype=at_least_single(logits.dtype))
+    # NaN is no class, and not the likeliest.
+    return nan_unless(jnp.all(jnp.isfinite(logits)), rate.astype(logits.dtype))
 
 
 def put_trigger(

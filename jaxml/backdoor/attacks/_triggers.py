@@ -14,6 +14,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float, Key
 
 from jaxml import checks
+from jaxml.tracing import nan_unless
 
 # Barni et al. 2019: 20 of 255 gray levels, and the periods across an image.
 SIG_STRENGTH = 20 / 255
@@ -57,10 +58,12 @@ class Trigger:
         if images.shape[1:] != self.keep.shape:
             size = ", ".join(map(str, self.keep.shape))
             raise checks.refused("images", images, f"[row, {size}], the size of the trigger")
-        keep, add = (a.astype(images.dtype) for a in (self.keep, self.add))
+        keep, add = (a.astype(images.dtype)[None] for a in (self.keep, self.add))
         if self.flow is not None:
             images = _warp(images, self.flow.astype(images.dtype))
-        return jnp.clip(keep * images + add, 0, 1)
+        triggered = keep * images + add
+        # Between 0 and 1 infinity would look like a bright pixel.
+        return nan_unless(jnp.isfinite(triggered), jnp.clip(triggered, 0, 1))
 
 
 def patch_trigger(
@@ -215,7 +218,7 @@ def warp_trigger(
     flow = jax.image.scale_and_translate(
         control, (height, width, 2), (0, 1), scale, (1 - scale) / 2, "cubic", antialias=False
     )
-    pixels = jnp.array([(n - 1) / 2 for n in (height, width)], flow.dtype)
+    pixels = jnp.array([[[(n - 1) / 2 for n in (height, width)]]], flow.dtype)
     return Trigger(jnp.ones(shape), jnp.zeros(shape), flow * (strength / height) * pixels)
 
 
@@ -254,6 +257,6 @@ def _warp(images: Array, flow: Array) -> Array:
     """Return images at p + flow(p), linear between pixels, the border repeated outside."""
     height, width = flow.shape[:2]
     row = jnp.arange(height, dtype=flow.dtype)[:, None] + flow[..., 0]
-    column = jnp.arange(width, dtype=flow.dtype) + flow[..., 1]
+    column = jnp.arange(width, dtype=flow.dtype)[None] + flow[..., 1]
     sample = lambda plane: map_coordinates(plane, [row, column], order=1, mode="nearest")
     return jax.vmap(jax.vmap(sample, -1, -1))(images)

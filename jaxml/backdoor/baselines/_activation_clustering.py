@@ -79,7 +79,7 @@ def _two_means(rows, member, iterations):
         count = jnp.sum(part, axis=1)
         return part @ rows / jnp.maximum(count, 1)[:, None], count
 
-    distances = lambda center: jnp.linalg.norm(rows[:, None] - center, axis=2)
+    distances = lambda center: jnp.linalg.norm(rows[:, None] - center[None], axis=2)
 
     def step(_, second):
         distance = distances(centers(second)[0])

@@ -25,7 +25,7 @@ def centered(features: Array, member: Array) -> Array:
     """Return the features about the mean of the members; 0 in the other rows."""
     weight = member.astype(features.dtype)
     mean = weight @ features / jnp.maximum(jnp.sum(weight), 1)
-    return jnp.where(member[:, None], features - mean, 0)
+    return jnp.where(member[:, None], features - mean[None], 0)
 
 
 def principal_axes(rows: Array) -> Array:

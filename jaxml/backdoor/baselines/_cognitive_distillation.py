@@ -50,12 +50,13 @@ def cognitive_distillation(
       Scores `[row]`, -height width to 0, higher is more suspicious.
 
     Raises:
-      ValueError: the images are not `[row, ...]` of floating-point numbers, or a setting is out
-        of range.
+      ValueError: the images are not `[row, ...]` of floating-point numbers of single precision or
+        better, in which the small steps of a mask are not lost, or a setting is out of range.
 
     Source: Huang et al. 2023 (ICLR, arXiv 2301.10908).
     """
     checks.images(images=images)
+    checks.single_or_double(images=images)
     checks.counts(steps=steps, batch_size=batch_size)
     checks.at_least(0, learning_rate=learning_rate, l1=l1, tv=tv)
     keys = jax.random.split(key, images.shape[0])

@@ -42,6 +42,7 @@ def activation_likelihood(
         if values.shape != activations.shape[-1:]:
             accepted = f"[{activations.shape[-1]}], one for each channel of activations"
             raise checks.refused(name, values, accepted)
+    mean, variance = (jnp.expand_dims(x, range(activations.ndim - 1)) for x in (mean, variance))
     log_density = -((activations - mean) ** 2 / variance + jnp.log(2 * jnp.pi * variance)) / 2
     return jnp.min(log_density, axis=tuple(range(1, activations.ndim)))
 
@@ -84,15 +85,15 @@ def flare(
 
 @functools.partial(jax.jit, static_argnames=("kept", "iterations"))
 def _distances(likelihoods, *, kept, iterations):
-    middle = jnp.median(likelihoods, axis=0)
-    spread = jnp.median(jnp.abs(likelihoods - middle), axis=0)
+    middle = jnp.median(likelihoods, axis=0, keepdims=True)
+    spread = jnp.median(jnp.abs(likelihoods - middle), axis=0, keepdims=True)
     # A layer without spread says nothing.
     z = jnp.where(spread > 0, (likelihoods - middle) / jnp.where(spread > 0, spread, 1), 0)
     ridge = 1e-3 * jnp.eye(z.shape[1], dtype=z.dtype)
 
     def concentrate(_, distance):
         near = z[lax.top_k(-distance, kept)[1]]
-        mean = jnp.mean(near, axis=0)
+        mean = jnp.mean(near, axis=0, keepdims=True)
         covariance = (near - mean).T @ (near - mean) / kept + ridge
         factor = jnp.linalg.cholesky(covariance)
         white = jax.scipy.linalg.solve_triangular(factor, (z - mean).T, lower=True)

@@ -9,8 +9,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from jaxml import checks
+from jaxml.precision import at_least_single
 from jaxml.sharding import map_batches
-from jaxml.tracing import as_partial, known
+from jaxml.tracing import as_partial, known, nan_unless
 
 Amplified = Callable[[Array, Array], Array]
 
@@ -58,13 +59,17 @@ def ibd_psc(
 @functools.partial(jax.jit, static_argnames="batch_size")
 def _consistency(logits_fn, amplified_fn, images, levels, *, batch_size):
     def of_batch(batch):
-        chosen = jnp.argmax(logits_fn(batch), axis=-1)[:, None]
+        own = logits_fn(batch)
+        chosen = jnp.argmax(own, axis=-1)[:, None]
 
         def probability(level):
-            all_classes = jax.nn.softmax(amplified_fn(level, batch))
+            logits = amplified_fn(level, batch)
+            all_classes = jax.nn.softmax(logits.astype(at_least_single(logits.dtype)))
             return jnp.take_along_axis(all_classes, chosen, axis=-1)[:, 0]
 
-        return jnp.mean(lax.map(probability, levels), axis=0)
+        score = jnp.mean(lax.map(probability, levels), axis=0).astype(own.dtype)
+        # NaN is not the network's choice.
+        return nan_unless(jnp.all(jnp.isfinite(own), axis=-1), score)
 
     return map_batches(of_batch, images, batch_size=batch_size)
 
@@ -89,12 +94,13 @@ def ibd_psc_level(
       error: share of wrong predictions to exceed.
 
     Returns:
-      One of the levels.
+      One of the levels; where logits are not finite and that cannot be seen, as under `jax.jit`,
+      it means nothing.
 
     Raises:
       ValueError: the images are not `[row, ...]` of floating-point numbers, the labels are not
-        integers from 0, one a row, the levels are not integers `[level]`, or `error` is not in
-        0 to 1.
+        integers from 0, one a row, the levels are not integers `[level]`, `error` is not in 0 to
+        1, or logits are not finite.
 
     Source: Hou et al. 2024 (ICML, arXiv 2405.09786).
     """
@@ -104,17 +110,26 @@ def ibd_psc_level(
         raise checks.refused("labels", labels, "0 or more", holds="negative numbers")
     _check_levels(levels)
     checks.within(0, 1, error=error)
-    return _first_level(as_partial(amplified_fn), images, labels, levels, error)
+    level, finite = _first_level(as_partial(amplified_fn), images, labels, levels, error)
+    if not known(finite, bool):
+        holds = "NaN or infinity"
+        raise checks.refused("amplified_fn(level, images)", holds, "finite logits at all levels")
+    return level
 
 
 @jax.jit
 def _first_level(amplified_fn, images, labels, levels, error):
-    def share_wrong(level):
-        chosen = jnp.argmax(amplified_fn(level, images), -1).astype(labels.dtype)
-        return jnp.mean(chosen != labels)
+    """Return the level, and whether the logits at all levels are finite."""
 
-    exceeds = lax.map(share_wrong, levels) > error
-    return jnp.where(jnp.any(exceeds), levels[jnp.argmax(exceeds)], levels[-1])
+    def share_wrong(level):
+        logits = amplified_fn(level, images)
+        chosen = jnp.argmax(logits, -1).astype(labels.dtype)
+        return jnp.mean(chosen != labels), jnp.all(jnp.isfinite(logits))
+
+    wrong, finite = lax.map(share_wrong, levels)
+    exceeds = wrong > error
+    level = jnp.where(jnp.any(exceeds), levels[jnp.argmax(exceeds)], levels[-1])
+    return level, jnp.all(finite)
 
 
 def _check_levels(levels: Array) -> None:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxml import checks
+from jaxml.precision import at_least_single
 from jaxml.sharding import map_batches
 from jaxml.tracing import as_partial
 
@@ -48,19 +49,22 @@ def sd_fct(
     checks.images(images=images)
     checks.counts(batch_size=batch_size)
     checks.within(0, 180, degrees=degrees)
-    limit = jnp.asarray(degrees / 180 * jnp.pi, images.dtype)
+    limit = jnp.asarray(degrees / 180 * jnp.pi, at_least_single(images.dtype))
     return _distances(key, as_partial(features_fn), images, limit, batch_size=batch_size)
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def _distances(key, features_fn, images, limit, *, batch_size):
     shape = (images.shape[0],)
-    angles = jax.random.uniform(key, shape, images.dtype, minval=-limit, maxval=limit)
+    angles = jax.random.uniform(key, shape, limit.dtype, minval=-limit, maxval=limit)
 
     def of_batch(batch):
         x, angle = batch
-        step = features_fn(_rotated(x, angle)) - features_fn(x)
-        return jnp.sum(step**2, axis=-1)
+        rotated, own = (
+            features.astype(at_least_single(features.dtype))
+            for features in (features_fn(_rotated(x, angle)), features_fn(x))
+        )
+        return jnp.sum((rotated - own) ** 2, axis=-1).astype(x.dtype)
 
     return map_batches(of_batch, (images, angles), batch_size=batch_size)
 
@@ -69,7 +73,7 @@ def _distances(key, features_fn, images, limit, *, batch_size):
 def _rotated(image, angle):
     height, width, _ = image.shape
     center = (height - 1) / 2, (width - 1) / 2
-    axis = lambda n, middle: jnp.arange(n, dtype=image.dtype) - middle
+    axis = lambda n, middle: jnp.arange(n, dtype=angle.dtype) - middle
     y, x = jnp.meshgrid(axis(height, center[0]), axis(width, center[1]), indexing="ij")
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     where = [cos * y - sin * x + center[0], sin * y + cos * x + center[1]]

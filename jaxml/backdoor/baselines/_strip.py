@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxml import checks
+from jaxml.precision import at_least_single
 from jaxml.sharding import map_batches
 from jaxml.tracing import as_partial
 
@@ -71,11 +72,11 @@ def _entropies(key, logits_fn, images, weights, *, blends, batch_size):
     def of_batch(batch):
         x, partners = batch
         of_blend = lambda partner: _entropy(logits_fn(own * x + others * images[partner]))
-        return jnp.mean(lax.map(of_blend, partners.T), axis=0)
+        return jnp.mean(lax.map(of_blend, partners.T), axis=0).astype(x.dtype)
 
     return map_batches(of_batch, (images, partners), batch_size=batch_size)
 
 
 def _entropy(logits):
-    log_p = jax.nn.log_softmax(logits)
+    log_p = jax.nn.log_softmax(logits.astype(at_least_single(logits.dtype)))
     return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)

@@ -20,8 +20,8 @@ from jaxtyping import Array, Bool, Float, Integer, Key
 
 from jaxml import checks
 from jaxml.models.llama.config import LlamaConfig
-from jaxml.models.llama.precision import at_least_single
 from jaxml.models.llama.rope import rotate, rotation
+from jaxml.precision import at_least_single
 from jaxml.tracing import is_concrete
 
 Params = dict[str, Any]
@@ -143,16 +143,17 @@ def embed(params: Params, tokens: Integer[Array, "row time"]) -> Float[Array, "r
 
     Args:
       params: as of `init` or `load`.
-      tokens: `[row, time]`, 0 to vocabulary - 1; another one gives NaN, and then all of its row
-        after the first layer.
+      tokens: `[row, time]`, 0 to vocabulary - 1; where they cannot be seen, as under `jax.jit`,
+        another one gives NaN, and then all of its row after the first layer.
 
     Raises:
-      ValueError: `tokens` are not two axes of integers.
+      ValueError: `tokens` are not two axes of integers, or beyond the vocabulary.
     """
     tokens = jnp.asarray(tokens)
     if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise checks.refused("tokens", tokens, "integers [row, time]")
     table = params["embed"]
+    checks.values_within(0, len(table) - 1, tokens=tokens)
     hidden = table.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
     return _rows_over_devices(hidden, jax.typeof(table).sharding.mesh)
 
@@ -232,7 +233,7 @@ def project(hidden: Array, layer: Layers, turn, config: LlamaConfig) -> tuple[Ar
     def heads(name):
         y = x @ layer[name]
         if f"{name}_bias" in layer:
-            y = y + layer[f"{name}_bias"]
+            y = y + layer[f"{name}_bias"][None, None]
         return y.reshape(*y.shape[:-1], -1, config.head_dim)
 
     return rotate(heads("q"), turn), rotate(heads("k"), turn), heads("v")
@@ -263,14 +264,14 @@ def rms_norm(x: Array, scale: Array, config: LlamaConfig) -> Array:
     """Return x over its root mean square, times the scale; in float32 or better."""
     y = x.astype(at_least_single(x.dtype))
     y = y * lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + config.epsilon)
-    return y.astype(x.dtype) * scale
+    return y.astype(x.dtype) * jnp.expand_dims(scale, range(x.ndim - 1))
 
 
 def visible(
     query_time: Array, key_time: Array, config: LlamaConfig, mask: Array | None
 ) -> Bool[Array, "row query key"]:
     """Return which keys each query sees, `[row or 1, query, key]`."""
-    distance = query_time[:, None] - key_time
+    distance = query_time[:, None] - key_time[None]
     seen = distance >= 0
     if config.window is not None:
         seen = seen & (distance < config.window)

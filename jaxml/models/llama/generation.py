@@ -13,8 +13,8 @@ from jaxml import checks
 from jaxml.models.llama import decoder
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params
-from jaxml.models.llama.precision import at_least_single
 from jaxml.models.llama.rope import rotation
+from jaxml.precision import at_least_single
 from jaxml.tracing import as_partial, known
 
 Choose = Callable[[Array, Array], Array]
@@ -48,15 +48,21 @@ def generate(
         loop is known by it; arrays come with it as a `jax.tree_util.Partial`.
 
     Returns:
-      The new tokens alone, `[row, steps]`.
+      The new tokens alone, `[row, steps]`. Where logits are not finite and that cannot be seen, as
+      under `jax.jit`, the tokens of the row mean nothing.
 
     Raises:
-      ValueError: `tokens` or `mask` have a wrong shape or dtype, padding is at the right, or
-        `steps` is below 1.
+      ValueError: `tokens` or `mask` have a wrong shape or dtype, tokens are beyond the vocabulary,
+        padding is at the right, `steps` is below 1, or logits are not finite.
     """
     mask = _checked_mask(tokens, mask, steps)
+    checks.values_within(0, config.vocab_size - 1, tokens=tokens)
     choose = as_partial(_likeliest if choose is None else choose)
-    return _continue(choose, params, tokens, mask, config, steps, end)
+    new, chosen_of_numbers = _continue(choose, params, tokens, mask, config, steps, end)
+    if not known(chosen_of_numbers, jnp.all):
+        row = f"NaN or infinity for row {int(jnp.argmin(chosen_of_numbers))}"
+        raise checks.refused("logits", row, "finite numbers, of params that are finite")
+    return new
 
 
 def sample(
@@ -101,16 +107,18 @@ def sample(
 
 @functools.partial(jax.jit, static_argnames=("config", "steps", "end"))
 def _continue(choose, params, tokens, mask, config, steps, end):
+    """Return the new tokens, and whether those of a row were all chosen from numbers."""
     rows, prompt = tokens.shape
     mask = jnp.pad(mask, ((0, 0), (0, steps)), constant_values=True)
     forward = functools.partial(_forward, params, mask=mask, config=config)
 
     def unfinished(state):
-        step, _, done, _, _ = state
+        step, _, done, *_ = state
         return (step < steps) & ~jnp.all(done)
 
     def one_step(state):
-        step, logits, done, cache, out = state
+        step, logits, done, cache, out, numbers = state
+        numbers = numbers & (done | jnp.all(jnp.isfinite(logits), axis=-1))
         new = choose(logits, step).astype(tokens.dtype)
         if end is not None:
             new = jnp.where(done, jnp.asarray(end, new.dtype), new)
@@ -119,15 +127,15 @@ def _continue(choose, params, tokens, mask, config, steps, end):
         last = (step == steps - 1) | jnp.all(done)
         skip = lambda: (logits, cache)
         logits, cache = lax.cond(last, skip, lambda: forward(new[:, None], cache, prompt + step))
-        return step + 1, logits, done, cache, out
+        return step + 1, logits, done, cache, out, numbers
 
     shape = (config.num_layers, rows, mask.shape[1], config.num_kv_heads, config.head_dim)
     empty = jnp.zeros(shape, params["embed"].dtype)
     zero = jnp.zeros((), jnp.int32)
     logits, cache = forward(tokens, (empty, empty), zero)
     out = jnp.full((rows, steps), 0 if end is None else end, tokens.dtype)
-    state = zero, logits, jnp.zeros(rows, bool), cache, out
-    return lax.while_loop(unfinished, one_step, state)[-1]
+    state = zero, logits, jnp.zeros(rows, bool), cache, out, jnp.ones(rows, bool)
+    return lax.while_loop(unfinished, one_step, state)[-2:]
 
 
 def _forward(params, tokens, cache, first, *, mask, config):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from jaxml import checks
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params, head, hidden_states
-from jaxml.models.llama.precision import at_least_single
+from jaxml.precision import at_least_single
 
 # 256 MiB in float32; smaller ones make the head run twice and its products slower.
 CHUNK = 2**26
@@ -63,7 +63,8 @@ def chunked_log_prob(
     Args:
       hidden: normed hidden states `[row, time, width]`, as of `hidden_states`.
       head: `[width, vocabulary]`.
-      tokens: `[row, time]`; those that do not count may hold anything.
+      tokens: `[row, time]`; those that do not count may hold anything, and give NaN beyond the
+        vocabulary.
       chunk: number of logits; one time of all rows is the least.
 
     Returns:
@@ -131,7 +132,10 @@ _log_prob.defvjp(_forward, _backward)
 def _chosen(logits: Array, targets: Array) -> tuple[Array, Array]:
     """Log-probability of the targets, and the logarithm of the sum of exp of all logits."""
     total = jax.nn.logsumexp(logits, axis=-1)
-    return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - total, total
+    # NaN for what is beyond the vocabulary: of negative indices JAX counts from the end.
+    place = jnp.where(targets < 0, logits.shape[-1], targets)[..., None]
+    chosen = jnp.take_along_axis(logits, place, axis=-1, mode="fill", fill_value=jnp.nan)
+    return chosen[..., 0] - total, total
 
 
 def _slopes(hidden, head, targets, total, cotangent, logits) -> tuple[Array, Array]:
@@ -139,8 +143,7 @@ def _slopes(hidden, head, targets, total, cotangent, logits) -> tuple[Array, Arr
     # d log p / d logits = onehot - softmax.
     softmax = jnp.exp(logits - total[..., None])
     place = lax.broadcasted_iota(targets.dtype, softmax.shape, 2)
-    wrapped = jnp.where(targets < 0, targets + head.shape[1], targets)
-    chosen = (place == wrapped[..., None]).astype(softmax.dtype)
+    chosen = (place == targets[..., None]).astype(softmax.dtype)
     slope = (cotangent[..., None] * (chosen - softmax)).astype(hidden.dtype)
     of_head = jnp.einsum("rtw,rtv->wv", hidden, slope, preferred_element_type=softmax.dtype)
     return of_head, slope @ head.T

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxml import checks
 from jaxml.models.llama.decoder import Params
+from jaxml.precision import at_least_single
 
 Factors = dict[str, dict[str, Array]]
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
@@ -43,8 +44,8 @@ def lora_init(
     def factors(name, key):
         layers, inner, outer = params["layers"][name].shape
         dtype = params["layers"][name].dtype
-        a = jax.random.normal(key, (layers, inner, rank), dtype) * inner**-0.5
-        return {"a": a, "b": jnp.zeros((layers, rank, outer), dtype)}
+        a = jax.random.normal(key, (layers, inner, rank), at_least_single(dtype)) * inner**-0.5
+        return {"a": a.astype(dtype), "b": jnp.zeros((layers, rank, outer), dtype)}
 
     keys = jax.random.split(key, len(names))
     return {name: factors(name, key) for name, key in zip(names, keys, strict=True)}

@@ -35,15 +35,15 @@ def rotation(
     positions: Int[Array, " *time"], config: LlamaConfig, dtype: np.dtype
 ) -> tuple[Float[Array, "*time half"], Float[Array, "*time half"]]:
     """Return cosine and sine of the angles at positions, `[*time, head_dim / 2]` each."""
-    angle = positions.astype(dtype)[..., None] * jnp.asarray(frequencies(config), dtype)
+    angle = jnp.multiply.outer(positions.astype(dtype), jnp.asarray(frequencies(config), dtype))
     return jnp.cos(angle), jnp.sin(angle)
 
 
 def rotate(
-    x: Float[Array, "*batch time head component"],
+    x: Float[Array, "row time head component"],
     turn: tuple[Float[Array, "time half"], Float[Array, "time half"]],
-) -> Float[Array, "*batch time head component"]:
+) -> Float[Array, "row time head component"]:
     """Return queries or keys turned; component i is paired with i + head_dim / 2."""
-    cosine, sine = (part[:, None].astype(x.dtype) for part in turn)
+    cosine, sine = (part[None, :, None].astype(x.dtype) for part in turn)
     one, other = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([one * cosine - other * sine, other * cosine + one * sine], axis=-1)

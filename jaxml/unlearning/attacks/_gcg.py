@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer, Key
 
 from jaxml import checks
-from jaxml.tracing import as_partial, known
+from jaxml.tracing import as_partial, known, nan_unless
 
 
 @jax.tree_util.register_dataclass
@@ -61,7 +61,8 @@ def gcg(
       batch_size: candidates evaluated at once.
 
     Returns:
-      Suffix and history.
+      Suffix and history. Where embeddings are not finite, or tokens beyond the vocabulary, and
+      that cannot be seen, as under `jax.jit`, the history is NaN.
 
     Raises:
       ValueError: an empty suffix, tokens beyond the vocabulary, embeddings that are not finite,
@@ -74,7 +75,7 @@ def gcg(
     _check_tokens(embedding, suffix, allowed, top_k)
     if allowed is None:
         allowed = jnp.ones(len(embedding), bool)
-    return _gcg(
+    attacked = _gcg(
         key,
         as_partial(objective),
         embedding,
@@ -85,6 +86,11 @@ def gcg(
         top_k=top_k,
         batch_size=min(batch_size, candidates),
     )
+    is_usable = jnp.all(jnp.isfinite(embedding)) & jnp.all(
+        (suffix >= 0) & (suffix < len(embedding))
+    )
+    history = nan_unless(is_usable, attacked.history)
+    return Attacked(attacked.suffix, history)
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "candidates", "top_k", "batch_size"))
@@ -146,7 +152,7 @@ def exchanges(
       top_k: tokens considered at a place: those of the lowest gradient.
     """
     positions, vocabulary = gradient.shape
-    free = allowed & (suffix[:, None] != jnp.arange(vocabulary, dtype=suffix.dtype))
+    free = allowed[None] & (suffix[:, None] != jnp.arange(vocabulary, dtype=suffix.dtype)[None])
     # What is not free has to stay behind even a gradient that is infinite or not a number.
     gain = jnp.where(free, jnp.nan_to_num(-gradient), -jnp.inf)
     promising = lax.top_k(gain, top_k)[1].astype(suffix.dtype)

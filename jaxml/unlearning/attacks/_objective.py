@@ -67,11 +67,16 @@ def attack_objective(
         check_texts(name, texts, **limits, left_padding=name == "prompts")
         if len(texts) != rows:
             raise checks.refused(name, texts.tokens, f"{rows} rows, as many as prompts")
+
+    def embedded(tokens):
+        rows = embedding.at[tokens]
+        return rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
     return Partial(
         _objective,
         as_partial(apply),
         None if reference is None else as_partial(reference),
-        [(embedding[texts.tokens], texts.mask) for texts in parts.values()],
+        [(embedded(texts.tokens), texts.mask) for texts in parts.values()],
         parts["targets"].tokens,
         jnp.asarray(weight, embedding.dtype),
     )

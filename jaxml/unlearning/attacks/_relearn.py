@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from jaxml import checks
 from jaxml.unlearning._log_prob import token_log_prob
-from jaxml.unlearning._optimise import adamw, minimise
+from jaxml.unlearning._optimise import minimise, optimizer_or_adamw
 from jaxml.unlearning._problem import OfTokens
-from jaxml.unlearning._sequences import Texts, check_texts, draw_rows, sequences
+from jaxml.unlearning._sequences import Texts, check_texts, check_vocabulary, draw_rows, sequences
 from jaxml.unlearning._token_objectives import mean_nll
 
 
@@ -61,7 +61,8 @@ def relearn(
       Parameters and the loss of each step.
 
     Raises:
-      ValueError: a number out of range, no text, or a mask of another shape.
+      ValueError: a number out of range, no text, tokens beyond the vocabulary of the logits, or a
+        mask of another shape.
 
     Source: Fan et al., "Towards LLM unlearning resilient to relearning attacks" (ICML 2025).
     """
@@ -69,6 +70,7 @@ def relearn(
     checks.positive(learning_rate=learning_rate)
     texts = sequences(texts)
     check_texts("texts", texts)
+    check_vocabulary(apply, params, texts=texts)
     return _relearn(
         key,
         params,
@@ -76,7 +78,7 @@ def relearn(
         apply=apply,
         steps=steps,
         batch_size=batch_size,
-        optimizer=optimizer or adamw(learning_rate),
+        optimizer=optimizer_or_adamw(optimizer, learning_rate, params=params),
     )
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxml import checks
+from jaxml.precision import half_as_single
+from jaxml.tracing import nan_unless
 from jaxml.unlearning._counted import row_means
 from jaxml.unlearning._log_prob import checked_logits
 from jaxml.unlearning.metrics._membership import loss_score, min_k_prob
@@ -40,11 +42,11 @@ def el2n(
     Source: Paul et al., "Deep learning on a data diet: finding important examples early in
     training" (NeurIPS 2021), there for classes.
     """
-    logits = checked_logits(logits, tokens)
+    logits = checked_logits(logits, tokens)[..., :-1, :]
     checks.mask(mask, tokens=tokens)
-    vocabulary, following = logits.shape[-1], tokens[..., 1:, None]
-    is_token = following == jnp.arange(vocabulary, dtype=tokens.dtype)
-    others = jnp.where(is_token, 0, jax.nn.softmax(logits[..., :-1, :]))
+    number = jax.lax.broadcasted_iota(tokens.dtype, logits.shape, logits.ndim - 1)
+    is_token = number == tokens[..., 1:, None]
+    others = jnp.where(is_token, 0, jax.nn.softmax(logits))
     # The token's own term 1 - p is the sum of the others: the difference would lose its digits.
     square = jnp.sum(jnp.square(others), axis=-1) + jnp.square(jnp.sum(others, axis=-1))
     distance = jnp.where(jnp.any(is_token, axis=-1), jnp.sqrt(square), jnp.nan)
@@ -69,6 +71,7 @@ def loss(
     return -loss_score(logp, mask)
 
 
+@half_as_single
 def perplexity(
     logp: Float[Array, "*chunk token"], mask: Bool[Array, "*chunk token"]
 ) -> Float[Array, " *chunk"]:
@@ -84,7 +87,8 @@ def perplexity(
     Raises:
       ValueError: the shapes differ or a wrong dtype.
     """
-    return jnp.exp(loss(logp, mask))
+    of_chunk = loss(logp, mask)
+    return jnp.exp(nan_unless(of_chunk > -jnp.inf, of_chunk))
 
 
 def min_k(

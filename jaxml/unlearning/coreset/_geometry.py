@@ -8,6 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxml import checks
+from jaxml.precision import at_least_single
+from jaxml.tracing import nan_unless
 
 
 def moderate(
@@ -31,7 +33,8 @@ def moderate(
       iterations: of k-means, all of which are made.
 
     Returns:
-      `[chunk]`, 0 at most.
+      `[chunk]`, 0 at most, in float32 or better; all NaN where a feature that cannot be seen, as
+      under `jax.jit`, is not finite.
 
     Raises:
       ValueError: more clusters than chunks, a number that is not positive, or `features` not
@@ -44,7 +47,8 @@ def moderate(
     checks.counts(clusters=clusters, iterations=iterations)
     if clusters > len(features):
         raise checks.refused("clusters", clusters, f"1 to {len(features)}, the number of chunks")
-    return _moderate(key, features, clusters=clusters, iterations=iterations)
+    scores = _moderate(key, features, clusters=clusters, iterations=iterations)
+    return nan_unless(jnp.all(jnp.isfinite(features)), scores)
 
 
 def k_center(
@@ -60,7 +64,7 @@ def k_center(
       first: index of the first center.
 
     Returns:
-      `[chunk]`: the number of chunks for the first center, 1 for the last.
+      `[chunk]`: the number of chunks for the first center, 1 for the last; NaN as of `moderate`.
 
     Raises:
       ValueError: `first` is not a chunk, or `features` not floating-point, finite, of two axes.
@@ -71,15 +75,16 @@ def k_center(
     """
     features = _checked(features)
     checks.within(0, len(features) - 1, first=first)
-    return _k_center(features, jnp.asarray(first, jnp.int32))
+    scores = _k_center(features, jnp.asarray(first, jnp.int32))
+    return nan_unless(jnp.all(jnp.isfinite(features)), scores)
 
 
 @functools.partial(jax.jit, static_argnames=("clusters", "iterations"))
 def _moderate(key: Array, features: Array, *, clusters: int, iterations: int) -> Array:
     centers, labels = k_means(key, features, clusters, iterations)
     distance = jnp.sqrt(_square_distance(features, centers[labels]))
-    is_member = labels == jnp.arange(clusters, dtype=labels.dtype)[:, None]
-    median = jnp.nanmedian(jnp.where(is_member, distance, jnp.nan), axis=1)
+    is_member = labels[None] == jnp.arange(clusters, dtype=labels.dtype)[:, None]
+    median = jnp.nanmedian(jnp.where(is_member, distance[None], jnp.nan), axis=1)
     return -jnp.abs(distance - median[labels])
 
 
@@ -87,7 +92,7 @@ def _moderate(key: Array, features: Array, *, clusters: int, iterations: int) ->
 def _k_center(features: Array, first: Array) -> Array:
     def step(state, _):
         nearest, center = state
-        nearest = jnp.minimum(nearest, _square_distance(features, features[center]))
+        nearest = jnp.minimum(nearest, _square_distance(features, features[center][None]))
         # Chunks at the place of a center are at distance 0, and the center itself behind them.
         nearest = nearest.at[center].set(-jnp.inf)
         return (nearest, jnp.argmax(nearest).astype(jnp.int32)), center
@@ -132,15 +137,15 @@ def _first_centers(key: Array, features: Array, clusters: int) -> Array:
 
     def step(nearest, key):
         center = features[jax.random.categorical(key, jnp.log(nearest))]
-        return jnp.minimum(nearest, _square_distance(features, center)), center
+        return jnp.minimum(nearest, _square_distance(features, center[None])), center
 
     keys = jax.random.split(key_others, clusters - 1)
-    _, others = lax.scan(step, _square_distance(features, first), keys)
+    _, others = lax.scan(step, _square_distance(features, first[None]), keys)
     return jnp.concatenate([first[None], others])
 
 
 def _nearest(features: Array, centers: Array) -> Array:
-    square = _square_distance(features[:, None], centers)
+    square = _square_distance(features[:, None], centers[None])
     return jnp.argmin(square, axis=1).astype(jnp.int32)
 
 
@@ -152,4 +157,4 @@ def _checked(features: Array) -> Array:
     checks.floating(features=features)
     checks.axes("chunk width", features=features)
     checks.finite(features=features)
-    return features.astype(jnp.float32) if features.dtype.itemsize < 4 else features
+    return features.astype(at_least_single(features.dtype))

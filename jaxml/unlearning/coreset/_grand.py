@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from jaxml import checks
 from jaxml.unlearning._log_prob import sequence_log_prob
 from jaxml.unlearning._problem import OfTokens
-from jaxml.unlearning._sequences import Sequences, Texts, check_texts, sequences
+from jaxml.unlearning._sequences import Sequences, Texts, check_texts, check_vocabulary, sequences
 from jaxml.unlearning._sharpness import squared_norm
 
 
@@ -44,13 +44,14 @@ def grand(
 
     Raises:
       ValueError: no leaf is chosen, `batch_size` is not positive, or `texts` have no row, fewer
-        than 2 tokens or a mask of another shape.
+        than 2 tokens, tokens beyond the vocabulary of the logits or a mask of another shape.
 
     Source: Paul et al., "Deep learning on a data diet: finding important examples early in
     training" (NeurIPS 2021).
     """
     texts = sequences(texts)
     check_texts("texts", texts)
+    check_vocabulary(apply, params, texts=texts)
     checks.counts(batch_size=batch_size)
     chosen = _choose(params, leaves)
     return _grand(params, texts, apply=apply, chosen=chosen, batch_size=batch_size)

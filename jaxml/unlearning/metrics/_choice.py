@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from jaxml import checks
-from jaxml.tracing import is_concrete
+from jaxml.tracing import is_concrete, nan_unless
 
 
 @jax.tree_util.register_dataclass
@@ -70,21 +70,25 @@ def multiple_choice_accuracy(
       confidence: as for `binomial_interval`.
 
     Returns:
-      Accuracy and interval, in float32 or better.
+      Accuracy and interval, in float32 or better; NaN if a log-probability is NaN or infinity.
 
     Raises:
-      ValueError: the shapes do not fit, a wrong dtype, or `confidence` is not between 0 and 1.
+      ValueError: the shapes do not fit, a wrong dtype, an answer that is no choice, or `confidence`
+        is not between 0 and 1.
     """
     checks.floating(choice_logp=choice_logp)
     checks.axes("question choice", choice_logp=choice_logp)
     if answer.shape != choice_logp.shape[:1]:
         raise checks.refused("answer", answer, f"[{len(choice_logp)}], one a question")
     checks.integers(answer=answer)
+    checks.values_within(0, choice_logp.shape[1] - 1, answer=answer)
     right = jnp.argmax(choice_logp, axis=-1).astype(answer.dtype) == answer
     correct = jnp.sum(right, dtype=jnp.int32)
     dtype = choice_logp.dtype if choice_logp.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     low, high = _clopper_pearson(correct, jnp.asarray(answer.size), confidence, dtype)
-    return ChoiceAccuracy(correct.astype(dtype) / answer.size, low, high)
+    accuracy = ChoiceAccuracy(correct.astype(dtype) / answer.size, low, high)
+    # Of choices of which one is not a number none is the likeliest.
+    return nan_unless(jnp.all(choice_logp < jnp.inf), accuracy)
 
 
 def binomial_interval(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml import checks
+from jaxml.precision import half_as_single
 
 
 @jax.tree_util.register_dataclass
@@ -24,6 +25,7 @@ class ForgetQuality:
     statistic: Float[Array, "*batch"]
 
 
+@half_as_single
 def forget_quality(
     ratio: Float[Array, " row"], retrained_ratio: Float[Array, " retrained"]
 ) -> ForgetQuality:

@@ -13,10 +13,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxml import checks
+from jaxml.precision import half_as_single
+from jaxml.tracing import nan_unless
 from jaxml.unlearning._counted import check_values, row_means
-from jaxml.unlearning._log_prob import checked_logits
+from jaxml.unlearning._log_prob import at_tokens, checked_logits
 
 
+@half_as_single
 def loss_score(
     logp: Float[Array, "*batch token"], mask: Bool[Array, "*batch token"]
 ) -> Float[Array, " *batch"]:
@@ -39,6 +42,7 @@ def loss_score(
     return row_means(logp, mask)
 
 
+@half_as_single
 def perplexity(
     logp: Float[Array, "*batch token"], mask: Bool[Array, "*batch token"]
 ) -> Float[Array, ""]:
@@ -57,9 +61,11 @@ def perplexity(
       ValueError: the shapes differ or a wrong dtype.
     """
     checks.mask(mask, logp=logp)
-    return jnp.exp(-loss_score(logp.reshape(-1), mask.reshape(-1)))
+    loss = -loss_score(logp.reshape(-1), mask.reshape(-1))
+    return jnp.exp(nan_unless(loss > -jnp.inf, loss))
 
 
+@half_as_single
 def zlib_score(
     logp: Float[Array, "*batch token"],
     mask: Bool[Array, "*batch token"],
@@ -99,6 +105,7 @@ def zlib_size(text: str) -> int:
     return len(zlib.compress(text.encode()))
 
 
+@half_as_single
 def reference_score(
     logp: Float[Array, "*batch token"],
     reference_logp: Float[Array, "*batch token"],
@@ -124,6 +131,7 @@ def reference_score(
     return loss_score(logp - reference_logp, mask)
 
 
+@half_as_single
 def min_k_prob(
     logp: Float[Array, "*batch token"], mask: Bool[Array, "*batch token"], *, fraction: float = 0.4
 ) -> Float[Array, " *batch"]:
@@ -163,7 +171,7 @@ def min_k_plus_plus(
 
     Args:
       logits: `[*batch, time, vocabulary]`; half precision is converted to float32.
-      tokens: `[*batch, time]`.
+      tokens: `[*batch, time]`, 0 to vocabulary - 1; others that count give NaN.
       mask: of the tokens, `[*batch, time]`, True where one counts; the first never does.
       fraction: above 0, 1 at most.
 
@@ -181,12 +189,16 @@ def min_k_plus_plus(
     checks.mask(mask, tokens=tokens)
     log_p = jax.nn.log_softmax(logits[..., :-1, :])
     p = jnp.exp(log_p)
-    # A token that the model excludes adds p log p = 0.
-    mean = jnp.sum(jnp.where(p > 0, p * log_p, 0), axis=-1)
+    # A token that the model excludes adds p log p = 0; NaN is no such token.
+    mean = jnp.sum(jnp.where(p == 0, 0, p * log_p), axis=-1)
     square = jnp.square(log_p - mean[..., None])
-    sigma = jnp.sqrt(jnp.sum(jnp.where(p > 0, p * square, 0), axis=-1))
-    chosen = jnp.take_along_axis(log_p, tokens[..., 1:, None], axis=-1)[..., 0]
-    score = jnp.where(sigma > 0, (chosen - mean) / jnp.where(sigma > 0, sigma, 1), 0)
+    sigma = jnp.sqrt(jnp.sum(jnp.where(p == 0, 0, p * square), axis=-1))
+    tokens = tokens[..., 1:]
+    is_token = (tokens >= 0) & (tokens < logits.shape[-1])
+    # NaN comes last: it would be in the gradient of what does not count.
+    chosen = at_tokens(log_p, jnp.where(is_token, tokens, 0))
+    score = jnp.where(sigma == 0, 0, (chosen - mean) / jnp.where(sigma == 0, 1, sigma))
+    score = nan_unless(is_token & ~jnp.isnan(chosen), score)
     return _mean_of_lowest(score, mask[..., 1:], fraction)
 
 
@@ -198,8 +210,8 @@ def _mean_of_lowest(values: Array, mask: Array, fraction: float) -> Array:
     total = jnp.sum(mask, axis=-1)
     count = jnp.asarray(counts)[total]
     ordered = jnp.sort(jnp.where(mask, values, jnp.inf), axis=-1)
-    lowest = jnp.arange(length, dtype=jnp.int32) < count[..., None]
+    lowest = jax.lax.broadcasted_iota(jnp.int32, values.shape, values.ndim - 1) < count[..., None]
     mean = jnp.sum(jnp.where(lowest, ordered, 0), axis=-1) / count.astype(values.dtype)
-    # NaN is sorted behind all others, and would be left out.
-    missing = (total == 0) | jnp.any(mask & jnp.isnan(values), axis=-1)
+    # NaN and infinity are sorted behind all others, and would be left out.
+    missing = (total == 0) | jnp.any(mask & ~(values < jnp.inf), axis=-1)
     return jnp.where(missing, jnp.nan, mean)

@@ -4,8 +4,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml import checks, ranks
+from jaxml.precision import half_as_single
 
 
+@half_as_single
 def privacy_leakage(
     forget: Float[Array, " forget"],
     holdout: Float[Array, " holdout"],
@@ -40,6 +42,7 @@ def privacy_leakage(
     return 100 * (auroc(holdout, forget) - retrained) / retrained
 
 
+@half_as_single
 def auroc(
     positive: Float[Array, " positive"], negative: Float[Array, " negative"]
 ) -> Float[Array, ""]:

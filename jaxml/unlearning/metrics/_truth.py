@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml import checks
-from jaxml.tracing import known
+from jaxml.precision import half_as_single
+from jaxml.tracing import known, nan_unless
 from jaxml.unlearning._counted import check_values
 
 Mean = Literal["arithmetic", "geometric"]
 
 
+@half_as_single
 def truth_ratio(
     paraphrased_logp: Float[Array, " *batch"],
     perturbed_logp: Float[Array, "*batch perturbed"],
@@ -44,12 +46,15 @@ def truth_ratio(
     """
     checks.choice(get_args(Mean), mean=mean)
     _check_answers(paraphrased_logp=paraphrased_logp, perturbed_logp=perturbed_logp)
+    # A log-probability of +infinity is none, and its ratio would be 0.
+    paraphrased_logp = nan_unless(paraphrased_logp < jnp.inf, paraphrased_logp)
     if mean == "geometric":
         return jnp.exp(jnp.mean(perturbed_logp, axis=-1) - paraphrased_logp)
     # Differences first: exp of a long answer's total would underflow.
     return jnp.mean(jnp.exp(perturbed_logp - paraphrased_logp[..., None]), axis=-1)
 
 
+@half_as_single
 def truth_score(ratio: Float[Array, " row"], *, forget: bool = False) -> Float[Array, ""]:
     """Return the mean of the truth ratios as a score of 0 to 1.
 
@@ -72,6 +77,7 @@ def truth_score(ratio: Float[Array, " row"], *, forget: bool = False) -> Float[A
     return jnp.mean(jnp.minimum(ratio, 1 / ratio) if forget else jnp.maximum(1 - ratio, 0))
 
 
+@half_as_single
 def relative_probability(
     true_logp: Float[Array, " *batch"], false_logp: Float[Array, "*batch false"]
 ) -> Float[Array, " *batch"]:
@@ -96,6 +102,7 @@ def relative_probability(
     return jax.nn.softmax(every, axis=-1)[..., 0]
 
 
+@half_as_single
 def model_utility(scores: Float[Array, " score"] | Sequence[float]) -> Float[Array, ""]:
     """Return the harmonic mean of scores, 0 if one of them is 0.
 
@@ -106,18 +113,20 @@ def model_utility(scores: Float[Array, " score"] | Sequence[float]) -> Float[Arr
       scores: `[score]`, 0 or more.
 
     Returns:
-      A scalar, 0 or more.
+      A scalar, 0 or more; NaN where a score is not, and that cannot be seen, as under `jax.jit`.
 
     Raises:
-      ValueError: there is none, not one axis, or one is negative.
+      ValueError: there is none, not one axis, or one is negative or not finite.
 
     Source: as for `truth_ratio`.
     """
     scores = jnp.asarray(scores)
     checks.rows(scores=scores)
-    if not known(scores, lambda scores: jnp.all(scores >= 0)):
-        raise checks.refused("scores", scores, "0 or more", holds="negative numbers or NaN")
-    return scores.size / jnp.sum(1 / scores)
+    accepted = lambda scores: jnp.all((scores >= 0) & (scores < jnp.inf))
+    if not known(scores, accepted):
+        wrong = "negative numbers, NaN or infinity"
+        raise checks.refused("scores", scores, "0 or more", holds=wrong)
+    return nan_unless(accepted(scores), scores.size / jnp.sum(1 / scores))
 
 
 def _check_answers(**answers: Array) -> None:
