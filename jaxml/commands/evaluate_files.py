@@ -66,12 +66,11 @@ def evaluate_files(
             "measures", None, "--verbatim, --knowledge, --choices, --text or --privacy"
         )
     checks.counts(least=2, length=length)
-    limit = {"max_bytes": max_bytes}
-    passages = [] if verbatim is None else load_passages(verbatim, **limit)
-    questions = [] if knowledge is None else load_questions(knowledge, **limit)
-    asked = {path: load_choice_questions(path, **limit) for path in choices}
+    passages = [] if verbatim is None else load_passages(verbatim, max_bytes=max_bytes)
+    questions = [] if knowledge is None else load_questions(knowledge, max_bytes=max_bytes)
+    asked = {path: load_choice_questions(path, max_bytes=max_bytes) for path in choices}
     of_privacy = list(privacy or ())[:2]
-    read = {path: load_texts(path, **limit) for path in (*texts, *of_privacy)}
+    read = {path: load_texts(path, max_bytes=max_bytes) for path in (*texts, *of_privacy)}
     subject = _load(model)
     other = _retrained(privacy[2], subject) if privacy else None
     rows = {path: tokenized(subject, path, own, length) for path, own in read.items()}
