@@ -165,14 +165,9 @@ def assert_limit(at_infinity, at_large):
         np.testing.assert_allclose(near[finite], limit[finite], rtol=1e-5, atol=1e-6)
 
 
-# Whose arrays of few axes still meet those of more.
-PROMOTING = ("augment.", "multifractal.", "registration.", "speech.")
-
-
 @pytest.fixture(autouse=True)
-def _ranks_are_not_promoted(request):
-    name = request.node.callspec.params["name"] if hasattr(request.node, "callspec") else ""
-    with jax.numpy_rank_promotion("allow" if name.startswith(PROMOTING) else "raise"):
+def _ranks_are_not_promoted():
+    with jax.numpy_rank_promotion("raise"):
         yield
 
 

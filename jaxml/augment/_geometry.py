@@ -185,7 +185,7 @@ def affine(
     tangent = jnp.tan(jnp.radians(lean))
     unshear = jnp.eye(2, dtype=image.dtype).at[1, 0].set(tangent)
     inverse = _product(unshear, rotation(-jnp.radians(angle))) / size
-    return affine_map(image, inverse, -jnp.sum(inverse * way, axis=1))
+    return affine_map(image, inverse, -jnp.sum(inverse * way[None], axis=1))
 
 
 def affine_map(
@@ -240,11 +240,11 @@ def resize(
     height, width, channels = image.shape
     # Tent weights: a row of this matrix has at most two entries, which sum to 1.
     row = jnp.arange(height, dtype=image.dtype)
-    weight = jnp.maximum(0, 1 - jnp.abs(rows[:, None] - row))
+    weight = jnp.maximum(0, 1 - jnp.abs(rows[:, None] - row[None]))
     image = jnp.matmul(weight, image.reshape(height, width * channels), precision="highest")
     image = image.reshape(height, width, channels)
     left = jnp.floor(columns)
-    part, whole = (columns - left)[:, None], left.astype(jnp.int32)
+    part, whole = (columns - left)[None, :, None], left.astype(jnp.int32)
     take = lambda c: image.at[:, c].get(mode="promise_in_bounds")
     mixed = (1 - part) * take(whole) + part * take(jnp.minimum(whole + 1, width - 1))
     return clip(mixed)

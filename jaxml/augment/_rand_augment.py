@@ -135,8 +135,8 @@ def _posterize(image: Array, bits: int) -> Array:
 def _autocontrast(image: Array) -> Array:
     """Return every channel stretched to 0 to 1; a channel of one value stays."""
     # Rows first, whose pixels lie side by side.
-    low = jnp.min(jnp.min(image, axis=0), axis=0)
-    high = jnp.max(jnp.max(image, axis=0), axis=0)
+    low = jnp.min(jnp.min(image, axis=0), axis=0)[None, None]
+    high = jnp.max(jnp.max(image, axis=0), axis=0)[None, None]
     varies = high > low
     stretched = (image - low) / jnp.where(varies, high - low, 1)
     return jnp.where(varies, clip(stretched), image)

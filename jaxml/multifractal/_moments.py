@@ -81,7 +81,7 @@ def _geometric_moments(f2, valid, scale_of_tile, scales, q, step):
     def power_sums(f2, valid, reference):
         # The logarithm of a ratio is exact to rounding where a difference of logarithms is
         # not; of square roots, whose ratio stays in the range of the type.
-        quotient = jnp.sqrt(f2) / jnp.sqrt(reference)[..., None]
+        quotient = jnp.sqrt(f2)[None] / jnp.sqrt(reference)[..., None]
         delta = 2 * jnp.log(jnp.where(valid, quotient, 1))
         ratio = jnp.where(valid, jnp.exp(slope * delta), 0)
 
@@ -101,7 +101,7 @@ def _geometric_moments(f2, valid, scale_of_tile, scales, q, step):
         for sums in _in_chunks(power_sums, f2, valid, reference[:, scale_of_tile])
     )
     half_reference = jnp.log(reference) / 2
-    log_mean = jnp.log(_filled(total) / _filled(count))
+    log_mean = jnp.log(_filled(total) / _filled(count)[None])
     tilt = weighted / _filled(total) / 2
     mean_log = (half_reference + weighted_0 / _filled(count) / 2)[0]
 
@@ -189,6 +189,6 @@ def _by_scale(tiles, scale_of_tile, scales):
     tiles = jnp.pad(tiles, [(0, 0)] * (tiles.ndim - 1) + [(0, fill)])
     tiles = tiles.reshape(*tiles.shape[:-1], -1, group)
     number = np.pad(scale_of_tile, (0, fill), constant_values=scales).reshape(-1, group, 1)
-    member = (jnp.asarray(number) == jnp.arange(scales)).astype(tiles.dtype)
+    member = (jnp.asarray(number) == jnp.arange(scales)[None, None]).astype(tiles.dtype)
     sums = jnp.einsum("...gt,gts->g...s", tiles, member, precision=lax.Precision.HIGHEST)
     return jnp.sum(sums, axis=0)

@@ -60,8 +60,8 @@ def pyramid_products(
     for k in range(octaves):
         lengths = [int(base) << k for base in rows]
         constants = np.stack([_merge_matrix(length, order) for length in lengths], axis=-1)
-        merge = jnp.asarray(constants, product.dtype)[..., None, None]
-        root = jnp.asarray(np.sqrt(lengths), product.dtype)[:, None, None]
+        merge = jnp.asarray(constants, product.dtype)[:, :, None, :, None, None]
+        root = jnp.asarray(np.sqrt(lengths), product.dtype)[None, :, None, None]
         merged = _merge(c, product, total, merge, root, order, pairs)
         # Else compilers work out a level anew for each of its uses.
         c, product, total = lax.optimization_barrier(merged)

@@ -86,7 +86,7 @@ def fit_slopes(
 
     With fewer than two usable points the slope is 0, its error infinite and r^2 0.
     """
-    weight = usable.astype(x.dtype)
+    weight, x = usable.astype(x.dtype)[None], x[None]
     count = jnp.sum(weight)
     fits, has_error = count >= 2, count >= 3
     safe = jnp.maximum(count, 1)

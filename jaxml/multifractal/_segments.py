@@ -69,7 +69,7 @@ def segment_products(
             if any(asked):
                 sizes = np.asarray(sizes)[asked]
                 level = level if all(asked) else level[:, np.flatnonzero(asked)]
-                f2 = level / jnp.asarray(sizes, level.dtype)[:, None, None]
+                f2 = level / jnp.asarray(sizes, level.dtype)[None, :, None, None]
                 index = segment_index(octaves - k, level.shape[-1])
                 tiles.append(_tiles(f2, index, length // jnp.asarray(sizes, length.dtype)))
                 row_scales.append(sizes.tolist())
@@ -144,7 +144,7 @@ def _tiles(f2, index, count):
     f2 = jnp.pad(f2.reshape(*f2.shape[:2], -1), ((0, 0), (0, 0), (0, fill)))
     f2 = f2.reshape(*f2.shape[:2], -1, TILE)
     index = np.pad(index.ravel(), (0, fill), constant_values=2**30).reshape(-1, TILE)
-    return f2, jnp.asarray(index, count.dtype) < count[:, None, None]
+    return f2, jnp.asarray(index, count.dtype)[None] < count[:, None, None]
 
 
 def _collect(pieces, row_scales, count):

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxml import checks
 from jaxml.registration._expm import apart, as_matrices, exp_planes
-from jaxml.registration._field import jacobian
+from jaxml.registration._field import jacobian, plus_identity
 from jaxml.registration._flat import Layout, components, flat_layout, inner_edges, interior, total
 from jaxml.registration._inputs import check_field
 from jaxml.registration._poisson import Boundary, solve_within
@@ -104,7 +104,7 @@ def layer_residual(reconstruction: Reconstruction, *, released: bool = False) ->
     """
     gradient = jacobian(reconstruction.displacement)
     if not released:
-        gradient = gradient + jnp.eye(gradient.shape[-1], dtype=gradient.dtype)
+        gradient = plus_identity(gradient)
     return jnp.mean((reconstruction.exponential - gradient) ** 2)
 
 

@@ -66,7 +66,7 @@ def jacobian_determinant(
     check_field(u=u)
     checks.choice(get_args(Difference), scheme=scheme)
     if scheme == "central":
-        return jnp.linalg.det(jacobian(u, scheme=scheme) + jnp.eye(u.shape[-1], dtype=u.dtype))
+        return jnp.linalg.det(plus_identity(jacobian(u, scheme=scheme)))
     grid = simplex_grid(u.shape[:-1], scheme=scheme)
     (plane,) = determinants(flatten(components(u), grid.layout), grid)
     return interior(plane, grid.layout)
@@ -230,6 +230,12 @@ def integrate_velocity(
     checks.single_or_double(v=v)
     checks.counts(least=0, steps=steps)
     return _squared(v / 2.0**steps, steps)
+
+
+def plus_identity(matrices: Float[Array, "*batch n n"]) -> Float[Array, "*batch n n"]:
+    """Return matrices with the identity added to each."""
+    identity = jnp.eye(matrices.shape[-1], dtype=matrices.dtype)
+    return matrices + jnp.expand_dims(identity, range(matrices.ndim - 2))
 
 
 # A call outside of jit would compile these loops anew each time.

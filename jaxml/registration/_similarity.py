@@ -197,5 +197,5 @@ def _parzen_weights(image: Array, bins: int) -> Array:
     centers = jnp.linspace(0, 1, bins, dtype=image.dtype)
     # 0 times the image: no bin holds an infinite intensity.
     image = jnp.clip(image.reshape(-1), 0, 1) + 0 * image.reshape(-1)
-    distance = (image - centers[:, None]) * (bins - 1)
+    distance = (image[None] - centers[:, None]) * (bins - 1)
     return jax.nn.softmax(-2 * distance**2, axis=0)

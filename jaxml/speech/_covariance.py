@@ -61,7 +61,7 @@ def membership(labels: Int[Array, " row"], classes: int, dtype) -> Float[Array, 
       classes: how many classes there are.
       dtype: floating type of the result.
     """
-    return (labels[:, None] == jnp.arange(classes, dtype=labels.dtype)).astype(dtype)
+    return (labels[:, None] == jnp.arange(classes, dtype=labels.dtype)[None]).astype(dtype)
 
 
 def class_means(

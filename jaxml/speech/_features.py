@@ -102,7 +102,7 @@ def _mel_power(waveform, rate) -> Float[Array, "mel frame"]:
     block = jnp.pad(waveform, padding).reshape(blocks, HOP)
     shifted = [block[k : k + frames] for k in range(WINDOW // HOP)]
     window = np.sin(np.pi * np.arange(WINDOW) / WINDOW) ** 2
-    spectrum = jnp.fft.rfft(jnp.concatenate(shifted, 1) * jnp.asarray(window, waveform.dtype))
+    spectrum = jnp.fft.rfft(jnp.concatenate(shifted, 1) * jnp.asarray(window[None], waveform.dtype))
     power = spectrum.real**2 + spectrum.imag**2
     filters = jnp.asarray(_mel_filters(rate), waveform.dtype)
     return jnp.matmul(filters, power.T, precision=jax.lax.Precision.HIGHEST)
@@ -116,7 +116,7 @@ def _cepstrum(power, valid, coefficients) -> Float[Array, "coefficients frame"]:
     cut = jnp.maximum(decibel, loudest - RANGE_DB)
     # The level goes round the matmul: a sum of 128 alike numbers costs float32 a digit.
     level = jnp.mean(cut, axis=0)
-    shape = jnp.matmul(transform, cut - level, precision=jax.lax.Precision.HIGHEST)
+    shape = jnp.matmul(transform, cut - level[None], precision=jax.lax.Precision.HIGHEST)
     return shape.at[0].add(np.sqrt(MELS).astype(power.dtype) * level)
 
 

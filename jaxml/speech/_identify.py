@@ -82,8 +82,10 @@ def identify_speakers(
     count = jnp.sum(member, axis=0)
     enrolled = count > 0
     log_prior = jnp.log(jnp.where(enrolled, count, 1) / train.shape[0])
-    discriminant = dot(test, weights) - jnp.sum(means.T * weights, axis=0) / 2 + log_prior
-    score = jax.nn.log_softmax(jnp.where(enrolled, discriminant, -jnp.inf), axis=1)
+    discriminant = (
+        dot(test, weights) - jnp.sum(means.T * weights, axis=0)[None] / 2 + log_prior[None]
+    )
+    score = jax.nn.log_softmax(jnp.where(enrolled[None], discriminant, -jnp.inf), axis=1)
     return Identification(jnp.argmax(score, axis=1), score)
 
 
@@ -176,11 +178,11 @@ def _z_scored(train, test):
 
 
 def _spread(rows):
-    """Return mean, deviation (1 where constant) and constancy of each column."""
+    """Return mean, deviation (1 where constant) and constancy of each column, `[1, column]`."""
     # About the first row, a constant column is exactly 0 whatever its size.
-    offset = rows - rows[0]
-    shift = jnp.mean(offset, axis=0)
-    variance = jnp.mean((offset - shift) ** 2, axis=0)
-    mean = rows[0] + shift
+    offset = rows - rows[:1]
+    shift = jnp.mean(offset, axis=0, keepdims=True)
+    variance = jnp.mean((offset - shift) ** 2, axis=0, keepdims=True)
+    mean = rows[:1] + shift
     constant = variance <= (4 * jnp.finfo(rows.dtype).eps * mean) ** 2
     return mean, jnp.sqrt(jnp.where(constant, 1, variance)), constant
