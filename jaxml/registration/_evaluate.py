@@ -96,7 +96,7 @@ def hausdorff95(
     """
     _check_labels(fixed_labels, moved_labels, labels)
     size = (1.0,) * fixed_labels.ndim if spacing is None else tuple(map(float, spacing))
-    if len(size) != fixed_labels.ndim or not all(s > 0 for s in size):
+    if len(size) != fixed_labels.ndim or not all(0 < s < np.inf for s in size):
         raise checks.refused("spacing", spacing, f"{fixed_labels.ndim} positive numbers")
     fixed, moved = np.asarray(fixed_labels), np.asarray(moved_labels)
     distances = [_surface_distance(fixed == k, moved == k, size) for k in np.asarray(labels)]

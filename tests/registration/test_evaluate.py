@@ -147,6 +147,8 @@ def test_bad_input_is_named(unchecked):
         dice_per_label(volume, volume, ())
     with pytest.raises(ValueError, match=r"spacing=\(1, 0\): accepted is 2 positive numbers"):
         hausdorff95(volume, volume, (1,), spacing=(1, 0))
+    with pytest.raises(ValueError, match=r"spacing=\(1, inf\): accepted is 2 positive numbers"):
+        hausdorff95(volume, volume, (1,), spacing=(1, np.inf))
     with pytest.raises(ValueError, match=r"spacing=\(1, 1, 1\): accepted is 2 positive numbers"):
         hausdorff95(volume, volume, (1,), spacing=(1, 1, 1))
     with pytest.raises(ValueError, match="floor=0: accepted is a positive number"):

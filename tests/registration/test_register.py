@@ -177,6 +177,16 @@ def test_bad_input_is_named(unchecked):
         (r"fixed=float64\[16\]: accepted is \[H, W\] or", (jnp.ones(16), jnp.ones(16)), {}),
         ("with 4 voxels or more an axis", (jnp.ones((16, 3)), jnp.ones((16, 3))), {}),
         (r"moving=float64\[16, 17\]: accepted is \[16, 16\]", (image, jnp.ones((16, 17))), {}),
+        (
+            r"fixed=float32\[16, 16\] with values .*: accepted is -100000000.0 to 100000000.0",
+            (jnp.full((16, 16), 1e30, "float32"), jnp.ones((16, 16), "float32")),
+            {},
+        ),
+        (
+            r"fixed=float16\[16, 16\]: accepted is float32 or float64",
+            (jnp.ones((16, 16), "float16"), jnp.ones((16, 16), "float16")),
+            {},
+        ),
         (r"fixed=int64\[16, 16\]: accepted is floating", (jnp.ones((16, 16), int), image), {}),
         (r"moving=float32\[16, 16\]: accepted is float64", (image, image.astype("float32")), {}),
         (r"moving=float64\[16, 16\] with NaN", (image, image.at[3, 3].set(jnp.nan)), {}),
