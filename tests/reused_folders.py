@@ -76,7 +76,9 @@ JOBS = {
         broken="jaxml.llm._unlearn.fit",
         data={"weights": other_weights, "data": other_text("forget.txt", shuffled)},
         options={"seed": ["--seed", "1"], "settings": ["--learning-rate", "1e-4"]},
-        code={"code": ("jaxml.llm._unlearn.adamw", lambda rate: fault_worker.optax.sgd(rate))},
+        code={
+            "code": ("jaxml.unlearning._optimise.adamw", lambda rate: fault_worker.optax.sgd(rate))
+        },
     ),
     "identify": Job(
         broken="jaxml.backdoor.identify_step",

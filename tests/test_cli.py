@@ -259,10 +259,10 @@ def test_what_is_analyzed_is_kept_where_a_later_file_fails(tmp_path, capsys, mon
         np.save(tmp_path / name, _noise())
     analyze = mfdfa_files._analyze
 
-    def lost(file, settings):
+    def lost(file, settings, max_bytes):
         if file.name == "b.npy":
             raise MemoryError("for b")
-        return analyze(file, settings)
+        return analyze(file, settings, max_bytes)
 
     monkeypatch.setattr(mfdfa_files, "_analyze", lost)
     arguments = ["mfdfa", str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]

@@ -272,14 +272,12 @@ def test_a_state_of_another_run_is_refused(unchecked):
         identify_step(network, images, state, config=config)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_probabilities_are_no_logits(dtype):
     images = jnp.asarray(IMAGES[:9], dtype)
     softmax = lambda x: jax.nn.softmax(network(x))
     with pytest.raises(ValueError, match=r"logits_fn\(images\)=.*\[9, 3\] with probabilities"):
         identify_init(softmax, images, config=SMALL)
-    if dtype == "bfloat16":
-        return
     identify_init(lambda x: jnp.log(softmax(x)), images, config=SMALL)
     # Not all of these sum to 1, though they are from 0 to 1.
     identify_init(lambda x: jax.nn.sigmoid(network(x)), images, config=SMALL)

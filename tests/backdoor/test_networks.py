@@ -77,7 +77,7 @@ def test_one_program_serves_three_networks_and_any_numbers(name):
     assert compiled > 0
     found += [run(weights) for weights in WEIGHTS[1:]]
     run(WEIGHTS[0], **NUMBERS.get(name, {}))
-    # spc, mspc and identify look at two rows for the shape of the logits.
+    # spc, mspc, identify and perturb look at two rows for the shape of the logits.
     assert set(traces[compiled:]) <= {IMAGES[:2].shape}
     for weights, score in zip(WEIGHTS, found, strict=True):
         # A function of its own is compiled with these weights as constants.

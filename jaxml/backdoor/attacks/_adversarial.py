@@ -52,7 +52,7 @@ def perturb(
     checks.positive(epsilon=epsilon, step=step)
     checks.counts(iterations=iterations)
     checks.images(images=images)
-    rows = images[:1]
+    rows = images[:2]
     classes = jax.eval_shape(logits_fn, rows).shape[-1]
     checks.labels(labels=labels, rows=len(images), classes=classes)
     # The box around 0 to 1 would hide infinity.

@@ -14,7 +14,7 @@ from jaxtyping import Array, Key, PyTree
 from jaxml.data.folder import named_folder
 from jaxml.data.questions import ChoiceQuestion, load_choice_questions
 from jaxml.data.text import TextCorpus, load_books
-from jaxml.files.digest import file_digest
+from jaxml.files.digest import digest
 from jaxml.models import llama
 from jaxml.models.llama.decoder import is_shape, parameter_shapes
 from jaxml.output.report import Report
@@ -186,7 +186,7 @@ def _pretrained(path: Path, data: Path | None) -> Study:
         scale=PRETRAINED,
         methods=PRETRAINED_METHODS,
         questions=questions[:MOST_QUESTIONS],
-        weights=file_digest(path),
+        weights=digest(loaded.params),
     )
 
 
