@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jax.tree_util import Partial
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 
 def is_concrete(value: Any) -> bool:
@@ -49,3 +49,15 @@ def nan_unless(condition: Any, tree: PyTree) -> PyTree:
         return jnp.where(condition, leaf, jnp.nan) if floating else leaf
 
     return jax.tree.map(keep, tree)
+
+
+def take_or_nan(values: Array, index: Array) -> Array:
+    """Return the value at each index along the last axis; NaN where there is none.
+
+    Args:
+      values: `[*batch, number]`.
+      index: integers `[*batch]`, such as tokens; those below 0 or from `number` on give NaN.
+    """
+    # Of negative indices JAX counts from the end.
+    place = jnp.where(index < 0, values.shape[-1], index)[..., None]
+    return jnp.take_along_axis(values, place, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]

@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxml.tracing import is_concrete, known, nan_unless
+from jaxml.tracing import is_concrete, known, nan_unless, take_or_nan
 
 POSITIVE, MIXED = jnp.ones(3), jnp.asarray([1.0, -1.0])
 holds = lambda x: jnp.all(x > 0)
@@ -43,3 +44,9 @@ def test_what_a_traced_condition_denies_is_nan():
         assert found["float"].dtype == "float16" and found["whole"][1] == 1 and found["truth"].all()
     by_row = nan_unless(MIXED[:, None] > 0, tree["float"])
     assert jnp.isnan(by_row).all(axis=1).tolist() == [False, True]
+
+
+def test_an_index_of_nothing_takes_nan():
+    values = jnp.asarray([[1.0, 2.0, 3.0]] * 4)
+    taken = jax.jit(take_or_nan)(values, jnp.asarray([0, 2, 3, -1]))
+    np.testing.assert_array_equal(taken, [1, 3, np.nan, np.nan])

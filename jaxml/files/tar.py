@@ -49,6 +49,7 @@ def read_tar(archive: Path, wanted: str, *, max_bytes: int = MAX_BYTES) -> dict[
       DataError: it is damaged, has two wanted files of one name, or is too large.
     """
     contents: dict[str, bytes] = {}
+    taken = 0
     with (
         damage(tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error),
         gzip.open(archive) as expanded,
@@ -61,7 +62,8 @@ def read_tar(archive: Path, wanted: str, *, max_bytes: int = MAX_BYTES) -> dict[
             if file.isreg() and not file.issparse() and re.fullmatch(wanted, file.name):
                 if file.name in contents:
                     raise DataError(f"two files are called {file.name[:80]!r}")
-                check_memory(file.size + sum(map(len, contents.values())), max_bytes)
+                taken += file.size
+                check_memory(taken, max_bytes)
                 contents[file.name] = _content(files.extractfile(file))
     return contents
 

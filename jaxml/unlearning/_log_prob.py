@@ -6,6 +6,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxml import checks
 from jaxml.precision import at_least_single
+from jaxml.tracing import take_or_nan
 from jaxml.unlearning._counted import check_values, row_sums
 
 
@@ -29,7 +30,7 @@ def token_log_prob(
     """
     logits, tokens = jnp.asarray(logits), jnp.asarray(tokens)
     logits = checked_logits(logits, tokens)[..., :-1, :]
-    return at_tokens(logits, tokens[..., 1:]) - jax.nn.logsumexp(logits, axis=-1)
+    return take_or_nan(logits, tokens[..., 1:]) - jax.nn.logsumexp(logits, axis=-1)
 
 
 def sequence_log_prob(
@@ -55,18 +56,6 @@ def sequence_log_prob(
     """
     checks.mask(mask, tokens=tokens)
     return row_sums(token_log_prob(logits, tokens), mask[..., 1:])
-
-
-def at_tokens(values: Array, tokens: Array) -> Array:
-    """Return the value of each token, `[*batch, time]`; NaN for one beyond the vocabulary.
-
-    Args:
-      values: `[*batch, time, vocabulary]`.
-      tokens: `[*batch, time]`.
-    """
-    # Of negative indices JAX counts from the end.
-    place = jnp.where(tokens < 0, values.shape[-1], tokens)[..., None]
-    return jnp.take_along_axis(values, place, axis=-1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
 def checked_logits(logits: Array, tokens: Array) -> Array:

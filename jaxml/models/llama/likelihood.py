@@ -12,6 +12,7 @@ from jaxml import checks
 from jaxml.models.llama.config import LlamaConfig
 from jaxml.models.llama.decoder import Params, head, hidden_states
 from jaxml.precision import at_least_single
+from jaxml.tracing import take_or_nan
 
 # 256 MiB in float32; smaller ones make the head run twice and its products slower.
 CHUNK = 2**26
@@ -132,10 +133,7 @@ _log_prob.defvjp(_forward, _backward)
 def _chosen(logits: Array, targets: Array) -> tuple[Array, Array]:
     """Log-probability of the targets, and the logarithm of the sum of exp of all logits."""
     total = jax.nn.logsumexp(logits, axis=-1)
-    # NaN for what is beyond the vocabulary: of negative indices JAX counts from the end.
-    place = jnp.where(targets < 0, logits.shape[-1], targets)[..., None]
-    chosen = jnp.take_along_axis(logits, place, axis=-1, mode="fill", fill_value=jnp.nan)
-    return chosen[..., 0] - total, total
+    return take_or_nan(logits, targets) - total, total
 
 
 def _slopes(hidden, head, targets, total, cotangent, logits) -> tuple[Array, Array]:

@@ -14,9 +14,9 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxml import checks
 from jaxml.precision import half_as_single
-from jaxml.tracing import nan_unless
+from jaxml.tracing import nan_unless, take_or_nan
 from jaxml.unlearning._counted import check_values, row_means
-from jaxml.unlearning._log_prob import at_tokens, checked_logits
+from jaxml.unlearning._log_prob import checked_logits
 
 
 @half_as_single
@@ -196,7 +196,7 @@ def min_k_plus_plus(
     tokens = tokens[..., 1:]
     is_token = (tokens >= 0) & (tokens < logits.shape[-1])
     # NaN comes last: it would be in the gradient of what does not count.
-    chosen = at_tokens(log_p, jnp.where(is_token, tokens, 0))
+    chosen = take_or_nan(log_p, jnp.where(is_token, tokens, 0))
     score = jnp.where(sigma == 0, 0, (chosen - mean) / jnp.where(sigma == 0, 1, sigma))
     score = nan_unless(is_token & ~jnp.isnan(chosen), score)
     return _mean_of_lowest(score, mask[..., 1:], fraction)
