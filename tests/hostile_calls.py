@@ -16,6 +16,7 @@ import optax
 from flax import linen as nn
 from jax.tree_util import Partial
 from llama_parameters import drawn
+from test_api import LOADERS
 
 from jaxml import (
     augment,
@@ -52,23 +53,10 @@ ON_HOST = {
 }
 
 WITHOUT_FLOATS = {
+    *LOADERS,
     "backdoor.attacks.noise",
     "backdoor.attacks.warp_trigger",
     "backdoor.detection_rates",
-    "data.chunk_tokens",
-    "data.load_audio",
-    "data.load_books",
-    "data.load_brain_pair",
-    "data.load_choice_questions",
-    "data.load_images",
-    "data.load_passages",
-    "data.load_pool",
-    "data.load_questions",
-    "data.load_series",
-    "data.load_speech_corpus",
-    "data.load_texts",
-    "data.load_volume",
-    "data.read_rows",
     "llm.load",
     "llm.tokenize",
     "models.llama.decoder_mesh",

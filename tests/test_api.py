@@ -40,8 +40,26 @@ def all_public():
 
 PUBLIC = dict(all_public())
 
+# Of the user's files.
+LOADERS = {
+    "data.chunk_tokens",
+    "data.load_audio",
+    "data.load_books",
+    "data.load_brain_pair",
+    "data.load_choice_questions",
+    "data.load_images",
+    "data.load_passages",
+    "data.load_pool",
+    "data.load_questions",
+    "data.load_series",
+    "data.load_speech_corpus",
+    "data.load_texts",
+    "data.load_volume",
+    "data.read_rows",
+}
 # Functions of other things than arrays: sizes, functions, numpy at the edge.
 NOT_ARRAYS = {
+    *LOADERS,
     "augment.compose",
     "augment.sometimes",
     "backdoor.attacks.attack_success_rate",
@@ -63,20 +81,6 @@ NOT_ARRAYS = {
     "backdoor.identify_step",
     "backdoor.identify_init",
     "bilevel.implicit_gradient",
-    "data.chunk_tokens",
-    "data.load_audio",
-    "data.load_books",
-    "data.load_brain_pair",
-    "data.load_choice_questions",
-    "data.load_images",
-    "data.load_passages",
-    "data.load_pool",
-    "data.load_questions",
-    "data.load_series",
-    "data.load_speech_corpus",
-    "data.load_texts",
-    "data.load_volume",
-    "data.read_rows",
     "llm.evaluate",
     "llm.load",
     "llm.save",
