@@ -6,6 +6,8 @@ histogram with 8 cells a bin, which is brought to the bins afterwards: the windo
 linear between eighths of a bin.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,9 +17,16 @@ from jaxml.precision import half_as_single
 from jaxml.registration._inputs import check_images
 from jaxml.registration._masks import Mask, mask_weights
 
+# Cell below each voxel, and how far it is on the way to the next one, 0 to 1.
+Places = tuple[Array, Array]
+
 _CELLS_A_BIN = 8
-# Voxels that are summed one after another: small shares would be lost in larger sums of float32.
-_SUMMED_TOGETHER = 2**18
+# Voxels a table: sums of float32 that are much larger than one share would round it. The tables
+# take less memory than an image.
+_VOXELS_A_TABLE = 2**16
+# Neighbors share a table for the caches of CPUs, but not all that a GPU adds at a time: often it
+# is the same cell, that of the background.
+_RUN = 2**12
 
 
 @half_as_single
@@ -68,8 +77,8 @@ def mutual_information(
     return -jnp.sum(joint * ratio)
 
 
-def _place(image: Array, weights: Array | None, cells: int) -> tuple[Array, Array]:
-    """Cell below each voxel, of cells from the least to the largest intensity, and the rest."""
+def _place(image: Array, weights: Array | None, cells: int) -> Places:
+    """Place of each voxel among cells from the least to the largest intensity."""
     inside = None if weights is None else weights != 0
     low = jax.lax.stop_gradient(jnp.min(image, where=inside, initial=jnp.inf))
     high = jax.lax.stop_gradient(jnp.max(image, where=inside, initial=-jnp.inf))
@@ -82,24 +91,40 @@ def _place(image: Array, weights: Array | None, cells: int) -> tuple[Array, Arra
     return jnp.clip(cell.astype(jnp.int32), 0, cells - 2), place - cell
 
 
-def _histogram(
-    fixed: tuple[Array, Array],
-    moved: tuple[Array, Array],
-    weights: Array | None,
-    cells: int,
-) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _histogram(fixed: Places, moved: Places, weights: Array | None, cells: int) -> Array:
     """Joint histogram `[cells, cells]` of voxels shared between the 2 x 2 nearest cells."""
-    (row, low_share), (column, right_share) = fixed, moved
-    tables = -(-row.size // _SUMMED_TOGETHER)
-    table = jax.lax.iota(jnp.int32, row.size) // _SUMMED_TOGETHER
+    (row, down), (column, right) = fixed, moved
+    tables = -(-row.size // _VOXELS_A_TABLE)
+    table = jax.lax.iota(jnp.int32, row.size) // _RUN % tables
     first = (table * cells + row) * cells + column
-    total = jnp.zeros(tables * cells * cells, low_share.dtype)
-    for down, share in enumerate((1 - low_share, low_share)):
+    total = jnp.zeros(tables * cells * cells, down.dtype)
+    for i, share in enumerate((1 - down, down)):
         weighted = share if weights is None else share * weights.reshape(-1)
-        for right, other in enumerate((1 - right_share, right_share)):
-            place = total.at[first + (down * cells + right)]
+        for j, other in enumerate((1 - right, right)):
+            place = total.at[first + (i * cells + j)]
             total = place.add(weighted * other, mode="promise_in_bounds")
     return jnp.sum(total.reshape(tables, cells, cells), 0)
+
+
+def _histogram_forward(fixed, moved, weights, cells):
+    return _histogram(fixed, moved, weights, cells), (fixed, moved, weights)
+
+
+def _histogram_backward(cells, residuals, cotangent):
+    """Read the one cotangent of all tables: automatic differentiation copies it for each."""
+    (row, down), (column, right), weights = residuals
+    flat, first = cotangent.reshape(-1), row * cells + column
+    read = lambda i, j: flat.at[first + (i * cells + j)].get(mode="promise_in_bounds")
+    low_left, low_right, high_left, high_right = read(0, 0), read(0, 1), read(1, 0), read(1, 1)
+    to_down = (1 - right) * (high_left - low_left) + right * (high_right - low_right)
+    to_right = (1 - down) * (low_right - low_left) + down * (high_right - high_left)
+    if weights is not None:
+        to_down, to_right = to_down * weights.reshape(-1), to_right * weights.reshape(-1)
+    return (None, to_down), (None, to_right), None
+
+
+_histogram.defvjp(_histogram_forward, _histogram_backward)
 
 
 def _windows(bins: int, cells: int, dtype: jnp.dtype) -> Array:

@@ -133,7 +133,7 @@ def test_gradients_equal_finite_differences(masked):
         return mutual_information(ends(fixed), ends(moved), bins=8, mask=mask)
 
     pair = tuple(map(jnp.asarray, images((5, 6))))
-    check_grads(jax.jit(with_ends), pair, 1, modes=["fwd", "rev"], rtol=1e-6, atol=1e-6, eps=1e-7)
+    check_grads(jax.jit(with_ends), pair, 1, modes=["rev"], rtol=1e-6, atol=1e-6, eps=1e-7)
 
 
 def test_single_precision_of_many_voxels(monkeypatch):
@@ -148,7 +148,7 @@ def test_single_precision_of_many_voxels(monkeypatch):
     # A voxel on the edge of a cell may be in either of two, whose slopes differ a little.
     distance = np.abs(np.asarray(gradient) - np.asarray(slope))
     assert np.mean(distance) < 1e-2 * np.mean(np.abs(slope))
-    monkeypatch.setattr(_mutual_information, "_SUMMED_TOGETHER", 1000)
+    monkeypatch.setattr(_mutual_information, "_VOXELS_A_TABLE", 5000)
     np.testing.assert_allclose(mutual_information(*double), expected, rtol=1e-12)
 
 
