@@ -21,6 +21,7 @@ from jaxml.registration._field import min_jacobian_determinant as min_jacobian_d
 from jaxml.registration._field import warp as warp
 from jaxml.registration._foldfree import FoldFree as FoldFree
 from jaxml.registration._foldfree import fold_free as fold_free
+from jaxml.registration._mutual_information import mutual_information as mutual_information
 from jaxml.registration._poisson import poisson_solve as poisson_solve
 from jaxml.registration._register import Registration as Registration
 from jaxml.registration._register import register as register
@@ -28,7 +29,6 @@ from jaxml.registration._similarity import bending_energy as bending_energy
 from jaxml.registration._similarity import dice as dice
 from jaxml.registration._similarity import grad_l2 as grad_l2
 from jaxml.registration._similarity import mse as mse
-from jaxml.registration._similarity import mutual_information as mutual_information
 from jaxml.registration._similarity import ncc as ncc
 from jaxml.registration._voxelmorph import Prediction as Prediction
 from jaxml.registration._voxelmorph import predict as predict
