@@ -9,12 +9,12 @@ from jaxml.registration._evaluate import Folds as Folds
 from jaxml.registration._evaluate import dice_per_label as dice_per_label
 from jaxml.registration._evaluate import fold_percentages as fold_percentages
 from jaxml.registration._evaluate import hausdorff95 as hausdorff95
+from jaxml.registration._evaluate import non_diffeomorphic_volume as non_diffeomorphic_volume
 from jaxml.registration._evaluate import sd_log_jacobian as sd_log_jacobian
 from jaxml.registration._expm import expm as expm
 from jaxml.registration._field import compose as compose
 from jaxml.registration._field import count_folds as count_folds
 from jaxml.registration._field import integrate_velocity as integrate_velocity
-from jaxml.registration._field import inverse as inverse
 from jaxml.registration._field import jacobian as jacobian
 from jaxml.registration._field import jacobian_determinant as jacobian_determinant
 from jaxml.registration._field import min_jacobian_determinant as min_jacobian_determinant
@@ -22,6 +22,8 @@ from jaxml.registration._field import warp as warp
 from jaxml.registration._foldfree import FoldFree as FoldFree
 from jaxml.registration._foldfree import fold_free as fold_free
 from jaxml.registration._mutual_information import mutual_information as mutual_information
+from jaxml.registration._inverse import inverse as inverse
+from jaxml.registration._inverse import inverse_consistency as inverse_consistency
 from jaxml.registration._poisson import poisson_solve as poisson_solve
 from jaxml.registration._register import Registration as Registration
 from jaxml.registration._register import register as register
