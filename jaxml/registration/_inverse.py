@@ -261,7 +261,9 @@ def _to_the_face(at: _Place, step: Planes, reach: Array, table: _Table) -> tuple
         # The outermost cells have no end: beyond them the border is repeated.
         first, last = jnp.where(cell < 0, -jnp.inf, 0.0), jnp.where(cell >= n - 1, jnp.inf, 1.0)
         room = jnp.where(s > 0, last, first).astype(s.dtype) - fraction
-        shares.append(jnp.where(s == 0, jnp.inf, room / jnp.where(s == 0, 1, s)))
+        # Rounding may have left the point a little outside of its cell.
+        share = jnp.maximum(room / jnp.where(s == 0, 1, s), 0)
+        shares.append(jnp.where(s == 0, jnp.inf, share))
         tried = jnp.minimum(tried, shares[-1])
     cells, fractions, free = [], [], reach > 0
     for cell, fraction, s, share in zip(at.cell, at.fraction, step, shares, strict=True):
