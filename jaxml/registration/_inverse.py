@@ -63,7 +63,7 @@ class _Walk(NamedTuple):
       slopes: derivative of the map at `next`: row = component, column = axis.
     """
 
-    count: Array
+    rounds: Array
     at: _Place
     left: Array
     step: Planes
@@ -225,7 +225,7 @@ def _walk(table: _Table, place: _Place, voxels: Planes, *, rounding: Array, limi
     """Return the places after steps that end where they leave a cell, and squares of residuals."""
 
     def unfinished(walk):
-        return (walk.count < limit) & jnp.any(
+        return (walk.rounds < limit) & jnp.any(
             jnp.minimum(walk.left, _square(walk.residual)) > rounding
         )
 
@@ -243,7 +243,7 @@ def _walk(table: _Table, place: _Place, voxels: Planes, *, rounding: Array, limi
         reach = choose(jnp.minimum(2 * walk.reach, 1), walk.tried / 4)
         ahead, tried = _to_the_face(at, step, jnp.where(left > rounding, reach, 0), table)
         residual, slopes = _evaluate(table, ahead, voxels)
-        return _Walk(walk.count + 1, at, left, step, reach, ahead, tried, residual, slopes)
+        return _Walk(walk.rounds + 1, at, left, step, reach, ahead, tried, residual, slopes)
 
     residual, slopes = _evaluate(table, place, voxels)
     still = jnp.zeros_like(residual[0])
@@ -309,7 +309,7 @@ def _evaluate(table: _Table, place: _Place, voxels: Planes) -> tuple[Planes, tup
     """Return p + u(p) - q, and the derivative of p + u(p): row = component, column = axis."""
     ndim = len(voxels)
     index = total((c + 1) * s for c, s in zip(place.cell, table.strides, strict=True))
-    read = {
+    read: dict[tuple[int, ...], Array] = {
         corner: table.rows.at[index + sum(map(int.__mul__, corner, table.strides))].get(
             mode="promise_in_bounds"
         )
