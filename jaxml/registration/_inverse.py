@@ -4,8 +4,9 @@ A field is linear along each axis between voxels, and repeats its border outside
 voxels at its corners, the map p + u(p) is smooth, so that Newton's method finds the point that
 goes to a voxel q in a few steps if it starts near enough. Few voxels, where the field bends
 sharply, are not reached like this. They walk: each step leads towards q, and ends where it leaves
-the cell. Where all determinants are positive, the image of the walk is the straight line to q,
-which passes from cell to cell and cannot get stuck.
+the cell. Where the determinant is positive, the image of the walk is the straight line to q, which
+passes from cell to cell and cannot get stuck. Positive determinants of all simplices leave it
+negative in few places, within a cell: a walk that ends there begins anew from beside.
 """
 
 import functools
@@ -79,10 +80,10 @@ def inverse(
 ) -> Float[Array, "*volume ndim"]:
     """Return the displacement v of the inverse map, v(q) = -u(q + v(q)) at each voxel q.
 
-    Exact to rounding for a field without folds; `inverse_consistency(u, v)` is the proof. At a
-    voxel that folds hide v is the best that was found. Between voxels v is interpolated, so that
-    `compose(v, u)` is not 0, while `compose(u, v)` is. Outside of the volume `u` repeats its
-    border.
+    Exact to rounding for a field without folds; `inverse_consistency(u, v)` is the proof. Where
+    folds bring several points to one voxel v leads to one of them, or as near as was found.
+    Between voxels v is interpolated, so that `compose(v, u)` is not 0, while `compose(u, v)` is.
+    Outside of the volume `u` repeats its border.
 
     `vmap` runs one field after another. The gradient is that of the exact inverse.
 
@@ -189,15 +190,28 @@ def _inverse_of_one(u: Array, iterations: int) -> Array:
     )
     v, square = v.reshape(-1, ndim)[:size], square.reshape(-1)[:size]
 
+    # A walk that ended at a fold begins anew from beside: another way leads around it.
+    aside = jnp.array([(0,) * ndim, *itertools.product((-1, 1), repeat=ndim)], u.dtype)
+
     def walk_some(state):
-        v, waiting = state
+        v, square, waiting, attempt = state
         (index,) = jnp.nonzero(waiting, size=group, fill_value=size)
         index = index.astype(jnp.int32)
-        found, _ = solve((index, v.at[index].get(mode="clip")), walk)
-        return v.at[index].set(found, mode="drop"), waiting.at[index].set(False, mode="drop")
+        start = v.at[index].get(mode="clip") + aside[attempt]
+        found, left = solve((index, start), walk)
+        nearer = jnp.where(left < square.at[index].get(mode="clip"), index, size)
+        v = v.at[nearer].set(found, mode="drop")
+        square = square.at[nearer].set(left, mode="drop")
+        waiting = waiting.at[index].set(False, mode="drop")
+        ends = ~jnp.any(waiting)
+        return v, square, waiting | ends & (square > rounding), attempt + ends.astype(jnp.int32)
 
-    is_waiting = lambda state: jnp.any(state[1])
-    v, _ = jax.lax.while_loop(is_waiting, walk_some, (v, square > rounding))
+    def unfinished(state):
+        _, _, waiting, attempt = state
+        return (attempt < len(aside)) & jnp.any(waiting)
+
+    state = (v, square, square > rounding, jnp.int32(0))
+    v, *_ = jax.lax.while_loop(unfinished, walk_some, state)
     return v.reshape(u.shape)
 
 
