@@ -1,0 +1,118 @@
+"""Displacement fields in files: as NIfTI of ITK and ANTs, and fields.npz of `jaxml register`."""
+
+import gzip
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from jaxml.data.affine_files import matrix_of
+from jaxml.data.transforms import Affine, Field
+from jaxml.data.volume import _check_header
+from jaxml.extras import extra
+from jaxml.files.errors import DataError
+from jaxml.files.limits import check_memory
+from jaxml.files.names import one_line
+from jaxml.files.npz import read_npz
+
+
+def read_field(path: Path, max_bytes: int) -> Field:
+    """Read a displacement field of ITK as NIfTI: vectors in mm along the fifth axis, LPS.
+
+    Raises:
+      DataError: no such field, damaged, or too large.
+      OSError, EOFError, ValueError, zlib.error: damaged.
+    """
+    image = _opened(path, max_bytes)
+    shape = image.shape
+    ndim = shape[4] if len(shape) == 5 else 0
+    grid = shape[:3] if ndim == 3 else shape[:2]
+    if ndim not in (2, 3) or shape[len(grid) : 4] != (1,) * (4 - ndim) or min(grid) < 3:
+        accepted = "[D, H, W, 1, 3] or [H, W, 1, 1, 2] with 3 voxels or more an axis"
+        raise DataError(f"shape {list(shape)}, where ITK's fields have {accepted}")
+    check_memory(math.prod(shape) * (image.get_data_dtype().itemsize + 8), max_bytes)
+    if image.header.get_intent()[2].startswith("NREG_TRANS"):
+        raise DataError("a transform of NiftyReg, whose vectors are others than ITK's")
+    # What overflows is found below, as infinite.
+    with np.errstate(all="ignore"):
+        stored = np.asanyarray(image.dataobj).reshape(*grid, ndim)
+        size = abs(np.linalg.det(image.affine[:ndim, :ndim]))
+    vectors = _single_or_double(stored)
+    if not 0 < size < np.inf:
+        raise DataError("its affine has no inverse")
+    vectors[..., :2] *= -1
+    return Field(vectors, np.asarray(image.affine, np.float64))
+
+
+def read_fields(path: Path, max_bytes: int) -> tuple[Field | Affine, ...]:
+    """Read fields.npz of `jaxml register`: a displacement, and maybe an affine, in voxels.
+
+    Raises:
+      DataError: no such arrays, damaged, or too large.
+    """
+    arrays = read_npz(path, "displacement", "affine", max_bytes=max_bytes)
+    u = arrays.get("displacement", np.zeros(0))
+    ndim = u.ndim - 1
+    if ndim not in (2, 3) or u.shape[-1] != ndim or min(u.shape[:-1]) < 3 or u.dtype.kind != "f":
+        raise DataError("no array displacement [H, W, 2] or [D, H, W, 3]")
+    field = Field(_single_or_double(u), np.eye(4), "voxels")
+    if "affine" not in arrays:
+        return (field,)
+    matrix = arrays["affine"]
+    if matrix.shape != (ndim, ndim + 1) or matrix.dtype.kind != "f":
+        raise DataError(f"affine of shape {list(matrix.shape)}, not {[ndim, ndim + 1]}")
+    return field, Affine(matrix_of(matrix[:, :-1], matrix[:, -1]), "voxels")
+
+
+def field_bytes(
+    vectors: Float[np.ndarray, "*volume ndim"], affine: Float[np.ndarray, "4 4"]
+) -> bytes:
+    """Return a gzipped NIfTI-1 file of a displacement field, as ITK and ANTs read it.
+
+    Args:
+      vectors: displacement in RAS mm, `[H, W, 2]` or `[D, H, W, 3]`, float32 or float64, which is
+        the type of the file.
+      affine: voxel index to RAS mm, `[4, 4]`; the file has this grid and orientation.
+
+    Returns:
+      The content of the file: vectors in LPS mm along the fifth axis, with their intent.
+    """
+    with extra("experiments"):
+        import nibabel
+
+    ndim = vectors.ndim - 1
+    lps = vectors * np.array([-1, -1, 1][:ndim], vectors.dtype)
+    image = nibabel.Nifti1Image(lps.reshape(*lps.shape[:-1], *(1,) * (4 - ndim), ndim), affine)
+    image.header.set_intent("vector")
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), mtime=0)
+
+
+def _opened(path: Path, max_bytes: int) -> Any:
+    """Return the image of nibabel, whose data have not been read."""
+    with extra("experiments"):
+        import nibabel
+        from nibabel.filebasedimages import ImageFileError
+        from nibabel.spatialimages import HeaderDataError
+
+    # Not `nibabel.load`, which also knows brain surfaces with XML in them.
+    kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
+    try:
+        kind: Any = next(kind for kind in kinds if kind.path_maybe_image(path)[0])
+        _check_header(path, kind.header_class, max_bytes)
+        with np.errstate(all="ignore"):
+            return kind.load(path)
+    except (ImageFileError, HeaderDataError, OverflowError, StopIteration) as error:
+        raise DataError(f"no NIfTI image: {one_line(error)}") from error
+
+
+def _single_or_double(stored: np.ndarray) -> np.ndarray:
+    """Return finite vectors in the float of 4 or 8 bytes that holds the numbers of the file."""
+    double = stored.dtype.kind != "f" or stored.itemsize > 4
+    vectors = stored.astype(np.float64 if double else np.float32)
+    bad = np.count_nonzero(~np.isfinite(vectors))
+    if bad:
+        raise DataError(f"{bad} numbers are NaN or infinite")
+    return vectors
