@@ -1,5 +1,6 @@
 """Registration of two files of the user: moved image, fields and a report."""
 
+import dataclasses
 import io
 import time
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 
 from jaxml import checks, registration
 from jaxml.commands.register import PROJECTIONS
-from jaxml.data.volume import NIFTI, Volume, as_stored, load_volume, nifti_bytes, resample_to
+from jaxml.data.grid import on_file_grid
+from jaxml.data.nifti import field_bytes, nifti_bytes
+from jaxml.data.volume import Volume, as_stored, load_volume
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES
 from jaxml.files.write import write_whole
@@ -33,8 +36,8 @@ def register_files(
 
     Written: the moved image with the range and the type of numbers of the moving one, in the
     format of the fixed one, or as `moved.npy` where that has no such type; `fields.npz` with
-    displacement and inverse in voxels of the fixed image; for NIfTI also both as vectors in mm
-    along the world axes (right, anterior, superior); a report with pictures and `results.json`.
+    displacement and inverse in voxels of the fixed image; for images with an affine also both as
+    displacement fields of ITK; a report with pictures and `results.json`.
     Every file is read and the registration run before the first is written.
 
     Args:
@@ -75,7 +78,7 @@ def register_files(
     residual = float(jnp.sqrt(jnp.mean(jax.jit(registration.compose)(u, back) ** 2)))
     moved = jax.jit(registration.warp)(jnp.asarray(source.data), u)
 
-    stored, name = _moved(np.asarray(moved), source, fixed)
+    stored, name = _moved(np.asarray(moved), source, target, fixed)
     similarity = jax.jit(registration.ncc)
     folds = registration.fold_percentages(u)
     results = {
@@ -165,15 +168,18 @@ def _report(results, a, b, result, projection) -> Report:
     )
 
 
-def _moved(moved: np.ndarray, source: Volume, fixed: Path) -> tuple[np.ndarray, str]:
+def _moved(
+    moved: np.ndarray, source: Volume, target: Volume, fixed: Path
+) -> tuple[np.ndarray, str]:
     """Return the moved image as numbers of the moving file, and the name of a file for them."""
     name = fixed.name.lower()
-    if not name.endswith(NIFTI) and (source.slope, source.intercept) != (1, 0):
+    nifti = target.affine is not None
+    if not nifti and (source.slope, source.intercept) != (1, 0):
         return moved, "moved.npy"
     stored = as_stored(moved, source)
     if name.endswith(".png") and stored.dtype in (np.bool_, np.uint8, np.uint16):
         return stored, "moved.png"
-    if not name.endswith(NIFTI):
+    if not nifti:
         return stored, "moved.npy"
     # NIfTI has neither of these types; all of their numbers are among those of the next.
     wider = {"bool": np.uint8, "float16": np.float32}.get(stored.dtype.name)
@@ -181,23 +187,21 @@ def _moved(moved: np.ndarray, source: Volume, fixed: Path) -> tuple[np.ndarray, 
 
 
 def _write(out, target: Volume, source: Volume, name: str, stored, u, back) -> None:
-    affine = target.affine
+    grid = target.grid if target.affine is not None else None
     buffer = io.BytesIO()
     np.savez_compressed(buffer, displacement=u, inverse=back)
     write_whole(out / "fields.npz", buffer.getvalue())
     buffer = io.BytesIO()
-    if affine is not None and name.endswith(NIFTI):
-        scale = {"slope": source.slope, "intercept": source.intercept}
-        write_whole(out / name, nifti_bytes(stored, affine, **scale))
+    if grid is not None:
+        scale: dict[str, Any] = {"slope": source.slope, "intercept": source.intercept}
+        write_whole(out / name, nifti_bytes(on_file_grid(stored, grid), grid, **scale))
+        for field_name, field in (("displacement", u), ("inverse", back)):
+            write_whole(out / f"{field_name}.nii.gz", field_bytes(field, grid))
     elif name.endswith(".png"):
         write_whole(out / name, _png(stored))
     else:
         np.save(buffer, stored)
         write_whole(out / name, buffer.getvalue())
-    if affine is not None and u.ndim == 4:
-        for field_name, field in (("displacement", u), ("inverse", back)):
-            in_mm = (field @ affine[:3, :3].T).astype(np.float32)
-            write_whole(out / f"{field_name}.nii.gz", nifti_bytes(in_mm, affine))
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -206,3 +210,47 @@ def _png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()
+
+
+def resample_to(volume: Volume, grid: Volume, *, order: int = 1) -> Volume:
+    """Return a volume on the voxels of another, by the world positions of both.
+
+    Volumes of one shape and affine, and those without an affine, come back as they are.
+
+    Args:
+      volume: volume to resample, 0 outside of it.
+      grid: volume whose shape and affine are wanted.
+      order: 1 for linear, 0 for nearest (labels).
+
+    Returns:
+      `Volume` with the affine of `grid`; its note says that it was resampled.
+
+    Raises:
+      DataError: another number of axes; or shapes differ and an affine is missing.
+    """
+    if volume.data.ndim != grid.data.ndim:
+        raise DataError(
+            f"images of {grid.data.ndim} and {volume.data.ndim} axes; give two of the same number"
+        )
+    same_shape = volume.data.shape == grid.data.shape
+    if volume.affine is None or grid.affine is None:
+        if same_shape:
+            return volume
+        raise DataError(
+            f"images of shapes {grid.data.shape} and {volume.data.shape} without affines; "
+            "give two of one shape, or NIfTI files"
+        )
+    if same_shape and np.allclose(volume.affine, grid.affine, atol=1e-4):
+        return volume
+    import scipy.ndimage
+
+    ndim = grid.data.ndim
+    to_voxel = np.linalg.solve(volume.affine, grid.affine)
+    offset: Any = to_voxel[:ndim, 3]
+    data = scipy.ndimage.affine_transform(
+        volume.data, to_voxel[:ndim, :ndim], offset, grid.data.shape, order=order
+    )
+    sizes = " x ".join(map(str, volume.data.shape)), " x ".join(map(str, grid.data.shape))
+    note = f"resampled by its affine from {sizes[0]} to the grid of the fixed image, {sizes[1]}"
+    note = "; ".join(filter(None, (volume.note, note)))
+    return dataclasses.replace(volume, data=data, affine=grid.affine, note=note)

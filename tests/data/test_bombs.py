@@ -26,6 +26,7 @@ from jaxml.data import (
     audio,
     image_rows,
     images,
+    points,
     questions,
     rows,
     speech,
@@ -161,6 +162,29 @@ def nifti_with_extension():
     return gzip.compress(head[:-4] + b"\1\0\0\0" + extension) + zeros(LARGE)
 
 
+def pair_of_zeros():
+    """Return the header of half a gigabyte of a volume."""
+    head = bytearray(nifti((1024, 1024, 512), vox_offset=0)[:348])
+    head[344:348] = b"ni1\0"
+    return bytes(head)
+
+
+def mgz_of_zeros():
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    header = MGHHeader()
+    header.set_data_dtype(np.uint8)
+    header["dims"] = 1024, 1024, 512, 1
+    return gzip.compress(header.binaryblock[:284]) + zeros(LARGE)
+
+
+NRRD = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 1024 1024 512\nencoding: gzip\n%s\n"
+META = (
+    b"NDims = 3\nDimSize = 1024 1024 512\nElementType = MET_UCHAR\nCompressedData = True\n"
+    b"ElementDataFile = LOCAL\n"
+)
+
+
 def parquet(table):
     pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -209,6 +233,22 @@ def read_tar(path, max_bytes):
     return tar.read_tar(path, r".*\.bin", max_bytes=max_bytes)
 
 
+def read_pair(path, max_bytes):
+    """Read a volume whose numbers, sparse in the file system, are as many as it claims."""
+    with path.with_suffix(".img").open("wb") as file:
+        file.truncate(LARGE)
+    return volume.load_volume(path, max_bytes=max_bytes)
+
+
+@functools.cache
+def jpeg():
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.new("L", (8000, 8000)).save(content, "jpeg")
+    return content.getvalue()
+
+
 def of_folder(read):
     return lambda path, max_bytes: read(path.parent, max_bytes=max_bytes)
 
@@ -248,6 +288,13 @@ BOMBS = {
     "row png": Bomb("a.png", wide(), of_folder(image_rows.load_rows)),
     "nii": Bomb("a.nii.gz", nifti_of_zeros, volume.load_volume),
     "nii extension": Bomb("a.nii.gz", nifti_with_extension, volume.load_volume),
+    "hdr": Bomb("a.hdr", pair_of_zeros, read_pair),
+    "mgz": Bomb("a.mgz", mgz_of_zeros, volume.load_volume),
+    "nrrd": Bomb("a.nrrd", lambda: NRRD % b"" + zeros(LARGE), volume.load_volume),
+    "nrrd labels": Bomb("a.nrrd", lambda: NRRD % b"" + zeros(LARGE), volume.load_labels),
+    "mha": Bomb("a.mha", lambda: META + zeros(LARGE), volume.load_volume),
+    "wide jpeg": Bomb("a.jpg", jpeg, volume.load_volume),
+    "points": Bomb("a.csv", lambda: b"x,y\n" + b"0,0\n" * (SMALL // 2), points.load_points),
     "parquet rows": Bomb("a.parquet", lambda: parquet(many_rows), rows.read_rows),
     "parquet texts": Bomb("a.parquet", lambda: parquet(long_texts), text.load_texts),
     "parquet lists": Bomb("a.parquet", lambda: parquet(long_lists), rows.read_rows),

@@ -6,6 +6,7 @@ import json
 import pickle
 import tarfile
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from jaxml.data import (
     brain,
     image_rows,
     images,
+    points,
     questions,
     rows,
     speech,
@@ -113,6 +115,36 @@ def nifti():
     affine = np.array([[-2.0, 0, 0, 40], [0, -3, 0, 30], [0, 0, 4, -20], [0, 0, 0, 1]])
     data = RNG.normal(size=(5, 6, 7)).astype(np.float32)
     return nibabel.Nifti1Image(data, affine).to_bytes()
+
+
+def mgh():
+    import nibabel
+
+    image = nibabel.MGHImage(RNG.normal(size=(5, 6, 7)).astype(np.float32), np.diag([2, 2, 2, 1]))
+    return image.to_bytes()
+
+
+def pair(kind):
+    """Return header and numbers of an image of two files, and write the one beside the other."""
+    import nibabel
+
+    image = getattr(nibabel, kind)(RNG.integers(0, 99, (5, 6, 7)).astype(np.int16), np.eye(4))
+    files = {name: nibabel.FileHolder(fileobj=io.BytesIO()) for name in ("header", "image")}
+    image.to_file_map({**files, "mat": nibabel.FileHolder(fileobj=io.BytesIO())})
+    return {name: file.fileobj.getvalue() for name, file in files.items()}
+
+
+NUMBERS = RNG.integers(0, 99, (5, 6, 7)).astype("<i2").tobytes()
+NRRD = (
+    b"NRRD0004\n# a comment\ntype: short\ndimension: 3\nspace: left-posterior-superior\n"
+    b"sizes: 7 6 5\nspace directions: (2,0,0) (0,-2,0.5) (0,0,3)\nkinds: domain domain domain\n"
+    b"endian: little\nencoding: %s\nspace origin: (1,-2,3.5)\n%s\n"
+)
+META = (
+    b"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+    b"CompressedData = %s\nTransformMatrix = 1 0 0 0 0 1 0 -1 0\nOffset = 1 -2 3.5\n"
+    b"ElementSpacing = 1 2 3\nDimSize = 7 6 5\nElementType = MET_SHORT\nElementDataFile = %s\n"
+)
 
 
 def parquet(**settings):
@@ -243,6 +275,43 @@ READERS = {
     "nii": Reader("a.nii", nifti, volume.load_volume),
     "nii.gz": Reader("a.nii.gz", lambda: zipped(nifti()), volume.load_volume),
     "nii in gz": Reader("a.nii.gz", nifti, volume.load_volume, zipped),
+    "mgh": Reader("a.mgh", mgh, volume.load_volume),
+    "mgz": Reader("a.mgz", mgh, volume.load_volume, zipped),
+    **{
+        f"{part} of a {kind}": Reader(
+            f"a.{suffix}",
+            lambda part=part, kind=kind: pair(kind)[part],
+            volume.load_volume,
+            beside=beside(f"a.{other}", lambda part=rest, kind=kind: pair(kind)[part]),
+        )
+        for kind in ("Nifti1Pair", "Spm99AnalyzeImage", "AnalyzeImage")
+        for part, suffix, rest, other in (
+            ("header", "hdr", "image", "img"),
+            ("image", "img", "header", "hdr"),
+        )
+    },
+    "nrrd": Reader("a.nrrd", lambda: NRRD % (b"raw", b"") + NUMBERS, volume.load_volume),
+    "nrrd gzip": Reader(
+        "a.nrrd", lambda: NRRD % (b"gzip", b"") + zipped(NUMBERS), volume.load_labels
+    ),
+    "nhdr": Reader(
+        "a.nhdr",
+        lambda: NRRD % (b"raw", b"data file: a.raw\n"),
+        volume.load_volume,
+        beside=beside("a.raw", lambda: NUMBERS),
+    ),
+    "mha": Reader("a.mha", lambda: META % (b"False", b"LOCAL") + NUMBERS, volume.load_volume),
+    "mha zlib": Reader(
+        "a.mha", lambda: META % (b"True", b"LOCAL") + zlib.compress(NUMBERS), volume.load_labels
+    ),
+    "mhd": Reader(
+        "a.mhd",
+        lambda: META % (b"False", b"a.raw"),
+        volume.load_volume,
+        beside=beside("a.raw", lambda: NUMBERS),
+    ),
+    "points": Reader("a.csv", lambda: b"x,y,z,t\n1,-2,3.5,0\n4,5,6e1,0\n", points.load_points),
+    "volume jpeg": Reader("a.jpg", lambda: picture("jpeg"), volume.load_volume),
     "volume npy": Reader("a.npy", lambda: npy(PIXELS[0, ..., 0] / 3), volume.load_volume),
     "volume npz": member("a.npz", {"vol": PIXELS[0, ..., 0] / 3}, "vol", volume.load_volume),
     "volume png": Reader(
