@@ -103,7 +103,15 @@ def map_points(
 
     Returns:
       Array of the same shape, float64.
+
+    Raises:
+      ValueError: points of another number of axes than a transform has.
     """
+    # Loaders import no JAX: it is loaded with the checks.
+    from jaxml import checks
+
+    if any(axes_of(transform) != points.shape[-1] for transform in transforms):
+        raise checks.refused("points", points, f"[..., {axes_of(transforms[0])}]")
     points = np.asarray(points, np.float64)
     return functools.reduce(
         lambda points, transform: _mapped(transform, points), transforms, points
@@ -133,6 +141,13 @@ def from_voxels(u: Float[np.ndarray, "*volume ndim"], field: Field) -> Field:
     """Return a displacement in voxels as a field on the grid of another, in its type of numbers."""
     vectors = np.asarray(u, np.float64) @ axes(field.affine, u.ndim - 1).T
     return dataclasses.replace(field, vectors=vectors.astype(field.vectors.dtype))
+
+
+def axes_of(transform: Transform) -> int:
+    """Return the number of axes of a transform."""
+    if isinstance(transform, Field):
+        return transform.vectors.shape[-1]
+    return len(transform.matrix) - 1
 
 
 def axes(affine: Float[np.ndarray, "4 4"], ndim: int) -> Float[np.ndarray, "ndim ndim"]:

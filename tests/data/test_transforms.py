@@ -360,6 +360,12 @@ def test_a_field_that_would_take_much_memory_is_refused(tmp_path):
         load_transform(tmp_path / "b.nii.gz", max_bytes=10**5)
 
 
+def test_points_of_other_axes_are_refused():
+    chain = (field_of("plain"), Affine(np.eye(4)))
+    with pytest.raises(ValueError, match=r"points=.*\[5, 2\].*: accepted is \[..., 3\]"):
+        map_points(chain, np.zeros((5, 2)))
+
+
 def test_transforms_are_frozen():
     for transform in (Affine(np.eye(4)), field_of("plain")):
         with pytest.raises(dataclasses.FrozenInstanceError):
