@@ -274,6 +274,7 @@ CALLS = {
     "registration.grad_l2": ({}, (FIELD,)),
     "registration.integrate_velocity": ({}, (FIELD,)),
     "registration.inverse": ({}, (FIELD,)),
+    "registration.inverse_consistency": ({}, (FIELD, FIELD[::-1])),
     "registration.jacobian": ({}, (FIELD,)),
     "registration.jacobian_determinant": ({}, (FIELD,)),
     "registration.layer_residual": ({}, (FIELD,)),

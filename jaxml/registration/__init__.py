@@ -12,13 +12,14 @@ from jaxml.registration._expm import expm as expm
 from jaxml.registration._field import compose as compose
 from jaxml.registration._field import count_folds as count_folds
 from jaxml.registration._field import integrate_velocity as integrate_velocity
-from jaxml.registration._field import inverse as inverse
 from jaxml.registration._field import jacobian as jacobian
 from jaxml.registration._field import jacobian_determinant as jacobian_determinant
 from jaxml.registration._field import min_jacobian_determinant as min_jacobian_determinant
 from jaxml.registration._field import warp as warp
 from jaxml.registration._foldfree import FoldFree as FoldFree
 from jaxml.registration._foldfree import fold_free as fold_free
+from jaxml.registration._inverse import inverse as inverse
+from jaxml.registration._inverse import inverse_consistency as inverse_consistency
 from jaxml.registration._poisson import poisson_solve as poisson_solve
 from jaxml.registration._register import Registration as Registration
 from jaxml.registration._register import register as register

@@ -176,34 +176,7 @@ def compose(
     """
     check_field(u=u, v=v)
     checks.same_shape(u=u, v=v)
-    return v + _sample(u, v)
-
-
-def inverse(
-    u: Float[Array, "*volume ndim"], *, iterations: int = 30
-) -> Float[Array, "*volume ndim"]:
-    """Return the displacement v of the inverse map, v(p) = -u(p + v(p)), by fixed point.
-
-    It converges where the Jacobian of `u` has a norm below 1; check with `compose(u, v)`, which
-    is 0 for an exact inverse.
-
-    Args:
-      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
-      iterations: number of iterations; the error shrinks by the norm of the Jacobian in each.
-
-    Returns:
-      Displacement of the same shape.
-
-    Raises:
-      ValueError: `u` is no field, or `iterations` is below 1.
-
-    Source: Chen et al., "A simple fixed-point approach to invert a deformation field" (Medical
-    Physics, 2008).
-    """
-    check_field(u=u)
-    checks.single_or_double(u=u)
-    checks.counts(iterations=iterations)
-    return _fixed_point(u, iterations)
+    return v + sample_field(u, v)
 
 
 def integrate_velocity(
@@ -238,15 +211,10 @@ def plus_identity(matrices: Float[Array, "*batch n n"]) -> Float[Array, "*batch 
     return matrices + jnp.expand_dims(identity, range(matrices.ndim - 2))
 
 
-# A call outside of jit would compile these loops anew each time.
-@functools.partial(jax.jit, static_argnums=1)
-def _fixed_point(u: Array, iterations: int) -> Array:
-    return jax.lax.scan(lambda v, _: (-_sample(u, v), None), -u, length=iterations)[0]
-
-
+# A call outside of jit would compile the loop anew each time.
 @functools.partial(jax.jit, static_argnums=1)
 def _squared(u: Array, steps: int) -> Array:
-    return jax.lax.scan(lambda u, _: (u + _sample(u, u), None), u, length=steps)[0]
+    return jax.lax.scan(lambda u, _: (u + sample_field(u, u), None), u, length=steps)[0]
 
 
 def _difference(u: Array, axis: int, scheme: str) -> Array:
@@ -267,7 +235,7 @@ def _points(u: Array) -> list[Array]:
     return [g + c for g, c in zip(grids, components(u), strict=True)]
 
 
-def _sample(u: Array, v: Array) -> Array:
+def sample_field(u: Array, v: Array) -> Array:
     """u(p + v), the border repeated outside."""
     points = _points(v)
     sample = lambda plane: map_coordinates(plane, points, order=1, mode="nearest")

@@ -19,7 +19,6 @@ from jaxml.registration import (
     compose,
     count_folds,
     integrate_velocity,
-    inverse,
     jacobian,
     jacobian_determinant,
     min_jacobian_determinant,
@@ -207,28 +206,6 @@ def test_compose_repeats_the_border(shape):
 
 
 @EACH_VOLUME
-def test_inverse_of_a_smooth_field(shape):
-    u = jnp.asarray(reference.smooth_noise(0, tuple(2 * n for n in shape), 2.0, rms=0.5))
-    v = inverse(u, iterations=100)
-    np.testing.assert_allclose(compose(u, v), np.zeros(u.shape), atol=1e-9)
-    # The other order differs by the interpolation of v between voxels.
-    back = np.asarray(compose(v, u))
-    assert np.sqrt(np.mean(back**2)) < 0.12 * np.sqrt(np.mean(u**2))
-
-
-@EACH_VOLUME
-def test_inverse_of_an_affine_map(shape):
-    ndim = len(shape)
-    a, shift = 0.5 * ROTATIONS[ndim], np.linspace(-0.3, 0.4, ndim)
-    back = np.linalg.inv(np.eye(ndim) + a)
-    expected = affine(shape, back - np.eye(ndim), -back @ shift)
-    within = inside(places(shape) + expected)
-    found = np.asarray(inverse(jnp.asarray(affine(shape, a, shift)), iterations=80))
-    assert np.mean(within) > 0.2
-    np.testing.assert_allclose(found[within], expected[within], atol=1e-12)
-
-
-@EACH_VOLUME
 @pytest.mark.parametrize("steps", [0, 3, 7])
 def test_a_constant_velocity_is_a_translation(shape, steps):
     v = jnp.broadcast_to(jnp.linspace(-3.0, 4.0, len(shape)), (*shape, len(shape)))
@@ -274,7 +251,6 @@ def test_gradients_of_warp_and_determinants_equal_finite_differences(shape):
 def test_gradients_of_maps_equal_finite_differences():
     u, v = (jnp.asarray(reference.smooth_noise(s, (4, 5), 0.7, rms=0.4)) for s in (0, 1))
     assert_gradient(compose, u, v)
-    assert_gradient(functools.partial(inverse, iterations=4), u)
     assert_gradient(functools.partial(integrate_velocity, steps=3), u)
     assert_gradient(functools.partial(jacobian_determinant, scheme="central"), u)
 
@@ -345,7 +321,6 @@ def test_bad_arguments_are_named(unchecked):
         ],
         "order=3: accepted is one of 0, 1": [lambda: warp(u, u, order=3)],
         r"u=float64\[5, 6, 2\] with NaN": [lambda: warp(u, u + jnp.nan)],
-        "iterations=0: accepted is a whole number, 1 or more": [lambda: inverse(u, iterations=0)],
         "steps=-1: accepted is a whole number, 0 or more": [
             lambda: integrate_velocity(u, steps=-1)
         ],
