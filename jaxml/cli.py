@@ -14,7 +14,9 @@ from jaxml.commands import (
     mfdfa,
     register,
     reproduce,
+    unfold,
     unlearn,
+    warp,
 )
 from jaxml.commands.caches import user_cache
 from jaxml.commands.interrupts import INTERRUPTED, interrupts
@@ -23,7 +25,17 @@ from jaxml.extras import extra
 from jaxml.files.lock import at_work, remove_partial_files
 from jaxml.files.names import one_line
 
-COMMANDS = (reproduce, mfdfa, register, identify, coreset, unlearn, evaluate_unlearning)
+COMMANDS = (
+    reproduce,
+    mfdfa,
+    register,
+    warp,
+    unfold,
+    identify,
+    coreset,
+    unlearn,
+    evaluate_unlearning,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

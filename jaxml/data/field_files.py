@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxml.data.affine_files import matrix_of
+from jaxml.data.grid import Grid
+from jaxml.data.nifti import nifti_bytes
 from jaxml.data.transforms import Affine, Field
-from jaxml.data.volume import _check_header
 from jaxml.extras import extra
 from jaxml.files.errors import DataError
 from jaxml.files.limits import check_memory
 from jaxml.files.names import one_line
-from jaxml.files.npz import read_npz
+from jaxml.files.npz import MOST_EXPANSION, read_npz
 
 
 def read_field(path: Path, max_bytes: int) -> Field:
@@ -29,10 +30,9 @@ def read_field(path: Path, max_bytes: int) -> Field:
     shape = image.shape
     ndim = shape[4] if len(shape) == 5 else 0
     grid = shape[:3] if ndim == 3 else shape[:2]
-    if ndim not in (2, 3) or shape[len(grid) : 4] != (1,) * (4 - ndim) or min(grid) < 3:
-        accepted = "[D, H, W, 1, 3] or [H, W, 1, 1, 2] with 3 voxels or more an axis"
+    if ndim not in (2, 3) or shape[len(grid) : 4] != (1,) * (4 - ndim):
+        accepted = "[D, H, W, 1, 3] or [H, W, 1, 1, 2]"
         raise DataError(f"shape {list(shape)}, where ITK's fields have {accepted}")
-    check_memory(math.prod(shape) * (image.get_data_dtype().itemsize + 8), max_bytes)
     if image.header.get_intent()[2].startswith("NREG_TRANS"):
         raise DataError("a transform of NiftyReg, whose vectors are others than ITK's")
     # What overflows is found below, as infinite.
@@ -79,33 +79,53 @@ def field_bytes(
     Returns:
       The content of the file: vectors in LPS mm along the fifth axis, with their intent.
     """
-    with extra("experiments"):
-        import nibabel
+    shape = vectors.shape[:-1]
+    lps = vectors * np.array([-1, -1, 1][: len(shape)], vectors.dtype)
+    return nifti_bytes(lps, file_grid(shape, affine), vectors=True)
 
-    ndim = vectors.ndim - 1
-    lps = vectors * np.array([-1, -1, 1][:ndim], vectors.dtype)
-    image = nibabel.Nifti1Image(lps.reshape(*lps.shape[:-1], *(1,) * (4 - ndim), ndim), affine)
-    image.header.set_intent("vector")
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), mtime=0)
+
+def file_grid(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"] | None) -> Grid:
+    """Return the grid of an image that is used in the axes of its file.
+
+    Args:
+      shape: of 2 or 3 axes.
+      affine: voxel index to RAS mm, if there is one.
+    """
+    return Grid(shape, affine, (*range(len(shape)),), (False,) * len(shape))
 
 
 def _opened(path: Path, max_bytes: int) -> Any:
-    """Return the image of nibabel, whose data have not been read."""
+    """Return the image of nibabel, whose vectors have not been read."""
     with extra("experiments"):
         import nibabel
         from nibabel.filebasedimages import ImageFileError
         from nibabel.spatialimages import HeaderDataError
 
     # Not `nibabel.load`, which also knows brain surfaces with XML in them.
-    kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
+    kinds: Any = nibabel.Nifti1Image, nibabel.Nifti2Image
     try:
-        kind: Any = next(kind for kind in kinds if kind.path_maybe_image(path)[0])
+        kind = next(kind for kind in kinds if kind.path_maybe_image(path)[0])
         _check_header(path, kind.header_class, max_bytes)
         with np.errstate(all="ignore"):
             return kind.load(path)
-    except (ImageFileError, HeaderDataError, OverflowError, StopIteration) as error:
+    except (ImageFileError, HeaderDataError, KeyError, OverflowError, StopIteration) as error:
         raise DataError(f"no NIfTI image: {one_line(error)}") from error
+
+
+def _check_header(path: Path, header_class: Any, max_bytes: int) -> None:
+    """Raise where the header claims more than the file can hold: all of it would be allocated."""
+    packed = path.suffix.lower() == ".gz"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        header = header_class(file.read(header_class.template_dtype.itemsize), check=False)
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    start = float(header["vox_offset"])
+    claimed = math.prod(map(int, shape)) * dtype.itemsize
+    room = path.stat().st_size * (MOST_EXPANSION if packed else 1)
+    # An offset that is NaN is no number of bytes either.
+    if min(shape, default=0) < 1 or not 0 <= start <= room - claimed:
+        raise DataError(f"{dtype}{list(shape)} from byte {start:g} on")
+    # As stored, and as the float that is returned; what lies before it is read too.
+    check_memory(int(start) + claimed + 8 * math.prod(map(int, shape)), max_bytes)
 
 
 def _single_or_double(stored: np.ndarray) -> np.ndarray:

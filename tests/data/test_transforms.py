@@ -310,7 +310,7 @@ BAD = {
         (nifti((4, 4, 4)), r"shape \[4, 4, 4\], where ITK's fields"),
         (nifti((4, 4, 4, 3)), r"shape \[4, 4, 4, 3\], where ITK's fields"),
         (nifti((4, 4, 4, 2, 3)), r"shape \[4, 4, 4, 2, 3\], where ITK's fields"),
-        (nifti((4, 4, 2, 1, 3)), r"shape \[4, 4, 2, 1, 3\], where ITK's fields"),
+        (nifti((4, 4, 2, 1, 2)), r"shape \[4, 4, 2, 1, 2\], where ITK's fields"),
         (nifti(VECTORS, np.nan), "480 numbers are NaN or infinite"),
         (nifti(VECTORS)[:-1], r"float32\[10, 4, 4, 1, 3\] from byte 352"),
         (without_depth(nifti(VECTORS)), "its affine has no inverse"),
