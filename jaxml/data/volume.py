@@ -173,7 +173,7 @@ def _volume(path, stored: Stored, data: np.ndarray, notes: tuple[str, ...]) -> V
     )
 
 
-def as_stored(data: Float[np.ndarray, "*volume"], source: Volume) -> np.ndarray:
+def as_stored(data: Num[np.ndarray, "*volume"], source: Volume) -> np.ndarray:
     """Return values of an image as numbers of the type that the image's file has.
 
     Args:

@@ -1,5 +1,7 @@
 """Displacement fields without folds: the Poisson layer, and the projection to fold-free fields."""
 
+from jaxml.registration._affine import Alignment as Alignment
+from jaxml.registration._affine import affine as affine
 from jaxml.registration._diffeomorphic import Reconstruction as Reconstruction
 from jaxml.registration._diffeomorphic import diffeomorphic_layer as diffeomorphic_layer
 from jaxml.registration._diffeomorphic import layer_residual as layer_residual

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxml import checks
 from jaxml.precision import half_as_single
-from jaxml.registration._flat import components, flatten, interior
+from jaxml.registration._flat import components, flatten, interior, total
 from jaxml.registration._inputs import check_field
 from jaxml.registration._tetrahedra import determinants, simplex_grid
 
@@ -128,30 +128,43 @@ def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") 
 
 @half_as_single
 def warp(
-    image: Float[Array, "*image"], u: Float[Array, "*volume ndim"], *, order: int = 1
-) -> Float[Array, "*image"]:
-    """Return the image sampled at p + u(p); it fades to 0 within a voxel of its border.
+    image: Float[Array, "*image"],
+    u: Float[Array, "*volume ndim"],
+    *,
+    affine: Float[Array, "ndim row"] | None = None,
+    order: int = 1,
+) -> Float[Array, "*moved"]:
+    """Return the image sampled at affine (p + u(p)); it fades to 0 within a voxel of its border.
 
     Args:
-      image: the volume of `u`, with or without a channel axis at the end.
+      image: the volume of `u`, or with `affine` any other of as many axes; with or without a
+        channel axis at the end.
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+      affine: `[ndim, ndim + 1]`, voxels of `u` to voxels of the image, such as that of a
+        `Registration`; None for the identity.
       order: 1 for linear, 0 for nearest (labels).
 
     Returns:
-      Shape and dtype of `image`.
+      `[*volume]`, with the channels and the dtype of `image`.
 
     Raises:
-      ValueError: `u` is no field, the image has another volume or is not floating-point, or
-        `order` is not 0 or 1.
+      ValueError: `u` is no field, the image has another volume or is not floating-point,
+        `affine` has another shape, or `order` is not 0 or 1.
     """
     check_field(u=u)
-    volume = u.shape[:-1]
-    if image.shape[: len(volume)] != volume or image.ndim > u.ndim:
+    volume, ndim = u.shape[:-1], u.ndim - 1
+    if affine is not None and affine.shape != (ndim, ndim + 1):
+        raise checks.refused("affine", affine, f"[{ndim}, {ndim + 1}]")
+    if affine is None and image.shape[:ndim] != volume or image.ndim not in (ndim, u.ndim):
         accepted = f"{list(volume)}, the volume of u, with or without channels at the end"
         raise checks.refused("image", image, accepted)
     checks.floating(image=image)
     checks.choice((0, 1), order=order)
     points = _points(u)
+    if affine is not None:
+        affine = affine.astype(u.dtype)
+        terms = ((row[:-1], row[-1]) for row in affine)
+        points = [total(a * x for a, x in zip(r, points, strict=True)) + t for r, t in terms]
     sample = lambda plane: map_coordinates(plane, points, order=order, mode="constant")
     return (
         jax.vmap(sample, in_axes=-1, out_axes=-1)(image) if image.ndim == u.ndim else sample(image)

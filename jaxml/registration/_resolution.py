@@ -7,27 +7,37 @@ from jaxtyping import Array, Float
 from jaxml.registration._flat import Planes
 
 
-def halve(image: Float[Array, "*volume"]) -> Float[Array, "*half"]:
-    """Return means of cubes of 2 voxels an axis; an odd axis repeats its last plane.
+def halve(
+    image: Float[Array, "*volume"], axes: tuple[int, ...] | None = None
+) -> Float[Array, "*half"]:
+    """Return means over 2 voxels along each axis; an odd axis repeats its last plane.
 
     Args:
       image: `[*volume]`.
+      axes: the axes to halve; None for all.
     """
-    image = jnp.pad(image, [(0, n % 2) for n in image.shape], mode="edge")
-    halves = [k for n in image.shape for k in (n // 2, 2)]
-    return jnp.mean(image.reshape(halves), axis=tuple(range(1, 2 * image.ndim, 2)))
+    axes = tuple(range(image.ndim)) if axes is None else axes
+    odd = [(0, n % 2 if a in axes else 0) for a, n in enumerate(image.shape)]
+    image = jnp.pad(image, odd, mode="edge")
+    pairs = [k for a, n in enumerate(image.shape) for k in ((n // 2, 2) if a in axes else (n, 1))]
+    return jnp.mean(image.reshape(pairs), axis=tuple(range(1, 2 * image.ndim, 2)))
 
 
 def double(planes: Planes, shape: tuple[int, ...]) -> Planes:
-    """Return displacements on a grid of `shape` from those on its half, or on itself unchanged.
+    """Return displacements on a grid of `shape` from those on its half along some or all axes.
 
     Args:
       planes: components in voxels of their own grid.
-      shape: of the finer grid.
+      shape: of the finer grid; an axis of the length it has is not doubled.
     """
-    if planes[0].shape == shape:
+    coarse = planes[0].shape
+    if coarse == shape:
         return planes
-    twice = tuple(2 * n for n in planes[0].shape)
+    factors = [1 if n == m else 2 for n, m in zip(coarse, shape, strict=True)]
+    whole = tuple(f * n for f, n in zip(factors, coarse, strict=True))
     cut = tuple(slice(n) for n in shape)
-    # A voxel is twice as large there: displacements in voxels double too.
-    return tuple(2 * jax.image.resize(p, twice, "linear")[cut] for p in planes)
+    # A voxel is larger there: displacements in voxels grow as it becomes smaller.
+    return tuple(
+        factor * jax.image.resize(p, whole, "linear")[cut]
+        for p, factor in zip(planes, factors, strict=True)
+    )

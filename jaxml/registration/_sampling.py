@@ -12,16 +12,34 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxml.registration._flat import Planes
+from jaxml.registration._flat import Planes, total
+
+
+def mapped(displacement: Planes, affine: Float[Array, "ndim row"]) -> Planes:
+    """Return the displacement of affine (p + u(p)).
+
+    Args:
+      displacement: u in voxels, one plane an axis.
+      affine: linear part and, as the last column, offset, both in voxels.
+    """
+    shape = displacement[0].shape
+    voxels = [jax.lax.broadcasted_iota(affine.dtype, shape, a) for a in range(len(shape))]
+    # Small numbers are multiplied: of coordinates of hundreds rounding would cost more.
+    shift = affine[:, :-1] - jnp.eye(len(shape), dtype=affine.dtype)
+    places = [v + u for v, u in zip(voxels, displacement, strict=True)]
+    return tuple(
+        u + offset + total(a * x for a, x in zip(row, places, strict=True))
+        for u, row, offset in zip(displacement, shift, affine[:, -1], strict=True)
+    )
 
 
 @jax.custom_vjp
-def sample(image: Float[Array, "*volume"], displacement: Planes) -> Float[Array, "*volume"]:
+def sample(image: Float[Array, "*image"], displacement: Planes) -> Float[Array, "*volume"]:
     """Return the image at p + u(p), linear between voxels and 0 outside of it.
 
     Args:
       image: `[H, W]` or `[D, H, W]`.
-      displacement: u in voxels, one plane of that shape an axis.
+      displacement: u in voxels of the image, one plane an axis, all `[*volume]`.
     """
     return _interpolate(image, displacement)[0]
 
@@ -45,9 +63,9 @@ def _interpolate(image: Array, displacement: Planes) -> tuple[Array, Planes]:
     # Points far outside are moved to the rim of two zeros: value and derivative are 0 there.
     padded = jnp.pad(image, 2)
     strides = [math.prod(padded.shape[axis + 1 :]) for axis in range(image.ndim)]
-    cell, fractions = jnp.zeros(image.shape, jnp.int32), []
+    cell, fractions = jnp.zeros(displacement[0].shape, jnp.int32), []
     for axis, (n, stride, u) in enumerate(zip(image.shape, strides, displacement, strict=True)):
-        voxel = jax.lax.broadcasted_iota(u.dtype, image.shape, axis)
+        voxel = jax.lax.broadcasted_iota(u.dtype, u.shape, axis)
         place = jnp.clip(voxel + 2 + u, 0, n + 3)
         low = jnp.minimum(jnp.floor(place), n + 2)
         fractions.append(place - low)

@@ -1,0 +1,421 @@
+"""Alignment of two images by a rigid map, a similarity or an affine map, from anywhere."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float
+
+from jaxml import checks
+from jaxml.optimizer import optimizer_step
+from jaxml.registration._images import Image, Images, Mask, Spacing, checked_pair, scaled
+from jaxml.registration._resolution import halve
+from jaxml.tracing import known, nan_unless
+
+Kind = Literal["rigid", "similarity", "affine"]
+
+
+class _Stage(NamedTuple):
+    """One resolution: how many voxels the longest side has, and what is done there."""
+
+    voxels: int
+    points: int
+    steps: int
+    starts: int
+
+
+_STAGES = (_Stage(24, 4096, 50, 12), _Stage(48, 8192, 50, 4), _Stage(96, 32768, 60, 1))
+# Points for the first look at every rotation, of which so many are tried: in 3-D about 25
+# degrees lie between neighbors.
+_FEW_POINTS, _ROTATIONS = 2048, {2: 24, 3: 600}
+_BINS = 32
+# A map from another rotation must be better than the one from the initial map by this factor,
+# and any map better than the initial one by so many nats: images of which one tells nothing of
+# the other, as T1 and T2 of a neck, have wrong maps that are better by less.
+_GAIN, _EVIDENCE = 1.05, 0.06
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Alignment:
+    """Result of `affine`.
+
+    Attributes:
+      matrix: `[ndim, ndim + 1]`; voxel p of the fixed image lies at matrix[:, :-1] @ p +
+        matrix[:, -1] of the moving one, in voxels of that.
+      mutual_information: of both images after the map, in nats, at points of the fixed one.
+      mutual_information_before: the same at the initial map.
+    """
+
+    matrix: Float[Array, "*batch ndim row"]
+    mutual_information: Float[Array, "*batch"]
+    mutual_information_before: Float[Array, "*batch"]
+
+
+def affine(
+    fixed: Images,
+    moving: Images,
+    *,
+    kind: Kind = "affine",
+    initial: Float[Array, "ndim row"] | None = None,
+    spacing: Spacing | None = None,
+    fixed_mask: Mask | None = None,
+    moving_mask: Mask | None = None,
+) -> Alignment:
+    """Return the map of the fixed image's voxels onto the moving image that aligns both.
+
+    Maximizes the mutual information of the intensities, whatever the contrast of either image,
+    at points spread over the fixed image; outside of the moving image lies the intensity 0.
+    Rotations all around, each with the centers of mass on each other, are looked at on images
+    of 24 voxels a side; the best of them, and the initial map, are optimized by Adam, the best
+    of those again at twice and at four times that resolution. A map from another rotation is
+    taken only where it is better than the one from the initial map by 5%, and the initial map
+    stays unless the information grows by .06 nats.
+
+    Linear parts are matrix exponentials of the steps times the initial one, so that maps never
+    turn inside out. The steps are unrolled: the result has a gradient in the images.
+
+    Args:
+      fixed: image `[H, W]` or `[D, H, W]` of any contrast and range of intensities, or a tuple
+        of such channels. NaN counts as outside of the image.
+      moving: image of as many axes and channels, of any shape.
+      kind: "rigid", "similarity" (rigid and one scale) or "affine".
+      initial: the map to start with, `[ndim, ndim + 1]` as `Alignment.matrix`, such as that of
+        two headers, inv(moving affine) @ fixed affine; without it, the middle of the fixed image
+        lies on that of the moving one.
+      spacing: sides of a voxel of the fixed image and of the moving one; 1 by default.
+      fixed_mask: weights 0 to 1 `[*volume]` of the fixed image: where 0, nothing counts.
+      moving_mask: the same of the moving image.
+
+    Returns:
+      `Alignment`.
+
+    Raises:
+      ValueError: the images are no pair, infinite, or the same everywhere; `initial` is no map
+        that keeps the orientation; or another argument is out of its range.
+
+    Source: Mattes et al., "PET-CT image registration in the chest using free-form deformations"
+    (TMI 2003), for the measure.
+    """
+    checks.choice(get_args(Kind), kind=kind)
+    first, second = checked_pair(fixed, moving, fixed_mask, moving_mask, spacing, shortest=4)
+    return aligned(scaled(first), scaled(second), kind, checked_initial(initial, first, second))
+
+
+def checked_initial(initial: Array | None, fixed: Image, moving: Image) -> Array:
+    """Return the initial map in voxels, by default the one of middle to middle.
+
+    Raises:
+      ValueError: it is no map of this number of axes that keeps the orientation.
+    """
+    ndim, dtype = len(fixed.shape), fixed.channels[0].dtype
+    if initial is None:
+        ratio = np.array(fixed.spacing) / np.array(moving.spacing)
+        middles = [(np.array(image.shape) - 1) / 2 for image in (fixed, moving)]
+        offset = middles[1] - ratio * middles[0]
+        return jnp.asarray(np.column_stack([np.diag(ratio), offset]), dtype)
+    initial = jnp.asarray(initial, dtype)
+    accepted = f"a map [{ndim}, {ndim + 1}] of voxels that keeps the orientation"
+    if initial.shape != (ndim, ndim + 1):
+        raise checks.refused("initial", initial, accepted)
+    if not known(initial, lambda m: jnp.isfinite(m).all() & (jnp.linalg.det(m[:, :-1]) > 0)):
+        raise checks.refused("initial", initial, accepted)
+    return initial
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+class _Map(NamedTuple):
+    """x to linear @ (x - center of the fixed image) + offset, in mm from the middle of each."""
+
+    linear: Array
+    offset: Array
+
+
+class _Scene(NamedTuple):
+    """Both images at one resolution, padded so that images of many shapes have one program."""
+
+    channels: tuple[tuple[Array, ...], tuple[Array, ...]]
+    masks: tuple[Array | None, Array | None]
+    # Of each image: voxels that became one along each axis, voxels along it, sides of a voxel.
+    factors: tuple[Array, Array]
+    shapes: tuple[Array, Array]
+    sides: tuple[Array, Array]
+    # Center of mass of each, in mm from the middle.
+    centers: tuple[Array, Array]
+
+
+def aligned(fixed: Image, moving: Image, kind: Kind, initial: Array) -> Alignment:
+    """Return the result of `affine` for images with intensities of 0 to 1."""
+    scenes = [
+        _scene(fixed, moving, pooling=_pooling(stage.voxels, fixed, moving), multiple=stage.voxels)
+        for stage in _STAGES
+    ]
+    before, start = _start(scenes[0], initial, kind=kind)
+    maps, favor = _first_look(scenes[0], start)
+    # Few parameters first: rotations are far off, scales are not.
+    kinds: tuple[Kind, ...] = ("rigid", "rigid" if kind == "rigid" else "similarity", kind)
+    for scene, stage, kind_here in zip(scenes, _STAGES, kinds, strict=True):
+        maps, favor = _improved(scene, maps, favor, stage=stage, kind=kind_here)
+    return _result(scenes[-1], before, start, maps)
+
+
+@functools.partial(jax.jit, static_argnames=("pooling", "multiple"))
+def _scene(fixed: Image, moving: Image, *, pooling, multiple: int) -> _Scene:
+    images = fixed, moving
+    dtype = fixed.channels[0].dtype
+
+    def padded(image, factors):
+        image = _pooled(image, factors)
+        return jnp.pad(image, [(0, -n % (multiple // 3 * 2)) for n in image.shape], mode="edge")
+
+    def pad_all(tree):
+        return tuple(
+            jax.tree.map(lambda x, f=f: padded(x, f), t) for t, f in zip(tree, pooling, strict=True)
+        )
+
+    arrays = lambda rows: tuple(jnp.asarray(row, dtype) for row in rows)
+    sides = arrays(image.spacing for image in images)
+    shapes = arrays(image.shape for image in images)
+    centers = tuple(
+        side * (_center_of_mass(image) - (shape - 1) / 2)
+        for image, side, shape in zip(images, sides, shapes, strict=True)
+    )
+    channels = pad_all(image.channels for image in images)
+    return _Scene(
+        channels, pad_all(i.mask for i in images), arrays(pooling), shapes, sides, centers
+    )
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _start(scene: _Scene, initial: Array, *, kind: Kind) -> tuple[_Map, _Map]:
+    """Return the initial map, and the closest one of the kind."""
+    (ours, theirs), (shape, other) = scene.sides, scene.shapes
+    linear = theirs[:, None] * initial[:, :-1] / ours
+    voxel = scene.centers[0] / ours + (shape - 1) / 2
+    offset = (initial[:, :-1] @ voxel + initial[:, -1] - (other - 1) / 2) * theirs
+    return _Map(linear, offset), _Map(_of_kind(linear, kind), offset)
+
+
+@jax.jit
+def _first_look(scene: _Scene, start: _Map) -> tuple[_Map, Array]:
+    """Return the maps to go on with, and what each map's score is favored by."""
+    ndim, dtype = len(start.offset), start.offset.dtype
+    turns = jnp.asarray(_rotations(ndim), dtype)
+    centered = start._replace(offset=scene.centers[1])
+    turned = _Map(turns @ start.linear, jnp.broadcast_to(centered.offset, (len(turns), ndim)))
+    values = jax.lax.map(_score(scene, _FEW_POINTS), turned, batch_size=25)
+    best = jax.lax.top_k(values, _STAGES[0].starts - 2)[1]
+    join = lambda a, b, c: jnp.concatenate([a[None], b[None], c[best]])
+    maps = jax.tree.map(join, start, centered, turned)
+    return maps, jnp.ones(_STAGES[0].starts, dtype).at[:2].set(_GAIN)
+
+
+@functools.partial(jax.jit, static_argnames=("stage", "kind"))
+def _improved(scene: _Scene, maps: _Map, favor: Array, *, stage: _Stage, kind: Kind):
+    """Return the best of the maps after the steps of one resolution, and their favors."""
+    score = _score(scene, stage.points)
+    kept = jax.lax.top_k(favor * jax.lax.map(score, maps), stage.starts)[1]
+    maps, favor = jax.tree.map(lambda x: x[kept], (maps, favor))
+    basis = jnp.asarray(_generators(kind, maps.offset.shape[-1]), favor.dtype)
+    extent = jnp.max(scene.shapes[0] * scene.sides[0])
+    adam = optax.scale_by_adam()
+
+    def improve(start: _Map) -> _Map:
+        def moved(parameters) -> _Map:
+            exponent, shift = parameters
+            # One unit moves points by about 1 mm, in the linear part as in the shift.
+            turn = _exponential(jnp.tensordot(exponent * 4 / extent, basis, 1))
+            return _Map(turn @ start.linear, start.offset + shift)
+
+        slope = jax.grad(lambda parameters: score(moved(parameters)))
+
+        def step(state, i):
+            parameters, moments = state
+            direction, moments = optimizer_step(adam.update, slope(parameters), moments)
+            length = extent / stage.voxels / 4 * (1 + jnp.cos(jnp.pi * i / stage.steps))
+            return (jax.tree.map(lambda p, d: p + length * d, parameters, direction), moments), None
+
+        zero = jnp.zeros(len(basis), favor.dtype), jnp.zeros_like(start.offset)
+        times = jnp.arange(stage.steps, dtype=favor.dtype)
+        return moved(jax.lax.scan(step, (zero, adam.init(zero)), times)[0][0])
+
+    return jax.vmap(improve)(maps), favor
+
+
+@jax.jit
+def _result(scene: _Scene, before: _Map, start: _Map, maps: _Map) -> Alignment:
+    """Return the first of the maps in voxels, or the start if that is about as good."""
+    (ours, theirs), (shape, other) = scene.sides, scene.shapes
+    score = _score(scene, _STAGES[-1].points)
+    only = jax.tree.map(lambda x: x[0], maps)
+    is_better = score(only) > score(start) + _EVIDENCE
+    only = jax.tree.map(functools.partial(jnp.where, is_better), only, start)
+    after = score(only)
+    linear = only.linear * ours / theirs[:, None]
+    voxel = scene.centers[0] / ours + (shape - 1) / 2
+    offset = only.offset / theirs + (other - 1) / 2 - linear @ voxel
+    matrix = jnp.concatenate([linear, offset[:, None]], axis=1)
+    return nan_unless(jnp.isfinite(after), Alignment(matrix, after, score(before)))
+
+
+def _score(scene: _Scene, points: int) -> Callable[[_Map], Array]:
+    """Return the function of a map to the mutual information at points of the fixed image."""
+    (ours, theirs), (our_mask, their_mask) = scene.channels, scene.masks
+    dtype, ndim = ours[0].dtype, ours[0].ndim
+    size = scene.shapes[0] - 1
+    voxels = jnp.asarray(_spread(points, ndim), dtype) * size
+    place = (voxels - size / 2) * scene.sides[0] - scene.centers[0]
+    here = functools.partial(_read, voxels=voxels, factor=scene.factors[0])
+    windows = [_windows(here(channel)) for channel in ours]
+    weights = jnp.ones(points, dtype) if our_mask is None else here(our_mask)
+
+    def score(at: _Map) -> Array:
+        voxels = (place @ at.linear.T + at.offset) / scene.sides[1] + (scene.shapes[1] - 1) / 2
+        there = functools.partial(_read, voxels=voxels, factor=scene.factors[1])
+        share = weights
+        if their_mask is not None:
+            # Outside of the moving image lies background, which counts.
+            share = weights * jax.lax.stop_gradient(1 - there(1 - their_mask))
+        pairs = zip(windows, theirs, strict=True)
+        return functools.reduce(
+            jnp.add, [_information(a, _windows(there(channel)), share) for a, channel in pairs]
+        )
+
+    return score
+
+
+def _information(a: Array, b: Array, share: Array) -> Array:
+    """Mutual information of the intensities with windows `[point, bin]`, points weighted."""
+    joint = (a * share[:, None]).T @ b
+    # No point may be left in the masks: then there is no information either.
+    joint = joint / jnp.maximum(jnp.sum(share), 1)
+    independent = jnp.sum(joint, 1, keepdims=True) * jnp.sum(joint, 0, keepdims=True)
+    tiny = jnp.finfo(joint.dtype).tiny
+    ratio = jnp.log(jnp.maximum(joint, tiny)) - jnp.log(jnp.maximum(independent, tiny))
+    return jnp.sum(joint * ratio)
+
+
+def _windows(intensities: Array) -> Array:
+    """Cubic B-splines around each of the bins, `[point, bin]`; 0 to 1 lies well within."""
+    place = 1.0 + intensities * (_BINS - 3)
+    distance = jnp.abs(place[:, None] - jnp.arange(_BINS, dtype=intensities.dtype))
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    far = jnp.maximum(2 - distance, 0) ** 3 / 6
+    return jnp.where(distance < 1, near, far)
+
+
+def _read(image: Array, voxels: Array, factor: Array) -> Array:
+    """The pooled image at points in voxels of the unpooled one; its border goes on outside."""
+    return map_coordinates(image, list(((voxels + 0.5) / factor - 0.5).T), 1, "nearest")
+
+
+def _center_of_mass(image: Image) -> Array:
+    """Mean position, in voxels, of the intensities of all channels."""
+    mass = functools.reduce(jnp.add, image.channels)
+    mass = mass if image.mask is None else mass * image.mask
+    axes = range(mass.ndim)
+    sums = [jnp.sum(mass, axis=tuple(b for b in axes if b != a)) for a in axes]
+    places = [jnp.arange(len(s), dtype=s.dtype) for s in sums]
+    return jnp.stack([jnp.vdot(p, s) for p, s in zip(places, sums, strict=True)]) / jnp.sum(mass)
+
+
+def _of_kind(linear: Array, kind: Kind) -> Array:
+    """The closest rotation, times a scale for a similarity."""
+    if kind == "affine":
+        return linear
+    left, _, right = jnp.linalg.svd(linear)
+    rotation = left @ right
+    size = jnp.linalg.det(linear) ** (1 / len(linear))
+    return rotation if kind == "rigid" else size * rotation
+
+
+def _pooling(voxels: int, fixed: Image, moving: Image) -> tuple[tuple[int, ...], ...]:
+    """Voxels that become one along each axis of each image, powers of 2."""
+    target = max(n * s for n, s in zip(fixed.shape, fixed.spacing, strict=True)) / voxels
+
+    def factor(n: int, side: float) -> int:
+        # At most 4 voxels are kept; the nearest power of 2.
+        return 2 ** max(0, min(round(math.log2(target / side)), int(math.log2(n / 4))))
+
+    return tuple(
+        tuple(factor(n, s) for n, s in zip(image.shape, image.spacing, strict=True))
+        for image in (fixed, moving)
+    )
+
+
+def _pooled(image: Array, factors: tuple[int, ...]) -> Array:
+    """Means over that many voxels along each axis."""
+    for power in range(max(factors).bit_length() - 1):
+        image = halve(image, tuple(a for a, f in enumerate(factors) if f >> power > 1))
+    return image
+
+
+def _exponential(a: Array) -> Array:
+    """Exponential of a small matrix: squarings of a series of norms below 1.
+
+    `expm` of this package is made for many matrices: its program takes longer to compile than
+    all the rest here.
+    """
+    squarings, one = 4, jnp.eye(len(a), dtype=a.dtype)
+    a = a / 2**squarings
+    series = one
+    for k in range(8, 0, -1):
+        series = one + a @ series / k
+    for _ in range(squarings):
+        series = series @ series
+    return series
+
+
+def _generators(kind: Kind, ndim: int) -> np.ndarray:
+    """Matrices whose exponentials are the linear parts: skew ones, scale, the symmetric rest."""
+    unit = np.eye(ndim * ndim).reshape(ndim, ndim, ndim, ndim)
+    pairs = [(i, j) for i in range(ndim) for j in range(i)]
+    found = [unit[i, j] - unit[j, i] for i, j in pairs]
+    if kind != "rigid":
+        found += [np.eye(ndim)]
+    if kind == "affine":
+        found += [unit[i, j] + unit[j, i] for i, j in pairs]
+        found += [unit[i, i] - unit[i - 1, i - 1] for i in range(1, ndim)]
+    return np.stack(found)
+
+
+def _rotations(ndim: int) -> np.ndarray:
+    """Rotations spread evenly: `[rotation, ndim, ndim]`.
+
+    Source: Alexa, "Super-Fibonacci spirals: fast, low-discrepancy sampling of SO(3)" (CVPR 2022).
+    """
+    n = _ROTATIONS[ndim]
+    if ndim == 2:
+        angle = 2 * np.pi * np.arange(n) / n
+        return np.moveaxis(
+            np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]), -1, 0
+        )
+    s = np.arange(n) + 0.5
+    a, b = 2 * np.pi * s / math.sqrt(2), 2 * np.pi * s / 1.533751168755204288118041
+    r, q = np.sqrt(s / n), np.sqrt(1 - s / n)
+    x, y, z, w = r * np.sin(a), r * np.cos(a), q * np.sin(b), q * np.cos(b)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.moveaxis(np.array(rows), -1, 0)
+
+
+def _spread(n: int, ndim: int) -> np.ndarray:
+    """Points of the unit cube without gaps or rows, `[n, ndim]`: the additive recurrence of the
+    root of x^(ndim + 1) = x + 1.
+    """
+    root = 2.0
+    for _ in range(60):
+        root = (1 + root) ** (1 / (ndim + 1))
+    return (0.5 + np.outer(np.arange(n), root ** -np.arange(1.0, ndim + 1))) % 1

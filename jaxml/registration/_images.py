@@ -1,0 +1,144 @@
+"""The images of a registration: channels, masks, the sides of a voxel, intensities of 0 to 1."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxml import checks
+from jaxml.registration._inputs import check_images
+from jaxml.tracing import is_concrete, known
+
+# One image, or one for each channel.
+Images = Float[Array, "*volume"] | tuple[Float[Array, "*volume"], ...]
+Mask = Float[Array, "*volume"] | Bool[Array, "*volume"]
+# Sides of a voxel of the fixed image, and of the moving one.
+Spacing = tuple[tuple[float, ...], tuple[float, ...]]
+
+# Intensities above this percentile of those above the least count as 1, so that a few bright
+# voxels do not make the rest alike; it is taken of no more than so many voxels.
+_HIGH, _LOOKED_AT = 99.9, 1 << 17
+
+
+class Image(NamedTuple):
+    """One side of a registration.
+
+    Attributes:
+      channels: `[*volume]` each, of one shape, without NaN.
+      mask: weights `[*volume]`, 0 where a voxel does not count; None where all of them do.
+      spacing: sides of a voxel.
+    """
+
+    channels: tuple[Array, ...]
+    mask: Array | None
+    spacing: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of voxels along each axis."""
+        return self.channels[0].shape
+
+
+def checked_pair(
+    fixed: Images,
+    moving: Images,
+    fixed_mask: Mask | None,
+    moving_mask: Mask | None,
+    spacing: Spacing | None,
+    *,
+    shortest: int,
+) -> tuple[Image, Image]:
+    """Return both sides of a registration.
+
+    A voxel that is NaN in a channel does not count, as if a mask left it out. Where values are
+    traced that is unknown: NaN stays there, unless a mask leaves it out.
+
+    Raises:
+      ValueError: the images are no volumes with as many axes and channels each, not float32 or
+        float64, infinite, beyond 1e8 (1e60 in float64), or without voxels that count; or the
+        spacing is not a positive number an axis.
+    """
+    pair = []
+    sides = ("fixed", fixed, fixed_mask), ("moving", moving, moving_mask)
+    ndim = _channels(fixed)[0].ndim
+    if spacing is None:
+        spacing = ((1.0,) * ndim, (1.0,) * ndim)
+    for (name, images, mask), size in zip(sides, spacing, strict=True):
+        channels = _channels(images)
+        _check_channels(name, channels, shortest)
+        size = tuple(float(s) for s in size)
+        if len(size) != channels[0].ndim or not all(0 < s < float("inf") for s in size):
+            raise checks.refused("spacing", spacing, f"{channels[0].ndim} positive numbers twice")
+        pair.append(_without_nan(name, channels, mask, size))
+    first, second = (image.channels for image in pair)
+    if first[0].ndim != second[0].ndim:
+        raise checks.refused("moving", second[0], f"an image of {first[0].ndim} axes, as fixed")
+    if first[0].dtype != second[0].dtype:
+        raise checks.refused("moving", second[0], f"{first[0].dtype}, the type of fixed")
+    if len(first) != len(second):
+        accepted = f"{len(first)} channels, as many as fixed"
+        raise checks.refused("moving", f"{len(second)} channels", accepted)
+    return pair[0], pair[1]
+
+
+def scaled(image: Image) -> Image:
+    """Return an image with intensities from 0, the least, to 1, their 99.9th percentile.
+
+    Raises:
+      ValueError: a channel has the same value in all voxels that count.
+    """
+    return image._replace(channels=tuple(_scaled(c, image.mask) for c in image.channels))
+
+
+def _scaled(channel: Array, mask: Array | None) -> Array:
+    counts = jnp.ones(channel.shape, bool) if mask is None else mask > 0
+    low = jnp.min(channel, where=counts, initial=jnp.inf)
+    stride = -(-channel.size // _LOOKED_AT)
+    some, there = channel.reshape(-1)[::stride], counts.reshape(-1)[::stride]
+    above = jnp.where(there & (some > low), some, jnp.nan)
+    # Of a few bright voxels the subset may hold none.
+    high = jnp.nanpercentile(above, _HIGH)
+    high = jnp.where(jnp.isnan(high), jnp.max(channel, where=counts, initial=-jnp.inf), high)
+    if not known(high - low, lambda contrast: ~(contrast <= 0)):
+        raise checks.refused(
+            "image", channel, "images with contrast", holds="the same value everywhere"
+        )
+    unit = jnp.clip((channel - low) / jnp.maximum(high - low, jnp.finfo(channel.dtype).tiny), 0, 1)
+    return unit if mask is None else jnp.where(mask > 0, unit, 0)
+
+
+def _channels(images: Images) -> tuple[Array, ...]:
+    return tuple(images) if isinstance(images, tuple | list) else (images,)
+
+
+def _check_channels(name: str, channels: tuple[Array, ...], shortest: int) -> None:
+    if not channels:
+        raise checks.refused(name, channels, "an image, or one for each channel")
+    labels = [name if len(channels) == 1 else f"{name}[{i}]" for i in range(len(channels))]
+    images: dict[str, Any] = dict(zip(labels, channels, strict=True))
+    check_images(shortest=shortest, **images)
+    checks.single_or_double(**images)
+    # Similarities multiply four intensities, summed over windows.
+    largest = 1e8 if channels[0].dtype == jnp.float32 else 1e60
+    for label, channel in images.items():
+        if not known(channel, lambda x: ~jnp.any(jnp.abs(x) > largest)):
+            accepted = f"{-largest:g} to {largest:g}, or NaN outside of the image"
+            raise checks.refused(label, channel, accepted)
+
+
+def _without_nan(name: str, channels: tuple[Array, ...], mask: Mask | None, size) -> Image:
+    weights = None
+    if mask is not None:
+        checks.same_shape(**{name: channels[0], f"{name}_mask": mask})
+        weights = mask.astype(channels[0].dtype)
+        checks.values_within(0, 1, **{f"{name}_mask": weights})
+    for channel in channels:
+        has_nan = is_concrete(channel) and not known(channel, lambda x: ~jnp.any(jnp.isnan(x)))
+        if has_nan:
+            weights = jnp.where(jnp.isnan(channel), 0, 1 if weights is None else weights)
+            weights = weights.astype(channel.dtype)
+    if weights is None:
+        return Image(channels, None, size)
+    if not known(weights, lambda w: jnp.any(w > 0)):
+        raise checks.refused(name, channels[0], "an image with voxels that count", holds="none")
+    return Image(tuple(jnp.where(weights > 0, c, 0) for c in channels), weights, size)

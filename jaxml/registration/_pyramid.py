@@ -1,0 +1,85 @@
+"""Images at several resolutions, and the affine map between those of one of them."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxml.registration._images import Image
+from jaxml.registration._resolution import halve
+
+# An axis is halved where that makes its voxels no longer than this much of what is wanted.
+_LONGEST = math.sqrt(2)
+
+
+class Level(NamedTuple):
+    """An image at one resolution.
+
+    Attributes:
+      image: its channels, mask and sides of a voxel there.
+      factors: how many voxels of the whole image one of its voxels is along each axis.
+    """
+
+    image: Image
+    factors: tuple[float, ...]
+
+
+def pyramid(image: Image, side: float, levels: int) -> list[Level]:
+    """Return an image with voxels of a side, twice that, and so on, as near as halves come.
+
+    Args:
+      image: the whole image.
+      side: of a voxel, wanted on the first level.
+      levels: number of levels.
+    """
+    found, factors = [], (1.0,) * len(image.shape)
+    for level in range(levels):
+        while axes := halved_axes(image.shape, image.spacing, side * 2**level):
+            image = _halved(image, axes=axes)
+            factors = tuple(f * (2 if a in axes else 1) for a, f in enumerate(factors))
+            sides = (s * (2 if a in axes else 1) for a, s in enumerate(image.spacing))
+            image = image._replace(spacing=tuple(sides))
+        found.append(Level(image, factors))
+    return found
+
+
+def most_levels(fixed: Image, least: int) -> int:
+    """Return how many levels leave `least` voxels or more along every axis that is halved."""
+    shape, spacing, side, levels = list(fixed.shape), list(fixed.spacing), min(fixed.spacing), 0
+    while True:
+        levels += 1
+        axes = halved_axes(tuple(shape), tuple(spacing), side * 2**levels)
+        if not axes or any(shape[a] // 2 < least for a in axes):
+            return levels
+        for a in axes:
+            shape[a], spacing[a] = -(-shape[a] // 2), 2 * spacing[a]
+
+
+def halved_axes(shape: tuple[int, ...], spacing: tuple[float, ...], side: float) -> tuple[int, ...]:
+    """Return the axes whose voxels come nearer to a side, or stay below it, when halved."""
+    pairs = enumerate(zip(shape, spacing, strict=True))
+    return tuple(a for a, (n, s) in pairs if n > 1 and 2 * s <= _LONGEST * side)
+
+
+def between(
+    fixed: Level, moving: Level, affine: Float[Array, "ndim row"]
+) -> Float[Array, "ndim row"]:
+    """Return an affine map between voxels of two images as one between those of their levels."""
+    ours, theirs = (jnp.asarray(level.factors, affine.dtype) for level in (fixed, moving))
+    linear, offset = affine[:, :-1], affine[:, -1]
+    # Voxel i of a level is the mean of voxels whose middle is f i + (f - 1) / 2.
+    offset = (linear @ ((ours - 1) / 2) + offset - (theirs - 1) / 2) / theirs
+    return jnp.concatenate([linear * ours / theirs[:, None], offset[:, None]], axis=1)
+
+
+@functools.partial(jax.jit, static_argnames="axes")
+def _halved(image: Image, *, axes: tuple[int, ...]) -> Image:
+    if image.mask is None:
+        return image._replace(channels=tuple(halve(c, axes) for c in image.channels))
+    mask = halve(image.mask, axes)
+    means = (halve(c * image.mask, axes) for c in image.channels)
+    safe = jnp.where(mask > 0, mask, 1)
+    return image._replace(channels=tuple(m / safe for m in means), mask=mask)
