@@ -118,10 +118,7 @@ def _registered(
     fixed: Side, moving: Side, kind: str | None, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Return both maps with their times, the inverse, and the moving image after each of them."""
-    a, b = (
-        tuple(map(_normalized, side.paths, side.channels))
-        for side in (fixed, moving)
-    )
+    a, b = (tuple(map(_normalized, side.paths, side.channels)) for side in (fixed, moving))
     shared: dict[str, Any] = {
         "spacing": (fixed.image.spacing, moving.image.spacing),
         "fixed_mask": None if fixed.mask is None else jnp.asarray(fixed.mask),
