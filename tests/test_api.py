@@ -282,6 +282,7 @@ CALLS = {
     "registration.mse": ({}, IMAGES),
     "registration.mutual_information": ({}, IMAGES),
     "registration.ncc": ({}, IMAGES),
+    "registration.non_diffeomorphic_volume": ({}, (FIELD,)),
     "registration.poisson_solve": ({}, (IMAGES[0],)),
     "registration.register": (dict(steps=2), (SQUARE[..., 0], SQUARE[..., 1])),
     "registration.sd_log_jacobian": ({}, (FIELD,)),

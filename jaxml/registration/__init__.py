@@ -9,6 +9,7 @@ from jaxml.registration._evaluate import Folds as Folds
 from jaxml.registration._evaluate import dice_per_label as dice_per_label
 from jaxml.registration._evaluate import fold_percentages as fold_percentages
 from jaxml.registration._evaluate import hausdorff95 as hausdorff95
+from jaxml.registration._evaluate import non_diffeomorphic_volume as non_diffeomorphic_volume
 from jaxml.registration._evaluate import sd_log_jacobian as sd_log_jacobian
 from jaxml.registration._expm import expm as expm
 from jaxml.registration._field import compose as compose

@@ -18,8 +18,8 @@ from jaxml.registration._flat import components, flatten, interior, total
 from jaxml.registration._inputs import check_field
 from jaxml.registration._tetrahedra import determinants, simplex_grid
 
-Difference = Literal["forward", "backward", "central"]
-Scheme = Literal["forward", "backward", "central", "digital"]
+Difference = Literal["forward", "backward", "central", "five_point"]
+Scheme = Literal["forward", "backward", "central", "five_point", "digital"]
 
 
 @half_as_single
@@ -32,8 +32,9 @@ def jacobian(
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
-      scheme: "forward" (0 on the last plane of an axis) or "backward" (0 on the first), or
-        "central" (one-sided at both ends, as `numpy.gradient`).
+      scheme: "forward" (0 on the last plane of an axis) or "backward" (0 on the first);
+        "central" (one-sided at both ends, as `numpy.gradient`); or "five_point", central of
+        order 4 with the border repeated, as `CreateJacobianDeterminantImage` of ANTs has it.
 
     Returns:
       `[*volume, ndim, ndim]`.
@@ -65,7 +66,7 @@ def jacobian_determinant(
     """
     check_field(u=u)
     checks.choice(get_args(Difference), scheme=scheme)
-    if scheme == "central":
+    if scheme in ("central", "five_point"):
         return jnp.linalg.det(plus_identity(jacobian(u, scheme=scheme)))
     grid = simplex_grid(u.shape[:-1], scheme=scheme)
     (plane,) = determinants(flatten(components(u), grid.layout), grid)
@@ -106,6 +107,9 @@ def min_jacobian_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*
 @half_as_single
 def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") -> Int[Array, ""]:
     """Return the number of voxels where the determinant is not positive.
+
+    A field without digital folds has neither forward, backward nor central ones. No simplex
+    bounds the five-point determinant: of such a field it may be negative at some voxels.
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
@@ -177,6 +181,9 @@ def compose(
 ) -> Float[Array, "*volume ndim"]:
     """Return the displacement of the map of `v` followed by the map of `u`: v + u(p + v).
 
+    Two fields without folds may compose to one with folds: `u` is read between its voxels, and
+    what it does there is not seen from those of the result. `fold_free` mends that.
+
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`, applied last.
       v: displacement of the same shape, applied first.
@@ -231,6 +238,12 @@ def _squared(u: Array, steps: int) -> Array:
 
 
 def _difference(u: Array, axis: int, scheme: str) -> Array:
+    if scheme == "five_point":
+        padded = jnp.pad(u, [(2 * (a == axis),) * 2 for a in range(u.ndim)], mode="edge")
+        far_back, back, _, on, far_on = (
+            jax.lax.slice_in_dim(padded, i, i + u.shape[axis], axis=axis) for i in range(5)
+        )
+        return (8 * (on - back) - (far_on - far_back)) / 12
     step = jnp.diff(u, axis=axis)
     first, last = (
         jax.lax.slice_in_dim(step, i, i + 1, axis=axis) for i in (0, step.shape[axis] - 1)

@@ -26,7 +26,7 @@ from jaxml.registration import (
 )
 
 EACH_VOLUME = pytest.mark.parametrize("shape", [(7, 9), (5, 7, 6)])
-DIFFERENCES = ["forward", "backward", "central"]
+DIFFERENCES = ["forward", "backward", "central", "five_point"]
 SCHEMES = [*DIFFERENCES, "digital"]
 determinant = jax.jit(jacobian_determinant, static_argnames="scheme")
 smallest = jax.jit(min_jacobian_determinant)
@@ -77,22 +77,32 @@ def test_folds_of_a_random_field(shape, rms):
     u = field(shape, rms)
     expected = reference.folds(u)
     assert expected["digital"] > 0
+    five_point = np.linalg.det(np.eye(len(shape)) + reference.differences(u, "five_point"))
+    expected["five_point"] = int(np.sum(five_point <= 0))
     assert {s: int(count_folds(jnp.asarray(u), scheme=s)) for s in SCHEMES} == expected
 
 
 @pytest.mark.parametrize(
     "step, expected",
-    [(0.9, (0, 0, 0, 0)), (1.0, (1, 1, 0, 2)), (1.5, (1, 1, 0, 2)), (2.5, (1, 1, 1, 2))],
+    [
+        (0.9, (0, 0, 0, 0, 0)),
+        (1.0, (1, 1, 0, 0, 2)),
+        (1.5, (1, 1, 0, 1, 2)),
+        (2.5, (1, 1, 1, 1, 2)),
+    ],
 )
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_folds_of_one_voxel_that_passes_its_neighbours(ndim, step, expected):
-    """Voxel p moves past p + e: p folds forward, p + e backward, and centrally past two."""
+    """Voxel p moves past p + e: p folds forward, p + e backward, and centrally past two.
+
+    Over five points the difference at p + e is 1 - 8 / 12 of the step.
+    """
     u = np.zeros((6,) * ndim + (ndim,))
     u[(2,) * ndim + (ndim - 1,)] = step
     counts = [int(count_folds(jnp.asarray(u), scheme=s)) for s in SCHEMES]
     # In 3-D the central tetrahedra see folds at further voxels.
-    assert counts[:3] == list(expected[:3])
-    assert counts[3] == (expected[3] if ndim == 2 else reference.folds(u)["digital"])
+    assert counts[:4] == list(expected[:4])
+    assert counts[4] == (expected[4] if ndim == 2 else reference.folds(u)["digital"])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -102,7 +112,8 @@ def test_a_mirror_folds_every_voxel(axis):
     matrix = np.zeros((3, 3))
     matrix[axis, axis] = -2
     u = jnp.asarray(affine(shape, matrix))
-    assert count_folds(u, scheme="central") == count_folds(u, scheme="digital") == 120
+    for scheme in ("central", "five_point", "digital"):
+        assert count_folds(u, scheme=scheme) == 120
     for scheme in ("forward", "backward"):
         assert count_folds(u, scheme=scheme) == 120 - 120 // shape[axis]
     np.testing.assert_allclose(jacobian_determinant(u, scheme="central"), -1)
@@ -197,6 +208,21 @@ def test_compose_multiplies_affine_maps(shape):
     np.testing.assert_allclose(found[within], expected[within], atol=1e-12)
 
 
+def test_composing_folds_two_fields_that_have_no_folds():
+    """Two shears to and fro: every determinant of each is 1, and of both together -1 or 3."""
+    row, column = np.meshgrid(np.arange(12), np.arange(14), indexing="ij")
+    u, v = np.zeros((2, 12, 14, 2))
+    u[..., 1], v[..., 0] = 4.0 * (-1.0) ** row, 0.25 * (-1.0) ** column
+    for shear in (u, v):
+        np.testing.assert_allclose(smallest(jnp.asarray(shear)), 1, atol=1e-12)
+    found = compose(jnp.asarray(u), jnp.asarray(v))
+    # A quarter of the way to the next row u is half as large: 1 - 2 (-1)^row (-1)^column.
+    expected = 1 - 2 * (-1.0) ** (row + column)
+    inner = (slice(1, -2), slice(1, -2))
+    np.testing.assert_allclose(determinant(found, scheme="forward")[inner], expected[inner])
+    assert registration.fold_free(found).folds == 0
+
+
 @EACH_VOLUME
 def test_compose_repeats_the_border(shape):
     u, far = field(shape), np.full((*shape, len(shape)), 100.0)
@@ -252,7 +278,8 @@ def test_gradients_of_maps_equal_finite_differences():
     u, v = (jnp.asarray(reference.smooth_noise(s, (4, 5), 0.7, rms=0.4)) for s in (0, 1))
     assert_gradient(compose, u, v)
     assert_gradient(functools.partial(integrate_velocity, steps=3), u)
-    assert_gradient(functools.partial(jacobian_determinant, scheme="central"), u)
+    for scheme in ("central", "five_point"):
+        assert_gradient(functools.partial(jacobian_determinant, scheme=scheme), u)
 
 
 UNARY = [
@@ -266,6 +293,7 @@ UNARY = [
     "jacobian",
     "jacobian_determinant",
     "min_jacobian_determinant",
+    "non_diffeomorphic_volume",
 ]
 
 
@@ -293,12 +321,12 @@ def test_what_is_no_field_is_named(name, unchecked):
 def test_bad_arguments_are_named(unchecked):
     u, other = jnp.zeros((5, 6, 2)), jnp.zeros((5, 7, 2))
     wrong = {
-        "scheme='sideways': accepted is one of 'forward', 'backward', 'central'": [
+        "scheme='sideways': accepted is one of 'forward', 'backward', 'central', 'five": [
             lambda: jacobian(u, scheme="sideways"),
             lambda: jacobian_determinant(u, scheme="sideways"),
             lambda: count_folds(u, scheme="sideways"),
         ],
-        "scheme='digital': accepted is one of 'forward', 'backward', 'central'": [
+        "scheme='digital': accepted is one of 'forward', 'backward', 'central', 'five": [
             lambda: jacobian_determinant(u, scheme="digital"),
         ],
         r"v=float64\[5, 7, 2\]: accepted is \[5, 6, 2\], the shape of u": [

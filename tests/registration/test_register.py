@@ -95,7 +95,9 @@ def test_fold_free_has_no_folds_by_any_criterion(shape, levels):
     assert run().folds > 0
     found = run(projection="fold_free")
     assert found.folds == 0
-    assert jax.tree.leaves(fold_percentages(found.displacement)) == [0, 0, 0, 0]
+    percentages = vars(fold_percentages(found.displacement))
+    # No simplex bounds the difference over five points.
+    assert all(percentages[name] == 0 for name in percentages.keys() - {"five_point"})
     assert ncc(fixed, found.moved) < 1.2 * ncc(fixed, moving)
 
 
