@@ -66,6 +66,7 @@ def test_a_field_of_itk_loses_its_folds(dtype, tmp_path, capsys):
     assert set(found["folds_before"]) == set(found["folds_after"]) == set(SCHEMES)
     assert min(found["folds_before"].values()) > 5
     assert no_folds(found["folds_after"])
+    assert found["folded_volume_before"] > 5 and found["folded_volume_after"] == 0
     assert (determinants(tmp_path / "warp.nii.gz") <= 0).sum() == found["folds_before"]["central"]
     assert determinants(out / "unfolded.nii.gz").min() > 0
     (before,), (after,) = (
