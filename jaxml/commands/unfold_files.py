@@ -20,7 +20,7 @@ from jaxml.files.write import write_whole
 from jaxml.output import deformations
 from jaxml.output.report import Figure, Report, Table, write_report
 
-SCHEMES = tuple(field.name for field in dataclasses.fields(registration.Folds))
+SCHEMES: tuple[Any, ...] = tuple(field.name for field in dataclasses.fields(registration.Folds))
 
 
 def unfold_file(path: Path, out: Path, *, max_bytes: int = MAX_BYTES) -> str:
@@ -149,9 +149,8 @@ def _write(out: Path, repaired: Field, inverse: Field, affine: Affine | None) ->
         for name, field in zip(names, (repaired, inverse), strict=True):
             write_whole(out / name, field_bytes(field.vectors, field.affine))
         return names
-    arrays = {"displacement": repaired.vectors, "inverse": inverse.vectors}
-    if affine is not None:
-        arrays["affine"] = affine.matrix[:-1]
+    both = {"displacement": repaired.vectors, "inverse": inverse.vectors}
+    arrays: dict[str, Any] = both if affine is None else {**both, "affine": affine.matrix[:-1]}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_whole(out / "unfolded.npz", buffer.getvalue())
