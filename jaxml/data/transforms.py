@@ -22,7 +22,8 @@ from jaxml.files.limits import MAX_BYTES
 Unit = Literal["mm", "voxels"]
 ACCEPTED = (
     "an affine (.mat, .txt or .tfm of ITK and ANTs) or a displacement field "
-    "(.nii or .nii.gz with vectors in the fifth axis, or fields.npz of jaxml register)"
+    "(.nii or .nii.gz with vectors in the fifth axis, .nrrd or .mha, or fields.npz of jaxml "
+    "register)"
 )
 
 
@@ -67,7 +68,7 @@ def load_transform(path: Path | str, *, max_bytes: int = MAX_BYTES) -> tuple[Tra
 
     Args:
       path: an affine as .mat, .txt or .tfm, or a composite of affines as .tfm; a displacement
-        field as NIfTI with five axes; or fields.npz.
+        field as NIfTI with five axes, NRRD or MetaImage; or fields.npz.
       max_bytes: most memory that reading it may take.
 
     Returns:
@@ -193,11 +194,18 @@ def sampled(
 def _read(path: Path, max_bytes: int) -> tuple[Transform, ...]:
     # They make what is defined here.
     from jaxml.data.affine_files import read_matlab, read_text
-    from jaxml.data.field_files import read_field, read_fields
+    from jaxml.data.field_files import read_components, read_field, read_fields
+    from jaxml.data.metaimage import SUFFIXES as META
+    from jaxml.data.metaimage import read_metaimage
+    from jaxml.data.nrrd import SUFFIXES as NRRD
+    from jaxml.data.nrrd import read_nrrd
 
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         return (read_field(path, max_bytes),)
+    for suffixes, read in ((NRRD, read_nrrd), (META, read_metaimage)):
+        if name.endswith(suffixes):
+            return (read_components(path, max_bytes, read),)
     if name.endswith(".npz"):
         return read_fields(path, max_bytes)
     if name.endswith(".mat"):

@@ -5,8 +5,10 @@ import io
 import json
 import pickle
 import tarfile
+import tempfile
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -164,6 +166,20 @@ def composite():
 def field(pack=gzip.decompress):
     vectors = RNG.normal(size=(5, 4, 3, 3)).astype(np.float32)
     return pack(field_files.field_bytes(vectors, np.diag([-2.0, 3, 4, 1])))
+
+
+def itk_vectors(suffix):
+    """Return a function to the content of a field as ITK writes it."""
+
+    def make():
+        import SimpleITK as sitk
+
+        image = sitk.GetImageFromArray(RNG.normal(size=(3, 4, 5, 3)), isVector=True)
+        with tempfile.TemporaryDirectory() as folder:
+            sitk.WriteImage(image, f"{folder}/a{suffix}")
+            return Path(f"{folder}/a{suffix}").read_bytes()
+
+    return make
 
 
 def parquet(**settings):
@@ -386,6 +402,8 @@ READERS = {
     "affines tfm": Reader("a.tfm", composite, transforms.load_transform),
     "field": Reader("a.nii", field, transforms.load_transform),
     "field gz": Reader("a.nii.gz", lambda: field(bytes), transforms.load_transform),
+    "field nrrd": Reader("a.nrrd", itk_vectors(".nrrd"), transforms.load_transform),
+    "field mha": Reader("a.mha", itk_vectors(".mha"), transforms.load_transform),
     "field npz": whole("a.npz", FIELDS, transforms.load_transform),
     "field npy": member("a.npz", FIELDS, "displacement", transforms.load_transform),
     "affine npy": member("a.npz", FIELDS, "affine", transforms.load_transform),
