@@ -14,7 +14,9 @@ from jaxml.commands import (
     mfdfa,
     register,
     reproduce,
+    unfold,
     unlearn,
+    warp,
 )
 from jaxml.commands.caches import user_cache
 from jaxml.commands.interrupts import INTERRUPTED, interrupts
@@ -23,17 +25,30 @@ from jaxml.extras import extra
 from jaxml.files.lock import at_work, remove_partial_files
 from jaxml.files.names import one_line
 
-COMMANDS = (reproduce, mfdfa, register, identify, coreset, unlearn, evaluate_unlearning)
+COMMANDS = (
+    reproduce,
+    mfdfa,
+    register,
+    warp,
+    unfold,
+    identify,
+    coreset,
+    unlearn,
+    evaluate_unlearning,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 2 with one line on what was wrong, or 130 if it was interrupted."""
+    """Run a command; return 0, 2 with one line on what was wrong, or 130 if it was interrupted.
+
+    `register` returns 3 for a result that cannot be true.
+    """
     args = _parser().parse_args(argv)
     prefix = f"jaxml {args.command}"
-    interrupted = False
+    interrupted, code = False, 0
     with interrupts(prefix) as came:
         try:
-            _run(args)
+            code = _run(args)
         except Exception as error:
             # Ctrl-C in an import or in a callback of JAX comes out as another error.
             if not came():
@@ -47,10 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if interrupted or came():
         print(f"{prefix}: interrupted", file=sys.stderr)
         return INTERRUPTED
-    return 0
+    return code
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> int:
     with extra("experiments"), user_cache() as cache:
         set_allocator()
         check_memory(_read(args))
@@ -60,7 +75,7 @@ def _run(args: argparse.Namespace) -> None:
         _check_out(args.out)
         with at_work(args.out):
             remove_partial_files(args.out)
-            args.run(args)
+            return args.run(args) or 0
 
 
 def _message(error: Exception, less: str) -> str | None:

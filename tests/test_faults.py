@@ -266,6 +266,8 @@ COMMANDS = {
     "unlearn": "unlearn --model m --forget f.txt --retain r.txt".split(),
     "evaluate_unlearning": "evaluate-unlearning --model m --text f.txt".split(),
     "register": "register a.npy b.npy".split(),
+    "warp": "warp a.mat b.npy --onto b.npy".split(),
+    "unfold": "unfold fields.npz".split(),
     "mfdfa": "mfdfa a.npy".split(),
 }
 

@@ -1,6 +1,7 @@
-"""Registration of two files of the user: moved image, fields and a report."""
+"""Registration of two files of the user: moved image, transforms and a report."""
 
 import io
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -10,199 +11,319 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import checks, registration
-from jaxml.commands.register import PROJECTIONS
-from jaxml.data.volume import NIFTI, Volume, as_stored, load_volume, nifti_bytes, resample_to
+from jaxml.commands.register import AFFINES, PROJECTIONS, SIMILARITIES
+from jaxml.commands.register_inputs import Files, Side, load_pair
+from jaxml.commands.register_measures import implausible, lengths, likeness, moved_most, overlaps
+from jaxml.commands.register_report import report_of
+from jaxml.commands.register_space import (
+    Map,
+    affine_in_mm,
+    carried,
+    from_headers,
+    in_file_voxels,
+    in_mm,
+    landmark_distances,
+    map_of_file_voxels,
+    outside_count,
+)
+from jaxml.data.affine_files import matlab_bytes
+from jaxml.data.grid import on_file_grid
+from jaxml.data.label_vote import nearest
+from jaxml.data.nifti import field_bytes, itk_axes, nifti_bytes
+from jaxml.data.transforms import Affine
+from jaxml.data.volume import Volume, as_stored
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES
 from jaxml.files.write import write_whole
-from jaxml.output import deformations
-from jaxml.output.report import Figure, Report, Table, write_report
+from jaxml.output.report import write_report
+
+# NIfTI has neither of these types; all of their numbers are among those of the next.
+_WIDER = {"bool": np.uint8, "float16": np.float32}
 
 
 def register_files(
-    fixed: Path,
-    moving: Path,
+    fixed: Files,
+    moving: Files,
     out: Path,
     *,
+    similarity: str = SIMILARITIES[0],
+    affine: str = AFFINES[0],
     projection: str = PROJECTIONS[0],
     steps: int | None = None,
     smoothness: float | None = None,
+    volume: int | None = None,
     max_bytes: int = MAX_BYTES,
-) -> str:
+) -> tuple[str, str | None]:
     """Register one image file onto another and write the result to `out`.
 
-    Written: the moved image with the range and the type of numbers of the moving one, in the
-    format of the fixed one, or as `moved.npy` where that has no such type; `fields.npz` with
-    displacement and inverse in voxels of the fixed image; for NIfTI also both as vectors in mm
-    along the world axes (right, anterior, superior); a report with pictures and `results.json`.
-    Every file is read and the registration run before the first is written.
+    Written on the voxels of the fixed file, in its orientation: the moved image with the range
+    and the type of numbers of the moving one, and for images that say where they lie, as ITK and
+    ANTs read them, `displacement.nii.gz`, `affine.mat` and `inverse.nii.gz`, the inverse of the
+    displacement alone; `jacobian.nii.gz`, the change of volume beside that of the affine map.
+    For all images `fields.npz` with displacement, inverse and affine in voxels of the files; the
+    moved labels; a report with pictures and `results.json`. Every file is read and the
+    registration run before the first is written.
 
     Args:
-      fixed, moving: NIfTI, npz, npy or png; a moving NIfTI on another grid is resampled to
-        that of the fixed one by both affines first.
+      fixed, moving: paths of what is known of both images. Where they say where they lie, the
+        affine map starts from there.
       out: folder.
+      similarity: "ncc"; "mi" for images of different contrast; or "mse".
+      affine: "affine", "similarity", "rigid", or "none" for that of the headers.
       projection: "fold_free", "layer" or "none", as for `registration.register`.
       steps: optimization steps a resolution; by default those of `register`.
       smoothness: weight of the roughness; by default that of `register`.
-      max_bytes: most memory that reading an image may take.
+      volume: which image to read, from 0, of files that have several.
+      max_bytes: most memory that reading a file may take.
 
     Returns:
-      Similarity and folds before and after, and where the moved image and the report are.
+      Similarity and folds before and after, and where the moved image and the report are; and one
+      line on why the result cannot be true, None where it may be.
 
     Raises:
       DataError: a file that cannot be used, by its name.
       ValueError: a bad setting.
       OSError: `out` cannot be written.
     """
+    checks.choice(SIMILARITIES, similarity=similarity)
+    checks.choice(AFFINES, affine=affine)
     checks.choice(PROJECTIONS, projection=projection)
-    target, source = (load_volume(path, max_bytes=max_bytes) for path in (fixed, moving))
-    try:
-        source = resample_to(source, target)
-    except ValueError as error:
-        raise DataError(f"{fixed}, {moving}: {error}") from error
-    a, b = (_normalized(path, v) for path, v in ((fixed, target), (moving, source)))
-    start = time.perf_counter()
+    for name in ("labels", "landmarks"):
+        if (getattr(fixed, name) is None) != (getattr(moving, name) is None):
+            raise checks.refused(name, "those of one image", "files of both images, or of none")
+    first, second = load_pair(fixed, moving, volume=volume, max_bytes=max_bytes)
     settings: dict[str, Any] = {
+        "similarity": similarity,
         "steps": steps,
         "projection": None if projection == "none" else projection,
     }
     if smoothness is not None:
         settings["smoothness"] = smoothness
-    result = registration.register(a, b, **settings)
-    u = jax.block_until_ready(result.displacement)
-    seconds = time.perf_counter() - start
-    back = jax.jit(registration.inverse)(u)
-    residual = float(jnp.sqrt(jnp.mean(jax.jit(registration.compose)(u, back) ** 2)))
-    moved = jax.jit(registration.warp)(jnp.asarray(source.data), u)
+    found = _registered(first, second, None if affine == "none" else affine, settings)
+    results = _results(first, second, found)
+    results["settings"] = {"similarity": similarity, "affine": affine, "projection": projection}
+    doubt = implausible(results, similarity=similarity, affine=affine)
+    results["implausible"] = doubt
+    stored, name = _moved(found["moved"], second.image, first)
+    results["moved"] = f"{name} of {stored.dtype}"
+    if first.image.affine is not None:
+        results["ants"] = _ants(first, second, out)
+    report = report_of(results, found)
+    _write(out, first, second, name, stored, found)
+    write_report([report.finished(sum(found["seconds"].values()))], out, scale="one pair", seed=0)
+    return _summary(results, out / name, stored.dtype, out), doubt
 
-    stored, name = _moved(np.asarray(moved), source, fixed)
-    similarity = jax.jit(registration.ncc)
-    folds = registration.fold_percentages(u)
-    results = {
-        "fixed": str(fixed),
-        "moving": str(moving),
-        "moved": f"{name} of {stored.dtype}",
-        "spacing": target.spacing,
-        "notes": [v.note for v in (target, source) if v.note],
-        "ncc_before": -float(similarity(a, b)),
-        "ncc_after": -float(similarity(a, result.moved)),
-        "mse_before": float(jnp.mean((a - b) ** 2)),
-        "mse_after": float(jnp.mean((a - result.moved) ** 2)),
-        "fold_percent": {name: float(value) for name, value in vars(folds).items()},
-        "digital_folds": int(result.folds),
-        "inverse_residual_voxels": residual,
+
+def _registered(
+    fixed: Side, moving: Side, kind: str | None, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return both maps with their times, the inverse, and the moving image after each of them."""
+    a, b = (tuple(map(_normalized, side.paths, side.channels)) for side in (fixed, moving))
+    shared: dict[str, Any] = {
+        "spacing": (fixed.image.spacing, moving.image.spacing),
+        "fixed_mask": None if fixed.mask is None else jnp.asarray(fixed.mask),
+        "moving_mask": None if moving.mask is None else jnp.asarray(moving.mask),
     }
-    report = _report(results, a, b, result, projection)
-    _write(out, target, source, name, stored, np.asarray(u), np.asarray(back))
-    write_report([report.finished(seconds)], out, scale="one pair", seed=0)
-    return (
-        f"similarity (NCC) {results['ncc_before']:.4f} -> {results['ncc_after']:.4f}, "
-        f"{results['digital_folds']} folds, {seconds:.0f} s\n"
-        f"moved image: {out / name}, {stored.dtype}\n"
-        f"report: {out / 'report.html'}"
+    given = tuple(tuple(jnp.asarray(c) for c in side) for side in (a, b))
+    pair = tuple(channels if len(channels) > 1 else channels[0] for channels in given)
+    initial = from_headers(fixed, moving)
+    headers = _middles(fixed, moving) if initial is None else initial
+    between, start = headers, time.perf_counter()
+    if kind is not None:
+        start_map = None if initial is None else jnp.asarray(initial, jnp.float32)
+        aligned = registration.affine(*pair, kind=kind, initial=start_map, **shared)
+        between = np.asarray(jax.block_until_ready(aligned.matrix), np.float64)
+    middle = time.perf_counter()
+    result = registration.register(
+        *pair, affine=None, initial=jnp.asarray(between, jnp.float32), **shared, **settings
     )
+    u = np.asarray(jax.block_until_ready(result.displacement))
+    end = time.perf_counter()
+    back = np.asarray(jax.jit(registration.inverse)(jnp.asarray(u)))
+    shape = fixed.image.data.shape
+    whole = np.nan_to_num(b[0])
+    return {
+        "fixed": np.nan_to_num(a[0]),
+        "states": {
+            "before": carried(whole, None, headers, shape),
+            "affine": carried(whole, None, between, shape),
+            "after": carried(whole, u, between, shape),
+        },
+        "moved": carried(moving.image.data, u, between, shape),
+        "displacement": u,
+        "inverse": back,
+        "headers": headers,
+        "affine": between,
+        "folds": int(result.folds),
+        "seconds": {"affine": middle - start, "deformable": end - middle},
+    }
 
 
-def _normalized(path: Path, volume: Volume) -> jax.Array:
+def _middles(fixed: Side, moving: Side) -> Map:
+    """Return the map of voxels that lays the middle of one image on that of the other."""
+    middles = [(np.array(side.image.data.shape) - 1) / 2 for side in (fixed, moving)]
+    return np.column_stack([np.eye(len(middles[0])), middles[1] - middles[0]])
+
+
+def _normalized(path: Path, data: np.ndarray) -> np.ndarray:
     """Return intensities as 0 to 1 from the least to the 99.9th percentile of those above it."""
-    low = volume.data.min()
-    above = volume.data[volume.data > low]
+    low = np.nanmin(data)
+    above = data[data > low]
     if above.size == 0:
         raise DataError(f"{path}: the same value everywhere; accepted are images with contrast")
     high = np.percentile(above, 99.9)
-    return jnp.asarray(np.clip((volume.data - low) / (high - low), 0, 1), jnp.float32)
+    return np.clip((data - low) / (high - low), 0, 1, dtype=np.float32)
 
 
-def _report(results, a, b, result, projection) -> Report:
-    rows = (
-        ("local correlation (NCC)", "ncc"),
-        ("mean squared difference", "mse"),
-    )
-    table = Table(
-        "Likeness of the images, intensities 0 to 1",
-        ("", "before", "after"),
-        tuple(
-            (t, f"{results[k + '_before']:.5f}", f"{results[k + '_after']:.5f}") for t, k in rows
-        ),
-    )
-    percent = results["fold_percent"]
-    folds = Table(
-        f"Folds, % of voxels, by each criterion; {results['digital_folds']} digital ones in all",
-        tuple(percent),
-        (tuple(f"{value:.4f}" for value in percent.values()),),
-    )
-    notes = "".join(f" {note[0].upper()}{note[1:]}." for note in results["notes"])
-    text = (
-        f"Projection: {projection}. Root mean square of the field composed with its inverse: "
-        f"{results['inverse_residual_voxels']:.3f} voxels (0 for an exact inverse).{notes}"
-    )
-    pictures = {
-        "fixed": a,
-        "moving": b,
-        "moved": result.moved,
-        "−before": a - b,
-        "−after": a - result.moved,
+def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]:
+    u, back, between = (found[name] for name in ("displacement", "inverse", "affine"))
+    counts = np.isfinite(fixed.image.data)
+    if fixed.mask is not None:
+        counts &= fixed.mask
+    states = {
+        state: likeness(found["fixed"], moved, counts) for state, moved in found["states"].items()
     }
-    return Report(
-        "register",
-        f"Registration of {Path(results['moving']).name} onto {Path(results['fixed']).name}",
-        (
-            table,
-            folds,
-            text,
-            Figure(
-                "images",
-                "Middle slices, and differences before and after",
-                deformations.images(pictures),
-            ),
-            Figure(
-                "deformation",
-                "Deformed grid in the plane of the slice, and determinants",
-                deformations.deformations({"displacement": result.displacement}),
-            ),
-        ),
-        results,
-    )
+    residual = lengths(np.asarray(jax.jit(registration.compose)(jnp.asarray(u), jnp.asarray(back))))
+    in_space = lengths(in_mm(u, fixed.image))
+    folds = registration.fold_percentages(jnp.asarray(u))
+    sides = in_mm(np.array(u.shape[:-1], float) - 1, fixed.image)
+    results: dict[str, Any] = {
+        "fixed": str(fixed.path),
+        "moving": str(moving.path),
+        "spacing": fixed.image.spacing,
+        "notes": [f"{s.path.name}: {s.image.note}" for s in (fixed, moving) if s.image.note],
+        "likeness": states,
+        "fold_percent": {name: float(value) for name, value in vars(folds).items()},
+        "digital_folds": found["folds"],
+        "inverse_residual_voxels": {
+            "max": float(residual.max()),
+            "percentile_99_9": float(np.percentile(residual, 99.9)),
+        },
+        "displacement": {
+            "unit": "voxels" if fixed.image.affine is None else "mm",
+            "max": float(in_space.max()),
+            "most": moved_most(in_space),
+            "diagonal": float(np.linalg.norm(sides)),
+        },
+        "affine_seconds": found["seconds"]["affine"],
+        "deformable_seconds": found["seconds"]["deformable"],
+    }
+    if fixed.labels is not None and moving.labels is not None:
+        shape = fixed.labels.data.shape
+        before, after = (
+            carried(moving.labels.data, field, matrix, shape, nearest)
+            for field, matrix in ((None, found["headers"]), (u, between))
+        )
+        found["labels"] = after
+        each = overlaps(fixed.labels.data, before, after)
+        means = np.mean([*each.values()], axis=0) if each else (np.nan, np.nan)
+        results["dice"] = {
+            "mean_before": float(means[0]),
+            "mean_after": float(means[1]),
+            "before_and_after": each,
+        }
+    if fixed.points is not None:
+        distances = {
+            "before": landmark_distances(fixed, moving, None, found["headers"]),
+            "after": landmark_distances(fixed, moving, u, between),
+        }
+        results["landmarks"] = {
+            "points": len(distances["before"]),
+            "outside": outside_count(fixed),
+            "unit": results["displacement"]["unit"],
+            **{
+                f"{name}_{state}": float(statistic(values))
+                for state, values in distances.items()
+                for name, statistic in (("mean", np.mean), ("median", np.median))
+            },
+        }
+    return results
 
 
-def _moved(moved: np.ndarray, source: Volume, fixed: Path) -> tuple[np.ndarray, str]:
+def _moved(moved: np.ndarray, source: Volume, fixed: Side) -> tuple[np.ndarray, str]:
     """Return the moved image as numbers of the moving file, and the name of a file for them."""
-    name = fixed.name.lower()
-    if not name.endswith(NIFTI) and (source.slope, source.intercept) != (1, 0):
+    nifti = fixed.image.affine is not None
+    if not nifti and (source.slope, source.intercept) != (1, 0):
         return moved, "moved.npy"
     stored = as_stored(moved, source)
-    if name.endswith(".png") and stored.dtype in (np.bool_, np.uint8, np.uint16):
+    if nifti:
+        return stored.astype(
+            _WIDER.get(stored.dtype.name, stored.dtype), copy=False
+        ), "moved.nii.gz"
+    picture = fixed.path.suffix.lower() in (".png", ".jpg", ".jpeg")
+    if picture and stored.dtype in (np.bool_, np.uint8, np.uint16):
         return stored, "moved.png"
-    if not name.endswith(NIFTI):
-        return stored, "moved.npy"
-    # NIfTI has neither of these types; all of their numbers are among those of the next.
-    wider = {"bool": np.uint8, "float16": np.float32}.get(stored.dtype.name)
-    return (stored if wider is None else stored.astype(wider)), "moved.nii.gz"
+    return stored, "moved.npy"
 
 
-def _write(out, target: Volume, source: Volume, name: str, stored, u, back) -> None:
-    affine = target.affine
+def _write(out: Path, fixed: Side, moving: Side, name: str, stored, found) -> None:
+    grid, u, back = fixed.grid, found["displacement"], found["inverse"]
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, displacement=u, inverse=back)
+    np.savez_compressed(
+        buffer,
+        displacement=in_file_voxels(u, grid),
+        inverse=in_file_voxels(back, grid),
+        affine=map_of_file_voxels(found["affine"], grid, moving.grid),
+    )
     write_whole(out / "fields.npz", buffer.getvalue())
+    _write_image(out / name, stored, fixed, moving.image)
+    if "labels" in found and moving.labels is not None:
+        suffix = name.removeprefix("moved")
+        values = as_stored(found["labels"], moving.labels)
+        values = values.astype(_WIDER.get(values.dtype.name, values.dtype), copy=False)
+        _write_image(out / f"moved_labels{suffix}", values, fixed, moving.labels)
+    if fixed.image.affine is None:
+        return
+    write_whole(out / "displacement.nii.gz", field_bytes(u, grid))
+    write_whole(out / "inverse.nii.gz", field_bytes(back, grid))
+    matrix = affine_in_mm(found["affine"], fixed, moving)
+    write_whole(out / "affine.mat", matlab_bytes(Affine(matrix)))
+    determinant = np.asarray(registration.jacobian_determinant(jnp.asarray(u)), np.float32)
+    write_whole(out / "jacobian.nii.gz", nifti_bytes(on_file_grid(determinant, grid), grid))
+
+
+def _write_image(path: Path, stored: np.ndarray, fixed: Side, source: Volume) -> None:
+    values = on_file_grid(stored, fixed.grid)
     buffer = io.BytesIO()
-    if affine is not None and name.endswith(NIFTI):
-        scale = {"slope": source.slope, "intercept": source.intercept}
-        write_whole(out / name, nifti_bytes(stored, affine, **scale))
-    elif name.endswith(".png"):
-        write_whole(out / name, _png(stored))
+    if path.name.endswith(".nii.gz"):
+        scale: dict[str, Any] = {"slope": source.slope, "intercept": source.intercept}
+        write_whole(path, nifti_bytes(values, fixed.grid, **scale))
+    elif path.suffix == ".png":
+        from PIL import Image
+
+        Image.fromarray(values).save(buffer, "png")
+        write_whole(path, buffer.getvalue())
     else:
-        np.save(buffer, stored)
-        write_whole(out / name, buffer.getvalue())
-    if affine is not None and u.ndim == 4:
-        for field_name, field in (("displacement", u), ("inverse", back)):
-            in_mm = (field @ affine[:3, :3].T).astype(np.float32)
-            write_whole(out / f"{field_name}.nii.gz", nifti_bytes(in_mm, affine))
+        np.save(buffer, values)
+        write_whole(path, buffer.getvalue())
 
 
-def _png(image: np.ndarray) -> bytes:
-    from PIL import Image
+def _ants(fixed: Side, moving: Side, out: Path) -> str:
+    """Return the command of ANTs that applies the result."""
+    dimension = itk_axes(fixed.grid)
+    files = [str(path) for path in (moving.path, fixed.path)]
+    quoted = [shlex.quote(text) for text in (*files, str(out / "displacement.nii.gz"))]
+    return (
+        f"antsApplyTransforms -d {dimension} -i {quoted[0]} -r {quoted[1]} -t {quoted[2]} "
+        f"-t {shlex.quote(str(out / 'affine.mat'))} -o moved_by_ants.nii.gz"
+    )
 
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "png")
-    return buffer.getvalue()
+
+def _summary(results: dict[str, Any], moved: Path, dtype: np.dtype, out: Path) -> str:
+    before, after = (results["likeness"][state] for state in ("before", "after"))
+    lines = [
+        f"similarity (NCC) {before['ncc']:.4f} -> {after['ncc']:.4f}, mutual information "
+        f"{before['mutual_information']:.4f} -> {after['mutual_information']:.4f}, "
+        f"{results['digital_folds']} folds, {results['affine_seconds']:.0f} + "
+        f"{results['deformable_seconds']:.0f} s"
+    ]
+    if "dice" in results:
+        dice = results["dice"]
+        lines.append(f"mean Dice {dice['mean_before']:.4f} -> {dice['mean_after']:.4f}")
+    if "landmarks" in results:
+        marks = results["landmarks"]
+        lines.append(
+            f"landmarks: mean distance {marks['mean_before']:.2f} -> {marks['mean_after']:.2f} "
+            f"{marks['unit']}"
+        )
+    return "\n".join([*lines, f"moved image: {moved}, {dtype}", f"report: {out / 'report.html'}"])

@@ -7,6 +7,7 @@ from jaxml.data.brain import load_brain_pair as load_brain_pair
 from jaxml.data.images import ImageSet as ImageSet
 from jaxml.data.images import load_images as load_images
 from jaxml.data.images import load_pool as load_pool
+from jaxml.data.points import load_points as load_points
 from jaxml.data.questions import ChoiceQuestion as ChoiceQuestion
 from jaxml.data.questions import Passage as Passage
 from jaxml.data.questions import Question as Question
@@ -20,6 +21,11 @@ from jaxml.data.text import TextCorpus as TextCorpus
 from jaxml.data.text import chunk_tokens as chunk_tokens
 from jaxml.data.text import load_books as load_books
 from jaxml.data.text import load_texts as load_texts
+from jaxml.data.transforms import Affine as Affine
+from jaxml.data.transforms import Field as Field
+from jaxml.data.transforms import load_transform as load_transform
+from jaxml.data.transforms import map_points as map_points
 from jaxml.data.volume import Volume as Volume
+from jaxml.data.volume import load_labels as load_labels
 from jaxml.data.volume import load_volume as load_volume
 from jaxml.files.errors import DataError as DataError

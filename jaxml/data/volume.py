@@ -1,25 +1,28 @@
-"""Images in two and three dimensions from NIfTI, npz, npy and png files, and back."""
+"""Images in two and three dimensions from the files that scanners and cameras' users have."""
 
 import dataclasses
-import math
-import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
-from jaxml.extras import extra
+from jaxml.data import metaimage, nifti, nrrd
+from jaxml.data.grid import Grid, SeveralError, Stored, is_axial, names_of_axes, turned
 from jaxml.files import pictures
 from jaxml.files.errors import DataError, check_permission, unreadable
 from jaxml.files.limits import MAX_BYTES, check_memory
-from jaxml.files.npz import MOST_EXPANSION, read_npy, read_npz
+from jaxml.files.npz import read_npy, read_npz
 
-NIFTI = (".nii", ".nii.gz")
+PICTURES = (".png", ".jpg", ".jpeg")
 # Of a pixel, as a picture, as its channels, as their mean, and as the float32 that is returned.
 _PIXEL_BYTES = 4 + 3 + 8 + 4
 SINGLE = np.dtype(np.float32)
-ACCEPTED = "a .nii, .nii.gz, .npy, .npz or .png file with one image of 2 or 3 axes"
+_COLORS = "colors averaged to gray"
+ACCEPTED = (
+    "an image of 2 or 3 axes as NIfTI (.nii, .nii.gz, .hdr with .img), .mgz, .nrrd, .mha, .npy, "
+    ".npz, .png or .jpg"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,20 +30,24 @@ class Volume:
     """An image and where it lies.
 
     Attributes:
-      data: `[H, W]` or `[D, H, W]` as stored; axes of NIfTI point right, anterior, superior.
-      affine: voxel index to world position in mm, `[4, 4]`; None for files without one.
+      data: `[H, W]` or `[D, H, W]`; with an affine, axes point right, anterior, superior.
+      affine: voxel index to position in mm along right, anterior, superior, `[4, 4]`; None for
+        files without one. Of a 2-D image, the third column is that of the axis across.
       note: what was changed in reading, for the user; empty if nothing was.
       dtype: of the numbers in the file.
-      slope: what those are multiplied by to have `data`; 1 for all files but NIfTI.
+      slope: what those are multiplied by to have `data`; 1 for most files.
       intercept: what is then added.
+      grid: the voxels of the file, for results that are to lie on them; None for an image that
+        was not read.
     """
 
-    data: Float[np.ndarray, "*volume"]
+    data: Num[np.ndarray, "*volume"]
     affine: Float[np.ndarray, "4 4"] | None
     note: str = ""
     dtype: np.dtype = SINGLE
     slope: float = 1.0
     intercept: float = 0.0
+    grid: Grid | None = None
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -50,37 +57,123 @@ class Volume:
         return tuple(np.linalg.norm(self.affine[:3, : self.data.ndim], axis=0).tolist())
 
 
-def load_volume(path: Path | str, *, max_bytes: int = MAX_BYTES) -> Volume:
-    """Read an image; NIfTI volumes are turned to the closest right-anterior-superior axes.
+def load_volume(
+    path: Path | str, *, volume: int | None = None, max_bytes: int = MAX_BYTES
+) -> Volume:
+    """Read an image; where its file says how it lies, it is turned to the closest RAS axes.
+
+    An axis of one voxel is left out: a volume of one slice is an image of 2 axes. Voxels that are
+    NaN count as outside of the image.
 
     Args:
-      path: NIfTI; npy; npz with an array `vol` or a single array; png, of which red, green and
-        blue are averaged and alpha is left out.
+      path: NIfTI of one file or two, Analyze, mgh and mgz, nrrd and nhdr, mha and mhd; npy; npz
+        with an array `vol` or a single array; png or jpeg, of which red, green and blue are
+        averaged and alpha is left out.
+      volume: which image to read, from 0, of a file that has several.
       max_bytes: most memory that reading it may take.
 
     Returns:
       `Volume` of float32.
 
     Raises:
-      DataError: the file is missing, unreadable, too large, no image of 2 or 3 axes, empty, or
-        holds NaN or infinity; or a png has color or alpha in 16 bits.
+      DataError: the file is missing, unreadable, too large, no image of 2 or 3 axes, empty, holds
+        an infinity or nothing but NaN, or has several images and `volume` is none of them; or a
+        png has color or alpha in 16 bits.
     """
     path = Path(path)
+    stored = _stored(path, volume, max_bytes)
+    # What overflows is found below, as infinite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        single = stored.data.astype(np.float32)
+    infinite, outside = (np.count_nonzero(test(single)) for test in (np.isinf, np.isnan))
+    if infinite:
+        raise DataError(f"{path}: {infinite} voxels are infinite; give finite numbers, or NaN")
+    if outside == single.size:
+        raise DataError(f"{path}: every voxel is NaN; give an image")
+    notes = (f"{outside} voxels are NaN: they count as outside of the image",) * bool(outside)
+    return _volume(path, stored, single, notes)
+
+
+def load_labels(
+    path: Path | str, *, volume: int | None = None, max_bytes: int = MAX_BYTES
+) -> Volume:
+    """Read the label of every voxel, in the axes that `load_volume` turns an image to.
+
+    Args:
+      path: as for `load_volume`; of a png or jpeg, the gray values.
+      volume: which image to read, from 0, of a file that has several.
+      max_bytes: most memory that reading it may take.
+
+    Returns:
+      `Volume` of int32.
+
+    Raises:
+      DataError: as for `load_volume`; or a number is not a whole one of 32 bits.
+    """
+    path = Path(path)
+    stored = _stored(path, volume, max_bytes)
+    accepted = "give labels, which are whole numbers of 32 bits"
+    if stored.notes and _COLORS in stored.notes:
+        raise DataError(f"{path}: a picture in colors; {accepted}")
+    ends = np.iinfo(np.int32)
+    # An infinity or NaN is beyond both ends.
+    whole = (stored.data >= ends.min) & (stored.data <= ends.max)
+    if stored.data.dtype.kind == "f":
+        whole &= stored.data == np.rint(stored.data)
+    if not whole.all():
+        raise DataError(f"{path}: {np.count_nonzero(~whole)} voxels are no labels; {accepted}")
+    return _volume(path, stored, stored.data.astype(np.int32), ())
+
+
+def _stored(path: Path, volume: int | None, max_bytes: int) -> Stored:
+    """Return the image of a file of any format, in the axes of that file."""
     if not path.is_file():
         what = "not a file" if path.exists() else "no such file"
         raise DataError(f"{path}: {what}; give {ACCEPTED}")
     check_permission(path)
     name = path.name.lower()
-    if name.endswith(NIFTI):
-        return _read_nifti(path, max_bytes)
-    if name.endswith((".npy", ".npz")):
-        return _checked(path, _read_numpy(path, max_bytes))
-    if name.endswith(".png"):
-        return _read_png(path, max_bytes)
-    raise DataError(f"{path}: unknown suffix; give {ACCEPTED}")
+    match = next((f for f in FORMATS if name.endswith(f.suffixes)), None)
+    if match is None:
+        raise DataError(f"{path}: unknown suffix; give {ACCEPTED}")
+    try:
+        stored = match.read(path, volume=volume, max_bytes=max_bytes)
+    except SeveralError as error:
+        raise SeveralError(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:
+        what, accepted = f"not readable {match.name}", f"give {ACCEPTED}"
+        raise unreadable(path, error, what=what, accepted=accepted) from error
+    if stored.data.dtype.kind not in "fiub":
+        raise DataError(f"{path}: dtype {stored.data.dtype}; give real numbers")
+    shape = stored.data.shape
+    if len(shape) not in (2, 3) or sum(side > 1 for side in shape) < 2:
+        raise DataError(f"{path}: shape {shape}; give 2 or 3 axes of more than one voxel")
+    return stored
 
 
-def as_stored(data: Float[np.ndarray, "*volume"], source: Volume) -> np.ndarray:
+def _volume(path, stored: Stored, data: np.ndarray, notes: tuple[str, ...]) -> Volume:
+    """Return an image in the axes in which it is used."""
+    if data.ndim == 2 and stored.affine is not None and not is_axial(stored.affine):
+        # Out of the plane of right and anterior, two axes do not say where a pixel lies.
+        data = data[..., None]
+    try:
+        data, affine, grid = turned(data, stored)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    if any(grid.flipped[a] for a in grid.axes) or grid.axes != tuple(sorted(grid.axes)):
+        assert grid.affine is not None
+        notes = (f"axes {names_of_axes(grid.affine)} turned to RAS", *notes)
+    return Volume(
+        np.ascontiguousarray(data),
+        affine,
+        "; ".join((*stored.notes, *notes)),
+        stored.dtype or stored.data.dtype,
+        stored.slope,
+        stored.intercept,
+        grid,
+    )
+
+
+def as_stored(data: Num[np.ndarray, "*volume"], source: Volume) -> np.ndarray:
     """Return values of an image as numbers of the type that the image's file has.
 
     Args:
@@ -89,10 +182,14 @@ def as_stored(data: Float[np.ndarray, "*volume"], source: Volume) -> np.ndarray:
 
     Returns:
       Array of the type of the file; times `source.slope` plus `source.intercept` it has the
-      values of `data`, rounded and cut where the type is one of whole numbers.
+      values of `data`, rounded and cut, and 0 for NaN, where the type is one of whole numbers.
     """
     dtype = source.dtype.newbyteorder("=")
-    numbers = (np.asarray(data, np.float64) - source.intercept) / source.slope
+    values = np.asarray(data, np.float64)
+    if dtype.kind != "f":
+        # A whole number cannot be NaN.
+        values = np.nan_to_num(values, nan=0.0, posinf=np.inf, neginf=-np.inf)
+    numbers = (values - source.intercept) / source.slope
     if dtype.kind == "b":
         return numbers >= 0.5
     if dtype.kind == "f":
@@ -104,198 +201,44 @@ def as_stored(data: Float[np.ndarray, "*volume"], source: Volume) -> np.ndarray:
     return np.clip(np.rint(numbers), ends.min, high).astype(dtype)
 
 
-def resample_to(volume: Volume, grid: Volume, *, order: int = 1) -> Volume:
-    """Return a volume on the voxels of another, by the world positions of both.
-
-    Volumes of one shape and affine, and those without an affine, come back as they are.
-
-    Args:
-      volume: volume to resample, 0 outside of it.
-      grid: volume whose shape and affine are wanted.
-      order: 1 for linear, 0 for nearest (labels).
-
-    Returns:
-      `Volume` with the affine of `grid`; its note says that it was resampled.
-
-    Raises:
-      DataError: another number of axes; or shapes differ and an affine is missing.
-    """
-    if volume.data.ndim != grid.data.ndim:
-        raise DataError(
-            f"images of {grid.data.ndim} and {volume.data.ndim} axes; give two of the same number"
-        )
-    same_shape = volume.data.shape == grid.data.shape
-    if volume.affine is None or grid.affine is None:
-        if same_shape:
-            return volume
-        raise DataError(
-            f"images of shapes {grid.data.shape} and {volume.data.shape} without affines; "
-            "give two of one shape, or NIfTI files"
-        )
-    if same_shape and np.allclose(volume.affine, grid.affine, atol=1e-4):
-        return volume
-    import scipy.ndimage
-
-    ndim = grid.data.ndim
-    to_voxel = np.linalg.solve(volume.affine, grid.affine)
-    offset: Any = to_voxel[:ndim, 3]
-    data = scipy.ndimage.affine_transform(
-        volume.data, to_voxel[:ndim, :ndim], offset, grid.data.shape, order=order
-    )
-    sizes = " x ".join(map(str, volume.data.shape)), " x ".join(map(str, grid.data.shape))
-    note = f"resampled by its affine from {sizes[0]} to the grid of the fixed image, {sizes[1]}"
-    note = "; ".join(filter(None, (volume.note, note)))
-    return dataclasses.replace(volume, data=data, affine=grid.affine, note=note)
-
-
-def nifti_bytes(
-    data: np.ndarray,
-    affine: Float[np.ndarray, "4 4"],
-    *,
-    slope: float = 1.0,
-    intercept: float = 0.0,
-) -> bytes:
-    """Return a gzipped NIfTI-1 file of an image, or of a field of vectors.
-
-    Args:
-      data: image `[H, W]` or `[D, H, W]`, or vectors `[D, H, W, 3]`, of numbers of a type that
-        NIfTI has, which is that of the file.
-      affine: voxel index to world position in mm, `[4, 4]`.
-      slope: what a reader multiplies the numbers by.
-      intercept: what it then adds.
-
-    Returns:
-      The content of the file.
-    """
-    import gzip
-
-    with extra("experiments"):
-        import nibabel
-
-    vectors = data.ndim == 4
-    # The type is given: to take it over, 64 bits among them, is refused without.
-    data = data[:, :, :, None] if vectors else data
-    image = nibabel.Nifti1Image(data, affine, dtype=data.dtype)
-    if (slope, intercept) != (1, 0):
-        image.header.set_slope_inter(slope, intercept)
-    if vectors:
-        image.header.set_intent("vector")
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), mtime=0)
-
-
-def _checked(path, data, affine=None, note="", **stored) -> Volume:
-    if data.dtype.kind not in "fiub":
-        raise DataError(f"{path}: dtype {data.dtype}; give real numbers")
-    if data.ndim not in (2, 3) or min(data.shape) < 3:
-        raise DataError(f"{path}: shape {data.shape}; give 2 or 3 axes of 3 voxels or more")
-    # What overflows is found below, as infinite.
-    with np.errstate(over="ignore", invalid="ignore"):
-        single = np.ascontiguousarray(data, np.float32)
-    bad = np.count_nonzero(~np.isfinite(single))
-    if bad:
-        raise DataError(f"{path}: {bad} voxels are NaN or infinite; give finite numbers")
-    return Volume(single, affine, note, **{"dtype": data.dtype, **stored})
-
-
-def _read_nifti(path, max_bytes) -> Volume:
-    with extra("experiments"):
-        import nibabel
-        from nibabel.filebasedimages import ImageFileError
-        from nibabel.orientations import OrientationError
-        from nibabel.spatialimages import HeaderDataError
-
-    # Not `nibabel.load`, which also knows brain surfaces with XML in them.
-    kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image)
-    try:
-        kind: Any = next(kind for kind in kinds if kind.path_maybe_image(path)[0])
-        _check_header(path, kind.header_class, max_bytes)
-        image: Any = kind.load(path)
-        slope, intercept = image.dataobj.slope, image.dataobj.inter
-        # An affine or a scale beyond floats is found below.
-        with np.errstate(all="ignore"):
-            canonical: Any = nibabel.as_closest_canonical(image)
-            data = np.asanyarray(canonical.dataobj)
-            size = abs(np.linalg.det(canonical.affine))
-    except (
-        ImageFileError,
-        HeaderDataError,
-        OSError,
-        EOFError,
-        OrientationError,
-        StopIteration,
-        OverflowError,
-        ValueError,
-        zlib.error,
-    ) as error:
-        accepted = f"give {ACCEPTED}"
-        raise unreadable(path, error, what="not readable as NIfTI", accepted=accepted) from error
-    while data.ndim > 3 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if not 0 < size < np.inf:
-        raise DataError(f"{path}: its affine has no inverse; give a NIfTI file with a valid one")
-    turned = nibabel.aff2axcodes(image.affine) != nibabel.aff2axcodes(canonical.affine)
-    note = f"axes {''.join(nibabel.aff2axcodes(image.affine))} turned to RAS" if turned else ""
-    scale = {"slope": float(slope), "intercept": float(intercept)}
-    affine = np.asarray(canonical.affine, float)
-    return _checked(path, data, affine, note, dtype=image.get_data_dtype(), **scale)
-
-
-def _check_header(path, header_class, max_bytes):
-    """Raise where the header claims more than the file can hold: all of it would be allocated."""
-    with _expanded(path) as file:
-        header = header_class(file.read(header_class.template_dtype.itemsize), check=False)
-    try:
-        shape, dtype = header.get_data_shape(), header.get_data_dtype()
-    except KeyError as error:
-        raise DataError(f"data type {error} is unknown") from error
-    # Infinity is no number of bytes, and not every number of the header is a whole one.
-    start = float(header["vox_offset"])
-    if not np.isfinite(start):
-        raise DataError(f"{dtype}{list(shape)} from byte {start:g} on")
-    sides = [int(side) for side in shape]
-    room = path.stat().st_size * (MOST_EXPANSION if path.suffix.lower() == ".gz" else 1)
-    claimed = math.prod(sides) * dtype.itemsize
-    if min(sides, default=0) < 1 or start < 0 or int(start) + claimed > room:
-        raise DataError(f"{dtype}{list(shape)} from byte {start:g} on")
-    # As stored, and as the float32 that is returned; what lies before it is read too.
-    check_memory(int(start) + math.prod(sides) * (dtype.itemsize + SINGLE.itemsize), max_bytes)
-
-
-def _expanded(path):
-    import gzip
-
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def _read_numpy(path, max_bytes):
-    try:
-        if path.suffix.lower() == ".npy":
-            return read_npy(path, max_bytes=max_bytes)
-        arrays = read_npz(path, "vol", max_bytes=max_bytes) or read_npz(path, max_bytes=max_bytes)
-    except (OSError, ValueError) as error:
-        accepted = f"give {ACCEPTED}"
-        raise unreadable(path, error, what="not readable by numpy", accepted=accepted) from error
+def _read_numpy(path, *, volume, max_bytes) -> Stored:
+    if path.suffix.lower() == ".npy":
+        return Stored(read_npy(path, max_bytes=max_bytes))
+    arrays = read_npz(path, "vol", max_bytes=max_bytes) or read_npz(path, max_bytes=max_bytes)
     if len(arrays) != 1:
-        names = ", ".join(arrays) or "none"
-        raise DataError(f"{path}: arrays {names}; give one array, or one called vol")
-    return next(iter(arrays.values()))
+        raise DataError(f"arrays {', '.join(arrays) or 'none'}; accepted is one, or one called vol")
+    return Stored(next(iter(arrays.values())))
 
 
-def _read_png(path, max_bytes) -> Volume:
-    try:
-        image = pictures.decode(path.read_bytes(), max_bytes=max_bytes)
-        check_memory(_PIXEL_BYTES * image.width * image.height, max_bytes)
-    except (OSError, ValueError) as error:
-        accepted = f"give {ACCEPTED}"
-        raise unreadable(path, error, what="not readable as png", accepted=accepted) from error
-    note = "alpha left out" if "A" in image.getbands() or "transparency" in image.info else ""
+def _read_picture(path, *, volume, max_bytes) -> Stored:
+    image = pictures.decode(path.read_bytes(), max_bytes=max_bytes)
+    check_memory(_PIXEL_BYTES * image.width * image.height, max_bytes)
+    alpha = "A" in image.getbands() or "transparency" in image.info
+    notes = ("alpha left out",) * alpha
     if image.mode[0] == "I":
         # Pillow has had several modes for gray in 16 bits.
-        return _checked(path, np.asarray(image).astype(np.uint16), note=note)
+        return Stored(np.asarray(image).astype(np.uint16), notes=notes)
     if image.mode in ("1", "L", "LA"):
-        return _checked(path, np.asarray(image if note == "" else image.getchannel(0)), note=note)
+        return Stored(np.asarray(image.getchannel(0) if alpha else image), notes=notes)
     channels = np.asarray(image.convert("RGB"))
     if (channels != channels[..., :1]).any():
-        note = "; ".join(filter(None, (note, "colors averaged to gray")))
-    return _checked(path, channels.mean(axis=-1), note=note, dtype=channels.dtype)
+        notes = (*notes, _COLORS)
+    return Stored(channels.mean(axis=-1), notes=notes, dtype=channels.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Format:
+    """A format of files: what their names end in, what it is called, and its reader."""
+
+    suffixes: tuple[str, ...]
+    name: str
+    read: Callable[..., Stored]
+
+
+FORMATS = (
+    _Format((*nifti.SUFFIXES, *nifti.PAIR, *nifti.MGH), "as NIfTI", nifti.read_nifti),
+    _Format(nrrd.SUFFIXES, "as NRRD", nrrd.read_nrrd),
+    _Format(metaimage.SUFFIXES, "as MetaImage", metaimage.read_metaimage),
+    _Format((".npy", ".npz"), "by numpy", _read_numpy),
+    _Format(PICTURES, "as a picture", _read_picture),
+)

@@ -91,16 +91,20 @@ def test_an_error_without_ctrl_c_is_no_interruption():
 
 
 @pytest.mark.study
-@pytest.mark.parametrize("command", ["mfdfa", "register", "identify"])
+@pytest.mark.parametrize("command", ["mfdfa", "register", "warp", "unfold", "identify"])
 def test_a_command_is_interrupted_at_any_moment(command, tmp_path):
     rng = np.random.default_rng([*command.encode()])
     np.save(tmp_path / "a.npy", rng.normal(size=4096))
     np.save(tmp_path / "b.npy", rng.uniform(size=(64, 64)).astype(np.float32))
     np.savez(tmp_path / "c.npz", images=rng.integers(0, 255, (200, 8, 8, 1), np.uint8))
+    np.savez(tmp_path / "d.npz", displacement=rng.normal(size=(60, 60, 60, 3)))
+    np.save(tmp_path / "e.npy", np.zeros((60, 60, 60)))
     (tmp_path / "model.py").write_text("logits_fn = lambda x: x.mean((1, 3)) * 9\n")
     arguments = {
         "mfdfa": "a.npy",
         "register": "b.npy b.npy --steps 100000",
+        "warp": "inverse:d.npz e.npy",
+        "unfold": "d.npz",
         "identify": "--images c.npz --model model.py --rounds 1000",
     }
     place = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

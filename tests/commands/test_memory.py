@@ -85,11 +85,14 @@ def inputs(tmp_path_factory):
     rng = np.random.default_rng(0)
     np.save(folder / "a.npy", rng.normal(size=4096))
     np.save(folder / "b.npy", rng.uniform(size=(40, 40)).astype(np.float32))
+    np.savez(folder / "c.npz", displacement=rng.normal(size=(40, 40, 2)))
     model = f"--model {folder}/unlearn/model --length 8"
     text = f"{folder}/unlearn/forget.txt"
     commands = {
         "mfdfa": f"{folder}/a.npy",
         "register": f"{folder}/b.npy {folder}/b.npy --steps 2",
+        "warp": f"inverse:{folder}/c.npz {folder}/b.npy",
+        "unfold": f"{folder}/c.npz",
         "identify": f"--images {folder}/identify/images.npz --rounds 1 --steps 2 "
         f"--model {folder}/identify/model.py",
         "coreset": f"{model} --forget {text} --score loss",
@@ -109,7 +112,17 @@ def _paths():
 @pytest.mark.parametrize("gigabytes", [1, 3])
 @pytest.mark.parametrize(
     "command",
-    ["mfdfa", "register", "identify", "coreset", "unlearn", "evaluate-unlearning", "reproduce"],
+    [
+        "mfdfa",
+        "register",
+        "warp",
+        "unfold",
+        "identify",
+        "coreset",
+        "unlearn",
+        "evaluate-unlearning",
+        "reproduce",
+    ],
 )
 def test_a_limit_of_the_address_space_ends_in_the_result_or_one_line(
     command, gigabytes, inputs, tmp_path

@@ -1,17 +1,21 @@
 """`jaxml register` on small files of every kind."""
 
 import inspect
+import itertools
 import json
 from typing import get_args
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
+from scipy.ndimage import map_coordinates
+from scipy.spatial.transform import Rotation
 
 from jaxml import registration
 from jaxml.cli import main
-from jaxml.commands.register import PROJECTIONS
+from jaxml.commands.register import AFFINES, PROJECTIONS, SIMILARITIES
 from jaxml.data import load_volume
 from jaxml.registration._inputs import Projection
 from jaxml.registration._register import _STEPS
@@ -28,60 +32,225 @@ def run(*arguments):
     return main(["register", *map(str, arguments)])
 
 
+def results(out):
+    return json.loads((out / "results.json").read_text())["methods"]["register"]
+
+
 def test_pictures(tmp_path, capsys):
     for name, center in (("a", (15, 17)), ("b", (17, 15))):
         image = blob((32, 34), center, (8, 8)).clip(0, 255).astype(np.uint8)
         Image.fromarray(image).save(tmp_path / f"{name}.png")
+    # Landmarks of a picture: x along the rows, y down.
+    (tmp_path / "a.csv").write_text(",X,Y\n0,17,15\n1,20,14\n")
+    (tmp_path / "b.csv").write_text(",X,Y\n0,15,17\n1,18,16\n")
     out = tmp_path / "out"
-    assert run(tmp_path / "a.png", tmp_path / "b.png", "--out", out, "--steps", 60) == 0
+    marks = "--landmarks", tmp_path / "a.csv", tmp_path / "b.csv"
+    files = tmp_path / "a.png", tmp_path / "b.png"
+    assert run(*files, "--out", out, "--steps", 60, "--affine", "none", *marks) == 0
     assert "0 folds" in capsys.readouterr().out
-    found = json.loads((out / "results.json").read_text())["methods"]["register"]
-    assert found["mse_after"] < found["mse_before"] / 4
+    found = results(out)
+    before, after = found["likeness"]["before"], found["likeness"]["after"]
+    assert after["mse"] < before["mse"] / 4
+    assert after["mutual_information"] > before["mutual_information"]
     assert found["digital_folds"] == 0
     assert set(found["fold_percent"].values()) == {0.0}
-    assert found["inverse_residual_voxels"] < 0.1
+    assert found["inverse_residual_voxels"]["percentile_99_9"] < 0.2
     with np.load(out / "fields.npz") as fields:
         assert fields["displacement"].shape == fields["inverse"].shape == (32, 34, 2)
+        np.testing.assert_allclose(fields["affine"], np.eye(3)[:2], atol=1e-6)
     moved, fixed = (load_volume(p).data for p in (out / "moved.png", tmp_path / "a.png"))
     assert np.abs(moved - fixed).mean() < np.abs(fixed).mean() / 10
     for name in ("images", "deformation"):
         assert (out / f"register/{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert found["landmarks"]["mean_before"] == pytest.approx(8**0.5)
+    assert found["landmarks"]["mean_after"] < 1 and found["landmarks"]["unit"] == "voxels"
+    assert not [*out.glob("*.nii.gz"), *out.glob("*.mat")]
 
 
-def test_volumes_of_other_orientation_and_voxel_size(tmp_path):
-    """A ball displaced by 6 mm to the right, in voxels of other sizes and directions."""
-    fixed_affine = np.diag([2.0, 2.0, 3.0, 1.0])
-    moving_affine = np.diag([-2.5, 2.0, 2.0, 1.0])
-    moving_affine[0, 3] = 40
+TURN = Rotation.from_euler("zyx", (0.15, -0.1, 0.2)).as_matrix()
+# Left-posterior-superior axes, and others in another order, of other sizes and directions.
+FIXED = (TURN @ np.diag([-2.0, -2.0, 3.0]), (18, 22, -10), (20, 20, 14))
+MOVING = (np.array([[0, -2.5, 0], [0, 0, 2.0], [2.0, 0, 0]]), (-14, 20, -20), (22, 18, 22))
 
-    def ball(shape, affine, center):
-        index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
-        world = index @ affine[:3, :3].T + affine[:3, 3]
-        return np.exp(-np.sum((world - center) ** 2, axis=-1) / 2 / 8**2).astype(np.float32)
 
-    fixed = ball((20, 20, 14), fixed_affine, np.array([20.0, 20, 20]))
-    moving = ball((18, 22, 22), moving_affine, np.array([26.0, 20, 20]))
-    nibabel.save(nibabel.Nifti1Image(fixed, fixed_affine), tmp_path / "a.nii.gz")
-    nibabel.save(nibabel.Nifti1Image(moving, moving_affine), tmp_path / "b.nii")
-    out = tmp_path / "out"
-    settings = ("--out", out, "--steps", 60, "--smoothness", 0.1)
-    assert run(tmp_path / "a.nii.gz", tmp_path / "b.nii", *settings) == 0
-    moved = nibabel.load(out / "moved.nii.gz")
-    np.testing.assert_allclose(moved.affine, fixed_affine)
-    assert moved.shape == fixed.shape
-    before = np.abs(fixed - ball(fixed.shape, fixed_affine, np.array([26.0, 20, 20]))).mean()
-    assert np.abs(np.asarray(moved.dataobj) - fixed).mean() < before / 3
-    with np.load(out / "fields.npz") as voxels:
-        for name in ("displacement", "inverse"):
-            image = nibabel.load(out / f"{name}.nii.gz")
-            in_mm = np.asarray(image.dataobj)[:, :, :, 0]
-            np.testing.assert_allclose(in_mm, voxels[name] * [2, 2, 3], rtol=1e-5, atol=1e-6)
-        # The ball is found 6 mm to the right; local correlation leaves its exact place open.
-        assert 2 < 2 * voxels["displacement"][10, 10, 7, 0] < 8
-        assert -8 < 2 * voxels["inverse"][12, 10, 7, 0] < -2
-        assert np.abs(voxels["displacement"][10, 10, 7, 1:]).max() < 0.5
-    notes = json.loads((out / "results.json").read_text())["methods"]["register"]["notes"]
-    assert any("resampled" in note for note in notes)
+def placed(matrix, center, shape):
+    """Return an affine that lays the middle of an image at a point."""
+    affine = np.eye(4)
+    affine[:3, :3] = matrix
+    affine[:3, 3] = center - matrix @ ((np.array(shape) - 1) / 2)
+    return affine
+
+
+def lumps(affine, shape, shift):
+    """Return a few balls, which lie displaced in space, and their labels."""
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    world = index @ affine[:3, :3].T + affine[:3, 3] - shift
+    image, labels = np.zeros(shape), np.zeros(shape, np.int16)
+    for label, (center, height) in enumerate(
+        (((0, 0, 0), 1.0), ((9, 4, 3), 0.6), ((-8, 6, -6), 0.8)), 1
+    ):
+        distance = np.linalg.norm(world - center, axis=-1)
+        image += height * np.exp(-((distance / 7) ** 2))
+        labels[distance < 5] = 10 * label
+    return (1000 * image).astype(np.float32), labels
+
+
+def write_pair(folder):
+    """Write two volumes of other grids, the second one displaced by 4 mm, with their labels."""
+    for name, (matrix, _, shape), shift in (
+        ("a", FIXED, (0, 0, 0)),
+        ("b", MOVING, (3, -2, 2)),
+    ):
+        affine = placed(matrix, 0, shape)
+        image, labels = lumps(affine, shape, shift)
+        nibabel.save(nibabel.Nifti1Image(image, affine), folder / f"{name}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(labels, affine), folder / f"{name}_labels.nii.gz")
+    # LPS mm, as ANTs writes them.
+    (folder / "a.csv").write_text("x,y,z,t\n0,0,0,0\n-9,-4,3,0\n")
+    (folder / "b.csv").write_text("x,y,z,t\n-3,2,2,0\n-12,-2,5,0\n")
+    return folder / "a.nii.gz", folder / "b.nii.gz"
+
+
+def itk_map(out, ndim=3):
+    """Return the transform of the written files, as SimpleITK applies it."""
+    field = sitk.ReadImage(out / "displacement.nii.gz", sitk.sitkVectorFloat64)
+    affine = sitk.ReadTransform(str(out / "affine.mat"))
+    # The last one is applied first.
+    return sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])
+
+
+def in_plane(path):
+    """Return an image of two axes or of one slice as one of two axes."""
+    image = sitk.ReadImage(path)
+    return image if image.GetDimension() == 2 else image[:, :, 0]
+
+
+def inner(image):
+    """Return an array without the voxels near its faces, where interpolation may differ."""
+    return image[tuple(slice(2, -2) if n > 4 else slice(None) for n in image.shape)]
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volumes")
+    files = write_pair(folder)
+    labels = "--labels-fixed", folder / "a_labels.nii.gz", "--labels-moving"
+    marks = "--landmarks", folder / "a.csv", folder / "b.csv"
+    settings = "--steps", 60, "--smoothness", 0.1, "--out", folder / "out"
+    assert run(*files, *settings, *labels, folder / "b_labels.nii.gz", *marks) == 0
+    return folder
+
+
+def test_results_lie_on_the_voxels_of_the_fixed_file(volumes):
+    fixed = nibabel.load(volumes / "a.nii.gz")
+    out = volumes / "out"
+    for name in ("moved", "moved_labels", "displacement", "inverse", "jacobian"):
+        image = nibabel.load(out / f"{name}.nii.gz")
+        assert image.shape[:3] == fixed.shape
+        np.testing.assert_allclose(image.affine, fixed.affine, atol=1e-5)
+    moved = nibabel.load(out / "moved.nii.gz").get_fdata()
+    truth = fixed.get_fdata()
+    before = lumps(fixed.affine, fixed.shape, (3, -2, 2))[0]
+    assert np.abs(moved - truth).mean() < np.abs(before - truth).mean() / 2
+
+
+def test_itk_applies_the_files_to_the_same_image_and_labels(volumes):
+    fixed, moving = (sitk.ReadImage(volumes / name) for name in ("a.nii.gz", "b.nii.gz"))
+    whole = itk_map(volumes / "out")
+    theirs = sitk.Resample(moving, fixed, whole, sitk.sitkLinear, 0.0, sitk.sitkFloat64)
+    ours = sitk.ReadImage(volumes / "out/moved.nii.gz", sitk.sitkFloat64)
+    apart = sitk.GetArrayFromImage(theirs) - sitk.GetArrayFromImage(ours)
+    assert np.abs(apart).max() < 1e-5 * 1000
+    labels = sitk.ReadImage(volumes / "b_labels.nii.gz")
+    theirs = sitk.Resample(labels, fixed, whole, sitk.sitkNearestNeighbor)
+    ours = sitk.ReadImage(volumes / "out/moved_labels.nii.gz")
+    theirs, ours = (sitk.GetArrayFromImage(image) for image in (theirs, ours))
+    assert np.mean(theirs != ours) < 1e-3
+    truth = nibabel.load(volumes / "a_labels.nii.gz").get_fdata().T
+    dice = results(volumes / "out")["dice"]
+    each = [
+        2 * np.sum((ours == k) & (truth == k)) / np.sum((ours == k) + (truth == k) * 1)
+        for k in (10, 20, 30)
+    ]
+    assert [after for _, after in dice["before_and_after"].values()] == pytest.approx(each)
+    assert dice["mean_after"] == pytest.approx(np.mean(each))
+    assert dice["mean_after"] > dice["mean_before"] + 0.1
+
+
+def test_landmarks_are_mapped_as_itk_maps_them(volumes):
+    whole = itk_map(volumes / "out")
+    partners = np.array([[-3, 2, 2], [-12, -2, 5]])
+    mapped = np.array([whole.TransformPoint(p) for p in ((0.0, 0, 0), (-9.0, -4, 3))])
+    distances = np.linalg.norm(mapped - partners, axis=1)
+    found = results(volumes / "out")["landmarks"]
+    assert found["mean_after"] == pytest.approx(distances.mean(), abs=1e-3)
+    assert found["mean_before"] == pytest.approx(17**0.5, abs=1e-3)
+    assert found["mean_after"] < 2 and found["outside"] == 0 and found["unit"] == "mm"
+
+
+def test_the_inverse_leads_back_and_the_jacobian_is_that_of_the_field(volumes):
+    out = volumes / "out"
+    forth, back = (
+        sitk.DisplacementFieldTransform(
+            sitk.ReadImage(out / f"{name}.nii.gz", sitk.sitkVectorFloat64)
+        )
+        for name in ("displacement", "inverse")
+    )
+    fixed = sitk.ReadImage(volumes / "a.nii.gz")
+    residual = []
+    for index in itertools.product((6, 9, 12), (6, 9, 12), (5, 8)):
+        point = fixed.TransformIndexToPhysicalPoint(index)
+        there = forth.TransformPoint(back.TransformPoint(point))
+        residual.append(np.linalg.norm(np.subtract(there, point)))
+    assert max(residual) < 0.2
+    field = sitk.ReadImage(out / "displacement.nii.gz", sitk.sitkVectorFloat64)
+    theirs = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(field))
+    ours = sitk.GetArrayFromImage(sitk.ReadImage(out / "jacobian.nii.gz"))
+    np.testing.assert_allclose(inner(ours), inner(theirs), atol=1e-4)
+
+
+def test_fields_in_voxels_are_those_of_the_files(volumes):
+    moving = nibabel.load(volumes / "b.nii.gz").get_fdata()
+    with np.load(volumes / "out/fields.npz") as fields:
+        u, affine = fields["displacement"], fields["affine"]
+    voxels = np.stack(np.meshgrid(*map(np.arange, u.shape[:-1]), indexing="ij"), axis=-1) + u
+    places = np.moveaxis(voxels @ affine[:, :-1].T + affine[:, -1], -1, 0)
+    expected = map_coordinates(moving, places, order=1)
+    moved = nibabel.load(volumes / "out/moved.nii.gz").get_fdata()
+    np.testing.assert_allclose(inner(moved), inner(expected), atol=0.05)
+
+
+def test_one_slice_and_flat_files_give_such_files(tmp_path):
+    affine = placed(np.diag([-2.0, -2, 5]), 0, (24, 26, 1))
+    fixed, moving = (volume.astype(np.float32) for volume in pair(np.int16, 0, 1000))
+    for shape in ((24, 26), (24, 26, 1)):
+        for name, image in (("a.nii", fixed), ("b.nii", moving)):
+            nibabel.save(nibabel.Nifti1Image(image.reshape(shape), affine), tmp_path / name)
+        out = tmp_path / "out"
+        assert run(tmp_path / "a.nii", tmp_path / "b.nii", "--out", out, "--steps", 5) == 0
+        assert nibabel.load(out / "moved.nii.gz").shape == shape
+        assert nibabel.load(out / "displacement.nii.gz").shape == (24, 26, 1, 1, 2)
+        a, b, ours = (
+            in_plane(p) for p in (tmp_path / "a.nii", tmp_path / "b.nii", out / "moved.nii.gz")
+        )
+        theirs = sitk.Resample(b, a, itk_map(out), sitk.sitkLinear, 0.0)
+        apart = sitk.GetArrayFromImage(theirs) - sitk.GetArrayFromImage(ours)
+        assert np.abs(apart).max() < 1e-5 * 1000
+
+
+def test_a_result_that_cannot_be_true_ends_with_3(tmp_path, capsys):
+    """Local correlation cannot follow what is turned inside out in contrast."""
+    fixed, moving = (blob((32, 34), center, (8, 8)) for center in ((15, 17), (17, 15)))
+    np.save(tmp_path / "a.npy", fixed)
+    np.save(tmp_path / "b.npy", moving.max() - moving)
+    settings = tmp_path / "a.npy", tmp_path / "b.npy", "--out", tmp_path / "out", "--affine", "none"
+    assert run(*settings) == 3
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and "the result is implausible: " in said.err
+    assert "try --similarity mi" in said.err and "mutual information fell" in said.err
+    assert (tmp_path / "out/moved.npy").exists() and results(tmp_path / "out")["implausible"]
+    assert run(*settings, "--anyway") == 0
+    assert "the result is implausible: " in capsys.readouterr().err
 
 
 def pair(dtype, low, high, shape=(24, 26)):
@@ -170,26 +339,72 @@ def test_a_scale_is_not_lost_where_a_file_has_none(tmp_path):
     assert found.dtype == np.float32 and 0.9 * 125 - 20 < found.max() <= 105
 
 
-def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys):
-    np.save(tmp_path / "a.npy", blob((20, 20), (9, 9), (5, 5)))
-    np.save(tmp_path / "other.npy", np.ones((20, 21)))
-    np.save(tmp_path / "flat.npy", np.ones((20, 20)))
-    np.save(tmp_path / "nan.npy", np.full((20, 20), np.nan))
-    out = tmp_path / "out"
-    for moving, message in (
-        ("missing.npy", "no such file"),
-        ("other.npy", "shapes (20, 20) and (20, 21)"),
-        ("flat.npy", "flat.npy: the same value everywhere"),
-        ("nan.npy", "nan.npy: 400 voxels are NaN"),
-    ):
-        assert run(tmp_path / "a.npy", tmp_path / moving, "--out", out) == 2
-        error = capsys.readouterr().err
-        assert message in error and error.count("\n") == 1
-    assert run(tmp_path / "a.npy", tmp_path / "a.npy", "--projection", "magic", "--out", out) == 2
-    assert "one of 'fold_free', 'layer', 'none'" in capsys.readouterr().err
-    assert run(tmp_path / "a.npy", tmp_path / "a.npy", "--steps", 0, "--out", out) == 2
-    assert "steps" in capsys.readouterr().err
-    assert not out.exists()
+BAD = {
+    "missing": (("a.npy", "missing.npy"), "missing.npy: no such file"),
+    "flat": (("a.npy", "flat.npy"), "flat.npy: the same value everywhere"),
+    "nan": (("a.npy", "nan.npy"), "nan.npy: every voxel is NaN"),
+    "thin": (("a.npy", "thin.npy"), "thin.npy: shape (3, 20); a registration takes 4 voxels"),
+    "axes": (("a.npy", "solid.npy"), "images of 2 and 3 axes; give two of the same number"),
+    "half placed": (("solid.nii", "solid.npy"), "one of them does not say where it lies"),
+    "across": (("axial.nii", "coronal.nii"), "planes across each other"),
+    "several": (("a.npy", "series.nii"), "2 images in one file: give volume, in a terminal --vol"),
+    "mask shape": (("a.npy", "a.npy", "--fixed-mask", "thin.npy"), "shapes (3, 20) and (20, 20)"),
+    "empty mask": (("a.npy", "a.npy", "--moving-mask", "zero.npy"), "zero.npy: no voxel is above"),
+    "mask elsewhere": (
+        ("axial.nii", "axial.nii", "--fixed-mask", "shifted.nii"),
+        "they lie in other places",
+    ),
+    "labels": (
+        ("a.npy", "a.npy", "--labels-fixed", "a.npy", "--labels-moving", "a.npy"),
+        "voxels are no labels",
+    ),
+    "labels of one": (("a.npy", "a.npy", "--labels-fixed", "zero.npy"), "labels='those of one"),
+    "landmarks": (
+        ("a.npy", "a.npy", "--landmarks", "two.csv", "three.csv"),
+        "2 and 3 points; give the same ones of both",
+    ),
+    "channel": (("a.npy", "a.npy", "--channel", "flat.npy", "a.npy"), "flat.npy: the same value"),
+    "projection": (("a.npy", "a.npy", "--projection", "magic"), "one of 'fold_free', 'layer'"),
+    "similarity": (("a.npy", "a.npy", "--similarity", "magic"), "one of 'ncc', 'mi', 'mse'"),
+    "affine": (("a.npy", "a.npy", "--affine", "magic"), "one of 'affine', 'similarity', 'rigid'"),
+    "steps": (("a.npy", "a.npy", "--steps", 0), "steps"),
+}
+
+
+def write_bad(folder):
+    image = blob((20, 20), (9, 9), (5, 5))
+    arrays = {
+        "a": image,
+        "flat": np.ones((20, 20)),
+        "nan": np.full((20, 20), np.nan),
+        "thin": image[:3],
+        "solid": np.stack([image] * 5),
+        "zero": np.zeros((20, 20)),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    save = lambda name, data, affine: nibabel.save(nibabel.Nifti1Image(data, affine), folder / name)
+    axial, coronal = np.eye(4), np.eye(4)[[0, 2, 1, 3]]
+    shifted = np.eye(4)
+    shifted[0, 3] = 3
+    save("solid.nii", np.stack([image] * 6), axial)
+    save("series.nii", np.stack([image] * 2, axis=-1)[:, :, None], axial)
+    save("axial.nii", image[..., None], axial)
+    save("coronal.nii", image[..., None], coronal)
+    save("shifted.nii", image[..., None], shifted)
+    (folder / "two.csv").write_text("x,y\n1,2\n3,4\n")
+    (folder / "three.csv").write_text("x,y\n1,2\n3,4\n5,6\n")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_bad(tmp_path)
+    arguments, message = BAD[name]
+    assert run(*arguments, "--out", "out") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_says_what_the_library_takes(capsys):
@@ -198,6 +413,7 @@ def test_help_says_what_the_library_takes(capsys):
         run("--help")
     text = " ".join(capsys.readouterr().out.split())
     assert {name.replace("none", "") or None for name in PROJECTIONS} == {*get_args(Projection)}
-    assert f"{', '.join(PROJECTIONS[:-1])} or none (default: {PROJECTIONS[0]})" in text
+    for names in (PROJECTIONS, AFFINES, SIMILARITIES):
+        assert f"{', '.join(names[:-1])} or {names[-1]} (default: {names[0]})" in text
     assert f"roughness (default: {defaults['smoothness'].default})" in text
     assert f"(default: {_STEPS}, on fine ones {_STEPS // 10})" in text

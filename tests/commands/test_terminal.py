@@ -47,14 +47,17 @@ def test_every_command_that_reads_files_takes_it(capsys):
             assert "--max-gib" in capsys.readouterr().out, name
 
 
-@pytest.mark.parametrize("command", ["mfdfa", "register", "identify"])
+@pytest.mark.parametrize("command", ["mfdfa", "register", "warp", "unfold", "identify"])
 def test_a_large_file_is_one_line_and_exit_2(command, tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.zeros((8, 9)) if command == "register" else np.zeros(400))
     np.savez(tmp_path / "a.npz", images=np.zeros((9, 4, 4, 1), np.uint8))
+    np.savez(tmp_path / "f.npz", displacement=np.zeros((8, 9, 2)))
     (tmp_path / "m.py").write_text("def logits_fn(x):\n    return x[:, 0, 0, [0, 0]]\n")
     given = {
         "mfdfa": ["a.npy"],
         "register": ["a.npy", "a.npy"],
+        "warp": ["f.npz", "a.npy"],
+        "unfold": ["f.npz"],
         "identify": ["--images", "a.npz", "--model", "m.py"],
     }[command]
     paths = [word if word.startswith("--") else str(tmp_path / word) for word in given]

@@ -26,12 +26,15 @@ from jaxml.data import (
     audio,
     image_rows,
     images,
+    points,
     questions,
     rows,
     speech,
     text,
+    transforms,
     volume,
 )
+from jaxml.data.affine_files import matlab_bytes
 from jaxml.files import npz, tar
 
 # What each of them would take, and what is allowed.
@@ -154,11 +157,40 @@ def nifti_of_zeros():
     return gzip.compress(nifti((1024, 1024, 512))) + zeros(LARGE)
 
 
-def nifti_with_extension():
+def field_of_zeros():
+    """Return half a gigabyte of vectors."""
+    head = nifti((256, 256, LARGE // 2**16 // 12, 1, 3), "f4", intent_code=1007)
+    return gzip.compress(head) + zeros(LARGE)
+
+
+def nifti_with_extension(sides=(4, 5, 6)):
     """Return a volume of a few voxels behind an extension of half a gigabyte."""
-    head = nifti((4, 5, 6), vox_offset=352 + LARGE)
+    head = nifti(sides, vox_offset=352 + LARGE)
     extension = struct.pack("<ii", LARGE, 6)
     return gzip.compress(head[:-4] + b"\1\0\0\0" + extension) + zeros(LARGE)
+
+
+def pair_of_zeros():
+    """Return the header of half a gigabyte of a volume."""
+    head = bytearray(nifti((1024, 1024, 512), vox_offset=0)[:348])
+    head[344:348] = b"ni1\0"
+    return bytes(head)
+
+
+def mgz_of_zeros():
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    header = MGHHeader()
+    header.set_data_dtype(np.uint8)
+    header["dims"] = 1024, 1024, 512, 1
+    return gzip.compress(header.binaryblock[:284]) + zeros(LARGE)
+
+
+NRRD = b"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 1024 1024 512\nencoding: gzip\n%s\n"
+META = (
+    b"NDims = 3\nDimSize = 1024 1024 512\nElementType = MET_UCHAR\nCompressedData = True\n"
+    b"ElementDataFile = LOCAL\n"
+)
 
 
 def parquet(table):
@@ -209,6 +241,22 @@ def read_tar(path, max_bytes):
     return tar.read_tar(path, r".*\.bin", max_bytes=max_bytes)
 
 
+def read_pair(path, max_bytes):
+    """Read a volume whose numbers, sparse in the file system, are as many as it claims."""
+    with path.with_suffix(".img").open("wb") as file:
+        file.truncate(LARGE)
+    return volume.load_volume(path, max_bytes=max_bytes)
+
+
+@functools.cache
+def jpeg():
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.new("L", (8000, 8000)).save(content, "jpeg")
+    return content.getvalue()
+
+
 def of_folder(read):
     return lambda path, max_bytes: read(path.parent, max_bytes=max_bytes)
 
@@ -247,7 +295,21 @@ BOMBS = {
     "class png": Bomb("a/a.png", wide(), of_classes(images.load_images)),
     "row png": Bomb("a.png", wide(), of_folder(image_rows.load_rows)),
     "nii": Bomb("a.nii.gz", nifti_of_zeros, volume.load_volume),
+    "field": Bomb("a.nii.gz", field_of_zeros, transforms.load_transform),
+    "field extension": Bomb(
+        "a.nii.gz", lambda: nifti_with_extension((4, 5, 6, 1, 3)), transforms.load_transform
+    ),
+    "field npz": Bomb(
+        "a.npz", lambda: npz_of("displacement", 8, SIDE, 2**17), transforms.load_transform
+    ),
     "nii extension": Bomb("a.nii.gz", nifti_with_extension, volume.load_volume),
+    "hdr": Bomb("a.hdr", pair_of_zeros, read_pair),
+    "mgz": Bomb("a.mgz", mgz_of_zeros, volume.load_volume),
+    "nrrd": Bomb("a.nrrd", lambda: NRRD % b"" + zeros(LARGE), volume.load_volume),
+    "nrrd labels": Bomb("a.nrrd", lambda: NRRD % b"" + zeros(LARGE), volume.load_labels),
+    "mha": Bomb("a.mha", lambda: META + zeros(LARGE), volume.load_volume),
+    "wide jpeg": Bomb("a.jpg", jpeg, volume.load_volume),
+    "points": Bomb("a.csv", lambda: b"x,y\n" + b"0,0\n" * (SMALL // 2), points.load_points),
     "parquet rows": Bomb("a.parquet", lambda: parquet(many_rows), rows.read_rows),
     "parquet texts": Bomb("a.parquet", lambda: parquet(long_texts), text.load_texts),
     "parquet lists": Bomb("a.parquet", lambda: parquet(long_lists), rows.read_rows),
@@ -286,6 +348,7 @@ GOOD = {
     "a.npy": (lambda: npy_header((4, 4)) + bytes(range(16)), volume.load_volume),
     "b.npz": (lambda: npz_of("vol", 4, 2**18), volume.load_volume),
     "c.png": (lambda: png(9, 9, 8, 0), volume.load_volume),
+    "d.mat": (lambda: matlab_bytes(transforms.Affine(np.eye(4))), transforms.load_transform),
     "d.nii": (lambda: nifti((4, 5, 6)) + bytes(120), volume.load_volume),
     "e.flac": (lambda: flac(1), audio.load_audio),
     "f.csv": (lambda: b"1\n2\n", audio.load_series),

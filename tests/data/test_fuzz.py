@@ -5,7 +5,10 @@ import io
 import json
 import pickle
 import tarfile
+import tempfile
 import zipfile
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,14 +16,18 @@ from damaged_files import Reader, assert_survives, with_checksums, without_check
 
 from jaxml.data import (
     DataError,
+    affine_files,
     audio,
     brain,
+    field_files,
     image_rows,
     images,
+    points,
     questions,
     rows,
     speech,
     text,
+    transforms,
     volume,
 )
 from jaxml.data.sources import download, spoken_digit, tiny_images
@@ -43,6 +50,7 @@ SPEECH = {
     "speaker": np.array(["mina", "mina", "arun"]),
     "text": np.arange(3),
 }
+FIELDS = {"displacement": RNG.normal(size=(5, 6, 2)), "affine": np.eye(2, 3)}
 BRAIN = {"vol": RNG.integers(0, 256, (4, 5, 6)).astype(np.uint8), "seg": np.ones((4, 5, 6), int)}
 
 
@@ -113,6 +121,65 @@ def nifti():
     affine = np.array([[-2.0, 0, 0, 40], [0, -3, 0, 30], [0, 0, 4, -20], [0, 0, 0, 1]])
     data = RNG.normal(size=(5, 6, 7)).astype(np.float32)
     return nibabel.Nifti1Image(data, affine).to_bytes()
+
+
+def mgh():
+    import nibabel
+
+    image = nibabel.MGHImage(RNG.normal(size=(5, 6, 7)).astype(np.float32), np.diag([2, 2, 2, 1]))
+    return image.to_bytes()
+
+
+def pair(kind):
+    """Return header and numbers of an image of two files, and write the one beside the other."""
+    import nibabel
+
+    image = getattr(nibabel, kind)(RNG.integers(0, 99, (5, 6, 7)).astype(np.int16), np.eye(4))
+    files = {name: nibabel.FileHolder(fileobj=io.BytesIO()) for name in ("header", "image")}
+    image.to_file_map({**files, "mat": nibabel.FileHolder(fileobj=io.BytesIO())})
+    return {name: file.fileobj.getvalue() for name, file in files.items()}
+
+
+NUMBERS = RNG.integers(0, 99, (5, 6, 7)).astype("<i2").tobytes()
+NRRD = (
+    b"NRRD0004\n# a comment\ntype: short\ndimension: 3\nspace: left-posterior-superior\n"
+    b"sizes: 7 6 5\nspace directions: (2,0,0) (0,-2,0.5) (0,0,3)\nkinds: domain domain domain\n"
+    b"endian: little\nencoding: %s\nspace origin: (1,-2,3.5)\n%s\n"
+)
+META = (
+    b"ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\n"
+    b"CompressedData = %s\nTransformMatrix = 1 0 0 0 0 1 0 -1 0\nOffset = 1 -2 3.5\n"
+    b"ElementSpacing = 1 2 3\nDimSize = 7 6 5\nElementType = MET_SHORT\nElementDataFile = %s\n"
+)
+
+
+AFFINE = transforms.Affine(np.diag([1.0, 1.25, 0.75, 1.0]))
+
+
+def composite():
+    """Return a file of two affines in one."""
+    _, first, rest = affine_files.text_bytes(AFFINE).split(b"\n", 2)
+    head = b"#Insight Transform File V1.0\n#Transform 0\nTransform: CompositeTransform_double_3_3\n"
+    return head + 2 * (first + b"\n" + rest)
+
+
+def field(pack=gzip.decompress):
+    vectors = RNG.normal(size=(5, 4, 3, 3)).astype(np.float32)
+    return pack(field_files.field_bytes(vectors, np.diag([-2.0, 3, 4, 1])))
+
+
+def itk_vectors(suffix):
+    """Return a function to the content of a field as ITK writes it."""
+
+    def make():
+        import SimpleITK as sitk
+
+        image = sitk.GetImageFromArray(RNG.normal(size=(3, 4, 5, 3)), isVector=True)
+        with tempfile.TemporaryDirectory() as folder:
+            sitk.WriteImage(image, f"{folder}/a{suffix}")
+            return Path(f"{folder}/a{suffix}").read_bytes()
+
+    return make
 
 
 def parquet(**settings):
@@ -243,6 +310,43 @@ READERS = {
     "nii": Reader("a.nii", nifti, volume.load_volume),
     "nii.gz": Reader("a.nii.gz", lambda: zipped(nifti()), volume.load_volume),
     "nii in gz": Reader("a.nii.gz", nifti, volume.load_volume, zipped),
+    "mgh": Reader("a.mgh", mgh, volume.load_volume),
+    "mgz": Reader("a.mgz", mgh, volume.load_volume, zipped),
+    **{
+        f"{part} of a {kind}": Reader(
+            f"a.{suffix}",
+            lambda part=part, kind=kind: pair(kind)[part],
+            volume.load_volume,
+            beside=beside(f"a.{other}", lambda part=rest, kind=kind: pair(kind)[part]),
+        )
+        for kind in ("Nifti1Pair", "Spm99AnalyzeImage", "AnalyzeImage")
+        for part, suffix, rest, other in (
+            ("header", "hdr", "image", "img"),
+            ("image", "img", "header", "hdr"),
+        )
+    },
+    "nrrd": Reader("a.nrrd", lambda: NRRD % (b"raw", b"") + NUMBERS, volume.load_volume),
+    "nrrd gzip": Reader(
+        "a.nrrd", lambda: NRRD % (b"gzip", b"") + zipped(NUMBERS), volume.load_labels
+    ),
+    "nhdr": Reader(
+        "a.nhdr",
+        lambda: NRRD % (b"raw", b"data file: a.raw\n"),
+        volume.load_volume,
+        beside=beside("a.raw", lambda: NUMBERS),
+    ),
+    "mha": Reader("a.mha", lambda: META % (b"False", b"LOCAL") + NUMBERS, volume.load_volume),
+    "mha zlib": Reader(
+        "a.mha", lambda: META % (b"True", b"LOCAL") + zlib.compress(NUMBERS), volume.load_labels
+    ),
+    "mhd": Reader(
+        "a.mhd",
+        lambda: META % (b"False", b"a.raw"),
+        volume.load_volume,
+        beside=beside("a.raw", lambda: NUMBERS),
+    ),
+    "points": Reader("a.csv", lambda: b"x,y,z,t\n1,-2,3.5,0\n4,5,6e1,0\n", points.load_points),
+    "volume jpeg": Reader("a.jpg", lambda: picture("jpeg"), volume.load_volume),
     "volume npy": Reader("a.npy", lambda: npy(PIXELS[0, ..., 0] / 3), volume.load_volume),
     "volume npz": member("a.npz", {"vol": PIXELS[0, ..., 0] / 3}, "vol", volume.load_volume),
     "volume png": Reader(
@@ -289,6 +393,20 @@ READERS = {
     "pickle 5": Reader(
         "a", lambda: pickle.dumps({"data": PIXELS}, 5), tiny_images.load_tiny_images
     ),
+    "affine mat": Reader(
+        "a.mat", lambda: affine_files.matlab_bytes(AFFINE), transforms.load_transform
+    ),
+    "affine txt": Reader(
+        "a.txt", lambda: affine_files.text_bytes(AFFINE), transforms.load_transform
+    ),
+    "affines tfm": Reader("a.tfm", composite, transforms.load_transform),
+    "field": Reader("a.nii", field, transforms.load_transform),
+    "field gz": Reader("a.nii.gz", lambda: field(bytes), transforms.load_transform),
+    "field nrrd": Reader("a.nrrd", itk_vectors(".nrrd"), transforms.load_transform),
+    "field mha": Reader("a.mha", itk_vectors(".mha"), transforms.load_transform),
+    "field npz": whole("a.npz", FIELDS, transforms.load_transform),
+    "field npy": member("a.npz", FIELDS, "displacement", transforms.load_transform),
+    "affine npy": member("a.npz", FIELDS, "affine", transforms.load_transform),
     "stage": whole("a.npz", SPEECH, load_stage),
 }
 
