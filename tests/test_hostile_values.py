@@ -61,6 +61,9 @@ LARGE = 1e30
 # Of a network in half precision, which decides otherwise where two logits are nearly equal.
 COUNTS_DECISIONS = {"backdoor.mspc", "backdoor.spc"}
 
+# NaN that is known is the outside of an image.
+OUTSIDE = {"registration.affine", "registration.register"}
+
 
 def single(array):
     """Return an array in the precision that users have by default."""
@@ -184,6 +187,9 @@ def test_no_finite_result_of_what_is_not_finite(name, unchecked):
         for value in (np.nan, np.inf, -np.inf):
             bad, limit = with_value(value), LIMITS.get(f"{name} {value}")
             eager = result_or_refusal(function, first_row(bad))
+            if name in OUTSIDE and np.isnan(value):
+                assert all(np.isfinite(leaf).all() for leaf in leaves(eager))
+                eager = None
             if limit and eager is not None:
                 large = with_value(LARGE if value > 0 else -LARGE)
                 assert_limit(eager, function(*first_row(large)))

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,10 @@ from jaxtyping import Array, Float
 from jaxml import checks
 from jaxml.optimizer import optimizer_step
 from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled
+from jaxml.registration._linear import Kind, exponential, generators, of_kind, rotations
 from jaxml.registration._masks import Mask
 from jaxml.registration._resolution import halve
 from jaxml.tracing import known, nan_unless
-
-Kind = Literal["rigid", "similarity", "affine"]
 
 
 class _Stage(NamedTuple):
@@ -33,9 +32,8 @@ class _Stage(NamedTuple):
 
 
 _STAGES = (_Stage(24, 4096, 50, 12), _Stage(48, 8192, 50, 4), _Stage(96, 32768, 60, 1))
-# Points for the first look at every rotation, of which so many are tried: in 3-D about 25
-# degrees lie between neighbors.
-_FEW_POINTS, _ROTATIONS = 2048, {2: 24, 3: 600}
+# Points for the first look at every rotation.
+_FEW_POINTS = 2048
 _BINS = 32
 # A map from another rotation must be better than the one from the initial map by this factor,
 # and any map better than the initial one by so many nats: images of which one tells nothing of
@@ -131,9 +129,6 @@ def checked_initial(initial: Array | None, fixed: Image, moving: Image) -> Array
     return initial
 
 
-# ---------------------------------------------------------------------------------------------
-
-
 class _Map(NamedTuple):
     """x to linear @ (x - center of the fixed image) + offset, in mm from the middle of each."""
 
@@ -207,14 +202,14 @@ def _start(scene: _Scene, initial: Array, *, kind: Kind) -> tuple[_Map, _Map]:
     linear = theirs[:, None] * initial[:, :-1] / ours
     voxel = scene.centers[0] / ours + (shape - 1) / 2
     offset = (initial[:, :-1] @ voxel + initial[:, -1] - (other - 1) / 2) * theirs
-    return _Map(linear, offset), _Map(_of_kind(linear, kind), offset)
+    return _Map(linear, offset), _Map(of_kind(linear, kind), offset)
 
 
 @jax.jit
 def _first_look(scene: _Scene, start: _Map) -> tuple[_Map, Array]:
     """Return the maps to go on with, and what each map's score is favored by."""
     ndim, dtype = len(start.offset), start.offset.dtype
-    turns = jnp.asarray(_rotations(ndim), dtype)
+    turns = jnp.asarray(rotations(ndim), dtype)
     centered = start._replace(offset=scene.centers[1])
     turned = _Map(turns @ start.linear, jnp.broadcast_to(centered.offset, (len(turns), ndim)))
     values = jax.lax.map(_score(scene, _FEW_POINTS), turned, batch_size=25)
@@ -230,7 +225,7 @@ def _improved(scene: _Scene, maps: _Map, favor: Array, *, stage: _Stage, kind: K
     score = _score(scene, stage.points)
     kept = jax.lax.top_k(favor * jax.lax.map(score, maps), stage.starts)[1]
     maps, favor = jax.tree.map(lambda x: x[kept], (maps, favor))
-    basis = jnp.asarray(_generators(kind, maps.offset.shape[-1]), favor.dtype)
+    basis = jnp.asarray(generators(kind, maps.offset.shape[-1]), favor.dtype)
     extent = jnp.max(scene.shapes[0] * scene.sides[0])
     adam = optax.scale_by_adam()
 
@@ -238,7 +233,7 @@ def _improved(scene: _Scene, maps: _Map, favor: Array, *, stage: _Stage, kind: K
         def moved(parameters) -> _Map:
             exponent, shift = parameters
             # One unit moves points by about 1 mm, in the linear part as in the shift.
-            turn = _exponential(jnp.tensordot(exponent * 4 / extent, basis, 1))
+            turn = exponential(jnp.tensordot(exponent * 4 / extent, basis, 1))
             return _Map(turn @ start.linear, start.offset + shift)
 
         slope = jax.grad(lambda parameters: score(moved(parameters)))
@@ -251,6 +246,8 @@ def _improved(scene: _Scene, maps: _Map, favor: Array, *, stage: _Stage, kind: K
 
         zero = jnp.zeros(len(basis), favor.dtype), jnp.zeros_like(start.offset)
         times = jnp.arange(stage.steps, dtype=favor.dtype)
+        # For the derivative of the result: what a step computes is not kept, but run again.
+        step = jax.checkpoint(step)
         return moved(jax.lax.scan(step, (zero, adam.init(zero)), times)[0][0])
 
     return jax.vmap(improve)(maps), favor
@@ -333,16 +330,6 @@ def _center_of_mass(image: Image) -> Array:
     return jnp.stack([jnp.vdot(p, s) for p, s in zip(places, sums, strict=True)]) / jnp.sum(mass)
 
 
-def _of_kind(linear: Array, kind: Kind) -> Array:
-    """The closest rotation, times a scale for a similarity."""
-    if kind == "affine":
-        return linear
-    left, _, right = jnp.linalg.svd(linear)
-    rotation = left @ right
-    size = jnp.linalg.det(linear) ** (1 / len(linear))
-    return rotation if kind == "rigid" else size * rotation
-
-
 def _pooling(voxels: int, fixed: Image, moving: Image) -> tuple[tuple[int, ...], ...]:
     """Voxels that become one along each axis of each image, powers of 2."""
     target = max(n * s for n, s in zip(fixed.shape, fixed.spacing, strict=True)) / voxels
@@ -362,58 +349,6 @@ def _pooled(image: Array, factors: tuple[int, ...]) -> Array:
     for power in range(max(factors).bit_length() - 1):
         image = halve(image, tuple(a for a, f in enumerate(factors) if f >> power > 1))
     return image
-
-
-def _exponential(a: Array) -> Array:
-    """Exponential of a small matrix: squarings of a series of norms below 1.
-
-    `expm` of this package is made for many matrices: its program takes longer to compile than
-    all the rest here.
-    """
-    squarings, one = 4, jnp.eye(len(a), dtype=a.dtype)
-    a = a / 2**squarings
-    series = one
-    for k in range(8, 0, -1):
-        series = one + a @ series / k
-    for _ in range(squarings):
-        series = series @ series
-    return series
-
-
-def _generators(kind: Kind, ndim: int) -> np.ndarray:
-    """Matrices whose exponentials are the linear parts: skew ones, scale, the symmetric rest."""
-    unit = np.eye(ndim * ndim).reshape(ndim, ndim, ndim, ndim)
-    pairs = [(i, j) for i in range(ndim) for j in range(i)]
-    found = [unit[i, j] - unit[j, i] for i, j in pairs]
-    if kind != "rigid":
-        found += [np.eye(ndim)]
-    if kind == "affine":
-        found += [unit[i, j] + unit[j, i] for i, j in pairs]
-        found += [unit[i, i] - unit[i - 1, i - 1] for i in range(1, ndim)]
-    return np.stack(found)
-
-
-def _rotations(ndim: int) -> np.ndarray:
-    """Rotations spread evenly: `[rotation, ndim, ndim]`.
-
-    Source: Alexa, "Super-Fibonacci spirals: fast, low-discrepancy sampling of SO(3)" (CVPR 2022).
-    """
-    n = _ROTATIONS[ndim]
-    if ndim == 2:
-        angle = 2 * np.pi * np.arange(n) / n
-        return np.moveaxis(
-            np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]), -1, 0
-        )
-    s = np.arange(n) + 0.5
-    a, b = 2 * np.pi * s / math.sqrt(2), 2 * np.pi * s / 1.533751168755204288118041
-    r, q = np.sqrt(s / n), np.sqrt(1 - s / n)
-    x, y, z, w = r * np.sin(a), r * np.cos(a), q * np.sin(b), q * np.cos(b)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)
 
 
 def _spread(n: int, ndim: int) -> np.ndarray:

@@ -103,7 +103,8 @@ def _scaled(channel: Array, mask: Array | None) -> Array:
         raise checks.refused(
             "image", channel, "images with contrast", holds="the same value everywhere"
         )
-    unit = jnp.clip((channel - low) / jnp.maximum(high - low, jnp.finfo(channel.dtype).tiny), 0, 1)
+    # 0 times the intensity: no infinite one is taken for a bright one.
+    unit = 0 * channel + jnp.clip((channel - low) / jnp.maximum(high - low, jnp.finfo(channel.dtype).tiny), 0, 1)
     return unit if mask is None else jnp.where(mask > 0, unit, 0)
 
 
