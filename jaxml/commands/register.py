@@ -29,7 +29,9 @@ def add_parser(commands) -> None:
         "--steps", type=integer, help="steps a resolution (default: 100, on fine ones 10)"
     )
     parser.add_argument(
-        "--smoothness", type=float, help="weight of the field's roughness (default: 0.5)"
+        "--smoothness",
+        type=float,
+        help="weight of the field's roughness (default: 0.5, for mse 0.01)",
     )
     masked = "what is 0 in it does not count, such as a lesion"
     parser.add_argument("--fixed-mask", type=path, metavar="FILE", help=masked)
