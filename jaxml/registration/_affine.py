@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 
 from jaxml import checks
 from jaxml.optimizer import optimizer_step
-from jaxml.registration._images import Image, Images, Mask, Spacing, checked_pair, scaled
+from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled
+from jaxml.registration._masks import Mask
 from jaxml.registration._resolution import halve
 from jaxml.tracing import known, nan_unless
 
@@ -66,8 +67,8 @@ def affine(
     kind: Kind = "affine",
     initial: Float[Array, "ndim row"] | None = None,
     spacing: Spacing | None = None,
-    fixed_mask: Mask | None = None,
-    moving_mask: Mask | None = None,
+    fixed_mask: Mask = None,
+    moving_mask: Mask = None,
 ) -> Alignment:
     """Return the map of the fixed image's voxels onto the moving image that aligns both.
 

@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, Integer
 from jaxml import checks
 from jaxml.precision import half_as_single
 from jaxml.registration._field import Difference, count_folds, jacobian_determinant
-from jaxml.registration._inputs import check_volumes
+from jaxml.registration._flat import components, flatten, interior, total
+from jaxml.registration._inputs import check_field, check_volumes
+from jaxml.registration._tetrahedra import determinants, simplex_grid, volume_at_rest
 from jaxml.tracing import nan_unless
 
 
@@ -24,12 +26,15 @@ class Folds:
       forward: by forward differences.
       backward: by backward differences.
       central: by central differences.
+      five_point: by central differences of order 4, as ANTs has them. No simplex bounds these: a
+        field without digital folds may have some.
       digital: by the corner and central simplices of a voxel.
     """
 
     forward: Float[Array, "*batch"]
     backward: Float[Array, "*batch"]
     central: Float[Array, "*batch"]
+    five_point: Float[Array, "*batch"]
     digital: Float[Array, "*batch"]
 
 
@@ -129,7 +134,7 @@ def sd_log_jacobian(
 
 @half_as_single
 def fold_percentages(u: Float[Array, "*volume ndim"]) -> Folds:
-    """Return the percentage of voxels that are folds, by each of the four criteria.
+    """Return the percentage of voxels that are folds, by each of the five criteria.
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
@@ -145,8 +150,41 @@ def fold_percentages(u: Float[Array, "*volume ndim"]) -> Folds:
     def percentage(scheme):
         return count_folds(u, scheme=scheme).astype(u.dtype) * (100 / voxels)
 
-    folds = Folds(*(percentage(s) for s in ("forward", "backward", "central", "digital")))
+    folds = Folds(*(percentage(field.name) for field in dataclasses.fields(Folds)))
     return nan_unless(jnp.all(jnp.isfinite(u)), folds)
+
+
+@half_as_single
+def non_diffeomorphic_volume(u: Float[Array, "*volume ndim"]) -> Float[Array, "*volume"]:
+    """Return the volume that the map turns inside out at each voxel: how badly it is folded.
+
+    The simplices of all voxels tile the volume twice, so that each one that is turned inside out
+    counts half of its volume. The sum is the NDV of the paper, in 2-D its NDA; 100 times the
+    mean, or the mean over a mask, is their percentage.
+
+    Args:
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+
+    Returns:
+      `[*volume]` in voxels: 0 where no simplex is turned inside out.
+
+    Raises:
+      ValueError: `u` is no field.
+
+    Source: Liu et al., "On finite difference Jacobian computation in deformable image
+    registration" (IJCV 2024).
+    """
+    check_field(u=u)
+    grid = simplex_grid(u.shape[:-1])
+    volumes = [abs(volume_at_rest(simplex)) for simplex in grid.simplices]
+    planes = determinants(flatten(components(u), grid.layout), grid)
+
+    def folded(determinant, at_rest):
+        # At rest the simplices of a voxel have twice its volume.
+        size = jnp.where(determinant < 0, -determinant * (at_rest / sum(volumes)), 0)
+        return jnp.where(jnp.isfinite(determinant), size, jnp.nan)
+
+    return interior(total(map(folded, planes, volumes)), grid.layout)
 
 
 def _surface_distance(fixed: np.ndarray, moved: np.ndarray, spacing: tuple[float, ...]) -> float:

@@ -18,8 +18,8 @@ from jaxml.registration._flat import components, flatten, interior, total
 from jaxml.registration._inputs import check_field
 from jaxml.registration._tetrahedra import determinants, simplex_grid
 
-Difference = Literal["forward", "backward", "central"]
-Scheme = Literal["forward", "backward", "central", "digital"]
+Difference = Literal["forward", "backward", "central", "five_point"]
+Scheme = Literal["forward", "backward", "central", "five_point", "digital"]
 
 
 @half_as_single
@@ -32,8 +32,9 @@ def jacobian(
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
-      scheme: "forward" (0 on the last plane of an axis) or "backward" (0 on the first), or
-        "central" (one-sided at both ends, as `numpy.gradient`).
+      scheme: "forward" (0 on the last plane of an axis) or "backward" (0 on the first);
+        "central" (one-sided at both ends, as `numpy.gradient`); or "five_point", central of
+        order 4 with the border repeated, as `CreateJacobianDeterminantImage` of ANTs has it.
 
     Returns:
       `[*volume, ndim, ndim]`.
@@ -65,7 +66,7 @@ def jacobian_determinant(
     """
     check_field(u=u)
     checks.choice(get_args(Difference), scheme=scheme)
-    if scheme == "central":
+    if scheme in ("central", "five_point"):
         return jnp.linalg.det(plus_identity(jacobian(u, scheme=scheme)))
     grid = simplex_grid(u.shape[:-1], scheme=scheme)
     (plane,) = determinants(flatten(components(u), grid.layout), grid)
@@ -106,6 +107,9 @@ def min_jacobian_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*
 @half_as_single
 def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") -> Int[Array, ""]:
     """Return the number of voxels where the determinant is not positive.
+
+    A field without digital folds has neither forward, backward nor central ones. No simplex
+    bounds the five-point determinant: of such a field it may be negative at some voxels.
 
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
@@ -177,6 +181,9 @@ def compose(
 ) -> Float[Array, "*volume ndim"]:
     """Return the displacement of the map of `v` followed by the map of `u`: v + u(p + v).
 
+    Two fields without folds may compose to one with folds: `u` is read between its voxels, and
+    what it does there is not seen from those of the result. `fold_free` mends that.
+
     Args:
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`, applied last.
       v: displacement of the same shape, applied first.
@@ -189,34 +196,7 @@ def compose(
     """
     check_field(u=u, v=v)
     checks.same_shape(u=u, v=v)
-    return v + _sample(u, v)
-
-
-def inverse(
-    u: Float[Array, "*volume ndim"], *, iterations: int = 30
-) -> Float[Array, "*volume ndim"]:
-    """Return the displacement v of the inverse map, v(p) = -u(p + v(p)), by fixed point.
-
-    It converges where the Jacobian of `u` has a norm below 1; check with `compose(u, v)`, which
-    is 0 for an exact inverse.
-
-    Args:
-      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
-      iterations: number of iterations; the error shrinks by the norm of the Jacobian in each.
-
-    Returns:
-      Displacement of the same shape.
-
-    Raises:
-      ValueError: `u` is no field, or `iterations` is below 1.
-
-    Source: Chen et al., "A simple fixed-point approach to invert a deformation field" (Medical
-    Physics, 2008).
-    """
-    check_field(u=u)
-    checks.single_or_double(u=u)
-    checks.counts(iterations=iterations)
-    return _fixed_point(u, iterations)
+    return v + sample_field(u, v)
 
 
 def integrate_velocity(
@@ -251,18 +231,19 @@ def plus_identity(matrices: Float[Array, "*batch n n"]) -> Float[Array, "*batch 
     return matrices + jnp.expand_dims(identity, range(matrices.ndim - 2))
 
 
-# A call outside of jit would compile these loops anew each time.
-@functools.partial(jax.jit, static_argnums=1)
-def _fixed_point(u: Array, iterations: int) -> Array:
-    return jax.lax.scan(lambda v, _: (-_sample(u, v), None), -u, length=iterations)[0]
-
-
+# A call outside of jit would compile the loop anew each time.
 @functools.partial(jax.jit, static_argnums=1)
 def _squared(u: Array, steps: int) -> Array:
-    return jax.lax.scan(lambda u, _: (u + _sample(u, u), None), u, length=steps)[0]
+    return jax.lax.scan(lambda u, _: (u + sample_field(u, u), None), u, length=steps)[0]
 
 
 def _difference(u: Array, axis: int, scheme: str) -> Array:
+    if scheme == "five_point":
+        padded = jnp.pad(u, [(2 * (a == axis),) * 2 for a in range(u.ndim)], mode="edge")
+        far_back, back, _, on, far_on = (
+            jax.lax.slice_in_dim(padded, i, i + u.shape[axis], axis=axis) for i in range(5)
+        )
+        return (8 * (on - back) - (far_on - far_back)) / 12
     step = jnp.diff(u, axis=axis)
     first, last = (
         jax.lax.slice_in_dim(step, i, i + 1, axis=axis) for i in (0, step.shape[axis] - 1)
@@ -280,7 +261,7 @@ def _points(u: Array) -> list[Array]:
     return [g + c for g, c in zip(grids, components(u), strict=True)]
 
 
-def _sample(u: Array, v: Array) -> Array:
+def sample_field(u: Array, v: Array) -> Array:
     """u(p + v), the border repeated outside."""
     points = _points(v)
     sample = lambda plane: map_coordinates(plane, points, order=1, mode="nearest")

@@ -80,7 +80,8 @@ def fold_free(
       u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
       epsilon: smallest determinant, relative to a field at rest; above 0 and below 0.9.
       scheme: "digital" for all simplices of a voxel, which implies forward, backward and
-        central differences; or "forward" or "backward" alone, which changes less.
+        central differences, but not the five-point ones of ANTs; or "forward" or "backward"
+        alone, which changes less.
       max_iterations: bound on the iterations at each of the two resolutions; real fields of
         160 x 192 x 224 took 50 to 150 in all.
 

@@ -3,15 +3,15 @@
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from jaxml import checks
 from jaxml.registration._inputs import check_images
+from jaxml.registration._masks import Mask, inside, mask_weights
 from jaxml.tracing import is_concrete, known
 
 # One image, or one for each channel.
 Images = Float[Array, "*volume"] | tuple[Float[Array, "*volume"], ...]
-Mask = Float[Array, "*volume"] | Bool[Array, "*volume"]
 # Sides of a voxel of the fixed image, and of the moving one.
 Spacing = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -42,8 +42,8 @@ class Image(NamedTuple):
 def checked_pair(
     fixed: Images,
     moving: Images,
-    fixed_mask: Mask | None,
-    moving_mask: Mask | None,
+    fixed_mask: Mask,
+    moving_mask: Mask,
     spacing: Spacing | None,
     *,
     shortest: int,
@@ -126,19 +126,15 @@ def _check_channels(name: str, channels: tuple[Array, ...], shortest: int) -> No
             raise checks.refused(label, channel, accepted)
 
 
-def _without_nan(name: str, channels: tuple[Array, ...], mask: Mask | None, size) -> Image:
+def _without_nan(name: str, channels: tuple[Array, ...], mask: Mask, size) -> Image:
     weights = None
     if mask is not None:
         checks.same_shape(**{name: channels[0], f"{name}_mask": mask})
-        weights = mask.astype(channels[0].dtype)
-        checks.values_within(0, 1, **{f"{name}_mask": weights})
+        weights = mask_weights(mask, channels[0])
     for channel in channels:
-        has_nan = is_concrete(channel) and not known(channel, lambda x: ~jnp.any(jnp.isnan(x)))
-        if has_nan:
-            weights = jnp.where(jnp.isnan(channel), 0, 1 if weights is None else weights)
-            weights = weights.astype(channel.dtype)
+        if is_concrete(channel) and not known(channel, lambda x: ~jnp.any(jnp.isnan(x))):
+            seen = ~jnp.isnan(channel)
+            weights = mask_weights(seen if weights is None else inside(weights, seen), channel)
     if weights is None:
         return Image(channels, None, size)
-    if not known(weights, lambda w: jnp.any(w > 0)):
-        raise checks.refused(name, channels[0], "an image with voxels that count", holds="none")
-    return Image(tuple(jnp.where(weights > 0, c, 0) for c in channels), weights, size)
+    return Image(tuple(inside(channel, weights) for channel in channels), weights, size)

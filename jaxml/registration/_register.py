@@ -17,12 +17,14 @@ from jaxml.registration._diffeomorphic import diffeomorphic_layer, layer_residua
 from jaxml.registration._field import count_folds
 from jaxml.registration._flat import Planes, components
 from jaxml.registration._foldfree import fold_free
-from jaxml.registration._images import Image, Images, Mask, Spacing, checked_pair, scaled
+from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled
 from jaxml.registration._inputs import Projection
+from jaxml.registration._masks import Mask
+from jaxml.registration._mutual_information import mutual_information
 from jaxml.registration._pyramid import Level, between, most_levels, pyramid
 from jaxml.registration._resolution import double
 from jaxml.registration._sampling import mapped, sample
-from jaxml.registration._similarity import mse, mutual_information, ncc
+from jaxml.registration._similarity import mse, ncc
 
 Measure = Callable[..., Array]
 Similarity = Literal["ncc", "mi", "mse"] | Measure
@@ -69,8 +71,8 @@ def register(
     initial: Float[Array, "ndim row"] | None = None,
     spacing: Spacing | None = None,
     similarity: Similarity | tuple[Similarity, ...] = "ncc",
-    fixed_mask: Mask | None = None,
-    moving_mask: Mask | None = None,
+    fixed_mask: Mask = None,
+    moving_mask: Mask = None,
     levels: int | None = None,
     steps: int | tuple[int, ...] | None = None,
     smoothness: float | None = None,

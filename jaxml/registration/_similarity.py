@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from jaxml import checks
 from jaxml.precision import half_as_single
 from jaxml.registration._inputs import check_field, check_images
+from jaxml.registration._masks import Mask, inside, mask_weights
 
 # Keeps the correlation of windows without contrast finite, as in VoxelMorph.
 _NCC_FLOOR = 1e-5
@@ -18,29 +19,42 @@ _NCC_FLOOR = 1e-5
 
 @half_as_single
 def ncc(
-    fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, window: int = 9
+    fixed: Float[Array, "*volume"],
+    moved: Float[Array, "*volume"],
+    *,
+    window: int = 9,
+    mask: Mask = None,
 ) -> Float[Array, ""]:
     """Return minus the mean square of the local normalized cross-correlation: -1 to 0.
 
     Over each window, 0 outside of the volume: cross^2 / (variance variance + 1e-5), with
-    cross = sum IJ - sum I sum J / n.
+    cross = sum IJ - sum I sum J / n. With a mask each sum is weighted by it, n is the sum of the
+    weights, and the mean is weighted too.
 
     Args:
-      fixed: image `[H, W]` or `[D, H, W]`, intensities of about 0 to 1.
+      fixed: image `[H, W]` or `[D, H, W]`, intensities of about 0 to 1: windows of far less
+        contrast, such as all of an image of 0 to .01, count as without any.
       moved: image of the same shape.
       window: side of the window in voxels; odd.
+      mask: weight of each voxel, 0 to 1, or bool. Voxels of 0 have no influence, whatever they
+        hold. There are no derivatives with respect to it.
 
     Returns:
-      Scalar, -1 where the images are alike up to brightness and contrast.
+      Scalar, -1 where the images are alike up to brightness and contrast; NaN for a traced mask
+      of zeros.
 
     Raises:
-      ValueError: the images are no pair of volumes, or `window` is not odd and positive.
+      ValueError: the images are no pair of volumes, `window` is not odd and positive, or the mask
+        is of another shape, not within 0 to 1, or 0 everywhere.
 
     Source: Balakrishnan et al., "VoxelMorph" (TMI 2019).
     """
     check_images(fixed=fixed, moved=moved)
     if window < 1 or window % 2 == 0:
         raise checks.refused("window", window, "an odd number, 1 or more")
+    weights = mask_weights(mask, fixed)
+    if weights is not None:
+        return _masked_ncc(fixed, moved, weights, window)
     total = lambda plane: _window_sum(plane, window)
     n = window**fixed.ndim
     f, m = total(fixed), total(moved)
@@ -51,57 +65,29 @@ def ncc(
 
 
 @half_as_single
-def mse(fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"]) -> Float[Array, ""]:
+def mse(
+    fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, mask: Mask = None
+) -> Float[Array, ""]:
     """Return the mean square of the difference of two images.
 
     Args:
       fixed: image `[H, W]` or `[D, H, W]`.
       moved: image of the same shape.
+      mask: weight of each voxel in the mean, 0 to 1, or bool. Voxels of 0 have no influence,
+        whatever they hold. There are no derivatives with respect to it.
 
     Returns:
-      Scalar.
+      Scalar; NaN for a traced mask of zeros.
 
     Raises:
-      ValueError: the images are no pair of volumes.
+      ValueError: the images are no pair of volumes, or the mask is of another shape, not within 0
+        to 1, or 0 everywhere.
     """
     check_images(fixed=fixed, moved=moved)
-    return jnp.mean((fixed - moved) ** 2)
-
-
-@half_as_single
-def mutual_information(
-    fixed: Float[Array, "*volume"], moved: Float[Array, "*volume"], *, bins: int = 32
-) -> Float[Array, ""]:
-    """Return minus the mutual information of the intensities of two images, in nats.
-
-    Gaussian Parzen windows: each voxel is shared between the bins by weights
-    exp(-(x - center)^2 / 2 s^2) that sum to 1, s half the distance of two centers, which are
-    spread evenly over 0 to 1. Takes `bins` times the memory of both images.
-
-    Args:
-      fixed: image `[H, W]` or `[D, H, W]`, intensities from 0 to 1; others count as the ends.
-      moved: image of the same shape.
-      bins: number of centers; 2 or more.
-
-    Returns:
-      Scalar.
-
-    Raises:
-      ValueError: the images are no pair of volumes, or `bins` is below 2.
-
-    Source: Viola and Wells, "Alignment by maximization of mutual information" (IJCV 1997).
-    """
-    check_images(fixed=fixed, moved=moved)
-    checks.counts(least=2, bins=bins)
-    joint = jnp.matmul(
-        _parzen_weights(fixed, bins), _parzen_weights(moved, bins).T, precision="highest"
-    )
-    joint = joint / fixed.size
-    independent = jnp.sum(joint, 1, keepdims=True) * jnp.sum(joint, 0, keepdims=True)
-    # An empty bin adds p log p = 0, and passes no NaN to the gradient.
-    tiny = jnp.finfo(joint.dtype).tiny
-    ratio = jnp.log(jnp.maximum(joint, tiny)) - jnp.log(jnp.maximum(independent, tiny))
-    return -jnp.sum(joint * ratio)
+    weights = mask_weights(mask, fixed)
+    if weights is None:
+        return jnp.mean((fixed - moved) ** 2)
+    return _weighted_mean((inside(fixed, weights) - inside(moved, weights)) ** 2, weights)
 
 
 @half_as_single
@@ -181,21 +167,31 @@ def bending_energy(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     return sum((square(a, b) for a, b in pairs), jnp.zeros((), u.dtype))
 
 
-def _window_sum(plane: Array, window: int) -> Array:
+def _masked_ncc(fixed: Array, moved: Array, weights: Array, window: int) -> Array:
+    """`ncc` with weights. Voxels outside of the volume are 0 of weight 1, as without weights."""
+    fixed, moved = inside(fixed, weights), inside(moved, weights)
+    total = lambda plane: _window_sum(weights * plane, window)
+    n = _window_sum(jnp.pad(weights, window // 2, constant_values=1), window, "VALID")
+    # Windows around voxels of weight 0 count for nothing, and may be empty.
+    n = jnp.where(weights == 0, 1, n)
+    f, m = total(fixed), total(moved)
+    cross = total(fixed * moved) - f * m / n
+    fixed_variance = total(fixed * fixed) - f * f / n
+    moved_variance = total(moved * moved) - m * m / n
+    square = cross * cross / (fixed_variance * moved_variance + _NCC_FLOOR)
+    return -_weighted_mean(jnp.where(weights == 0, 0, square), weights)
+
+
+def _weighted_mean(plane: Array, weights: Array) -> Array:
+    return jnp.sum(weights * plane) / jnp.sum(weights)
+
+
+def _window_sum(plane: Array, window: int, padding: str = "SAME") -> Array:
     """Sum over a cube around each voxel, one axis after another.
 
     Not by differences of cumulative sums: their gradient loses a fifth in float32.
     """
     for axis in range(plane.ndim):
         size = [window if a == axis else 1 for a in range(plane.ndim)]
-        plane = jax.lax.reduce_window(plane, 0.0, jax.lax.add, size, (1,) * plane.ndim, "SAME")
+        plane = jax.lax.reduce_window(plane, 0.0, jax.lax.add, size, (1,) * plane.ndim, padding)
     return plane
-
-
-def _parzen_weights(image: Array, bins: int) -> Array:
-    """Share of each voxel in each bin, `[bins, voxels]`."""
-    centers = jnp.linspace(0, 1, bins, dtype=image.dtype)
-    # 0 times the image: no bin holds an infinite intensity.
-    image = jnp.clip(image.reshape(-1), 0, 1) + 0 * image.reshape(-1)
-    distance = (image[None] - centers[:, None]) * (bins - 1)
-    return jax.nn.softmax(-2 * distance**2, axis=0)

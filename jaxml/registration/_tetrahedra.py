@@ -62,7 +62,7 @@ def determinants(flat: Planes, grid: Grid) -> Iterator[Plane]:
     """Yield the determinants of all simplices, 1 at rest, as flat planes with slack of 1."""
     for simplex in grid.simplices:
         edges = [_edge(flat, offset, grid) for offset in simplex]
-        yield _dot(edges[0], _cofactor(edges, 0)) / _volume(simplex)
+        yield _dot(edges[0], _cofactor(edges, 0)) / volume_at_rest(simplex)
 
 
 def multipliers(
@@ -81,7 +81,7 @@ def multipliers(
     for simplex in grid.simplices:
         edges = [_edge(flat, offset, grid) for offset in simplex]
         gradients = [_cofactor(edges, i) for i in range(len(edges))]
-        volume = _volume(simplex)
+        volume = volume_at_rest(simplex)
         d = _dot(edges[0], gradients[0]) / volume
         base = tuple(total(parts) for parts in zip(*gradients, strict=True))
         norm = total(_dot(g, g) for g in (*gradients, base)) / volume**2
@@ -133,7 +133,7 @@ def _moved(flat: Planes, steps: list[Plane], grid: Grid, component: int) -> Plan
     for simplex, step in zip(grid.simplices, steps, strict=True):
         edges = [_edge(flat, offset, grid) for offset in simplex]
         for i, offset in enumerate(simplex):
-            pull = step * _cofactor(edges, i)[component] / _volume(simplex)
+            pull = step * _cofactor(edges, i)[component] / volume_at_rest(simplex)
             pulls[offset] = pulls[offset] + pull if offset in pulls else pull
     size, slack = math.prod(grid.layout.padded), grid.layout.slack
     # The pull on an edge moves its far end by +1 and its near end, the voxel, by -1.
@@ -143,7 +143,8 @@ def _moved(flat: Planes, steps: list[Plane], grid: Grid, component: int) -> Plan
     )
 
 
-def _volume(simplex: tuple[Offset, ...]) -> int:
+def volume_at_rest(simplex: Simplex) -> int:
+    """Return the volume of a simplex in units of that of a corner, signed as it is turned."""
     return round(float(np.linalg.det(np.array(simplex))))
 
 

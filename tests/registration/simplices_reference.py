@@ -1,5 +1,6 @@
 """Determinants on simplices in plain numpy, and random fields with a given share of folds."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -36,6 +37,10 @@ def differences(u, scheme):
     """Return the Jacobian by numpy: row = component, column = axis."""
     if scheme == "central":
         return np.stack(np.gradient(u, axis=tuple(range(u.ndim - 1))), axis=-1)
+    if scheme == "five_point":
+        weights = np.array([1, -8, 0, 8, -1]) / 12
+        along = functools.partial(scipy.ndimage.correlate1d, u, weights, mode="nearest")
+        return np.stack([along(axis=axis) for axis in range(u.ndim - 1)], axis=-1)
     columns = []
     for axis in range(u.ndim - 1):
         pad = [(0, 0)] * u.ndim
@@ -45,7 +50,7 @@ def differences(u, scheme):
 
 
 def folds(u):
-    """Count the folds by each criterion."""
+    """Count the folds by each criterion that the simplices bound."""
     u, eye = np.asarray(u, float), np.eye(u.shape[-1])
     counts = {
         scheme: int(np.sum(np.linalg.det(eye + differences(u, scheme)) <= 0))

@@ -1,5 +1,8 @@
 """The metrics against brute force in numpy, and against maps whose determinant is known."""
 
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from jaxml.registration._evaluate import (
     dice_per_label,
     fold_percentages,
     hausdorff95,
+    non_diffeomorphic_volume,
     sd_log_jacobian,
 )
 
@@ -111,9 +115,11 @@ def test_fold_percentages_of_known_folds():
     found = fold_percentages(jnp.asarray(u))
     # Forward: x grows by 1 - 1.5 from the voxel; backward: the same at the voxel after it.
     assert (found.forward, found.backward, found.central) == (1, 1, 0)
+    # Over five points: 1 - 8 / 12 * 1.5 at the voxel after it.
+    assert found.five_point == 1
     assert found.digital >= 2
     at_rest = fold_percentages(jnp.zeros((10, 10, 2)))
-    assert jax.tree.leaves(at_rest) == [0, 0, 0, 0]
+    assert jax.tree.leaves(at_rest) == [0] * 5
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -128,6 +134,45 @@ def test_fold_percentages_match_numpy(shape):
         determinant = np.linalg.det(np.stack(steps, -1) + np.eye(ndim))
         np.testing.assert_allclose(getattr(found, name), 100 * np.mean(determinant <= 0))
     assert found.digital >= max(found.forward, found.backward, found.central) > 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_non_diffeomorphic_volume_is_that_of_simplices_inside_out(shape):
+    """Half of the sum of their volumes, from the corners of each in the map."""
+    u, ndim = field(shape, 0.6), len(shape)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    simplices = [np.diag(s) for s in itertools.product((1, -1), repeat=ndim)]
+    if ndim == 3:
+        simplices += [sign * (1 - np.eye(3, dtype=int)[::-1]) for sign in (1, -1)]
+    expected = np.zeros(shape)
+    for simplex in simplices:
+        edges = []
+        for offset in simplex:
+            there = np.clip(grid + offset, 0, np.array(shape) - 1)
+            edges.append(u[tuple(np.moveaxis(there, -1, 0))] + offset - u)
+        volume = np.linalg.det(np.stack(edges, -1)) / math.factorial(ndim)
+        # Listed so that at rest each has the orientation of the axes.
+        volume *= np.sign(np.linalg.det(simplex))
+        expected += np.maximum(-volume, 0) / 2
+    assert np.mean(expected > 0) > 0.2
+    for dtype, tolerance in (("float64", 1e-13), ("float32", 1e-5)):
+        found = non_diffeomorphic_volume(jnp.asarray(u, dtype))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_non_diffeomorphic_volume_of_a_mirror_is_the_volume(shape):
+    grid = jnp.stack(jnp.meshgrid(*map(jnp.arange, shape), indexing="ij"), -1).astype(float)
+    mirrored = jnp.zeros_like(grid).at[..., 0].set(-2 * grid[..., 0])
+    inner = tuple(slice(1, -1) for _ in shape)
+    np.testing.assert_allclose(non_diffeomorphic_volume(mirrored)[inner], 1)
+    np.testing.assert_array_equal(non_diffeomorphic_volume(0 * grid), 0)
+
+
+def test_what_is_not_finite_has_no_volume():
+    found = jax.jit(non_diffeomorphic_volume)(jnp.zeros((5, 6, 2)).at[2, 3, 0].set(jnp.inf))
+    assert np.isnan(found[2, 3]) and found[0, 0] == 0
 
 
 def test_bad_input_is_named(unchecked):
