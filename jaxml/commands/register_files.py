@@ -183,7 +183,7 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
     residual = lengths(np.asarray(jax.jit(registration.compose)(jnp.asarray(u), jnp.asarray(back))))
     in_space = lengths(in_mm(u, fixed.image))
     folds = registration.fold_percentages(jnp.asarray(u))
-    sides = in_mm(np.array(u.shape[:-1], float) - 1, fixed.image)
+    sides = np.array(u.shape[:-1]) * fixed.image.spacing
     results: dict[str, Any] = {
         "fixed": str(fixed.path),
         "moving": str(moving.path),
@@ -199,8 +199,8 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
         "displacement": {
             "unit": "voxels" if fixed.image.affine is None else "mm",
             "max": float(in_space.max()),
-            "most": moved_most(in_space),
-            "diagonal": float(np.linalg.norm(sides)),
+            "most": moved_most(in_space[counts]),
+            "extent": float(np.prod(sides) ** (1 / len(sides))),
         },
         "affine_seconds": found["seconds"]["affine"],
         "deformable_seconds": found["seconds"]["deformable"],
@@ -261,7 +261,9 @@ def _write(out: Path, fixed: Side, moving: Side, found: dict[str, Any]) -> tuple
     write_whole(out / "inverse.nii.gz", field_bytes(back, grid))
     matrix = affine_in_mm(found["affine"], fixed, moving)
     write_whole(out / "affine.mat", matlab_bytes(Affine(matrix)))
-    determinant = np.asarray(registration.jacobian_determinant(jnp.asarray(u)), np.float32)
+    determinant = np.asarray(
+        registration.jacobian_determinant(jnp.asarray(u), scheme="central"), np.float32
+    )
     write_whole(out / "jacobian.nii.gz", nifti_bytes(on_file_grid(determinant, grid), grid))
     return written[0]
 

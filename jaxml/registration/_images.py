@@ -11,7 +11,7 @@ from jaxml.registration._masks import Mask, inside, mask_weights
 from jaxml.tracing import is_concrete, known
 
 # One image, or one for each channel.
-Images = Float[Array, "*volume"] | tuple[Float[Array, "*volume"], ...]
+Images = Float[Array, "..."] | tuple[Float[Array, "..."], ...]
 # Sides of a voxel of the fixed image, and of the moving one.
 Spacing = tuple[tuple[float, ...], tuple[float, ...]]
 

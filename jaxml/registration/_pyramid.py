@@ -38,10 +38,13 @@ def pyramid(image: Image, side: float, levels: int) -> list[Level]:
     found, factors = [], (1.0,) * len(image.shape)
     for level in range(levels):
         while axes := halved_axes(image.shape, image.spacing, side * 2**level):
-            image = _halved(image, axes=axes)
-            factors = tuple(f * (2 if a in axes else 1) for a, f in enumerate(factors))
-            sides = (s * (2 if a in axes else 1) for a, s in enumerate(image.spacing))
-            image = image._replace(spacing=tuple(sides))
+            channels, mask = _halved(image.channels, image.mask, axes=axes)
+            times = [2 if a in axes else 1 for a in range(len(factors))]
+            spacing, factors = (
+                tuple(x * t for x, t in zip(xs, times, strict=True))
+                for xs in (image.spacing, factors)
+            )
+            image = Image(channels, mask, spacing)
         found.append(Level(image, factors))
     return found
 
@@ -76,10 +79,10 @@ def between(
 
 
 @functools.partial(jax.jit, static_argnames="axes")
-def _halved(image: Image, *, axes: tuple[int, ...]) -> Image:
-    if image.mask is None:
-        return image._replace(channels=tuple(halve(c, axes) for c in image.channels))
-    mask = halve(image.mask, axes)
-    means = (halve(c * image.mask, axes) for c in image.channels)
-    safe = jnp.where(mask > 0, mask, 1)
-    return image._replace(channels=tuple(m / safe for m in means), mask=mask)
+def _halved(channels: tuple[Array, ...], mask: Array | None, *, axes: tuple[int, ...]):
+    """Return channels and mask of half the resolution: means of the voxels that count."""
+    if mask is None:
+        return tuple(halve(c, axes) for c in channels), None
+    half = halve(mask, axes)
+    safe = jnp.where(half > 0, half, 1)
+    return tuple(halve(c * mask, axes) / safe for c in channels), half

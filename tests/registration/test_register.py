@@ -74,7 +74,9 @@ def test_a_similarity_of_ones_own_registers_images_of_opposite_contrast():
 def test_a_translation_is_recovered():
     image = np.pad(texture((24, 24)), 8)
     fixed, moving = (jnp.asarray(np.roll(image, s, (0, 1))) for s in ((0, 0), (3, -2)))
-    found = register(fixed, moving, affine=None, levels=3, steps=60, similarity=mse, smoothness=0.01)
+    found = register(
+        fixed, moving, affine=None, levels=3, steps=60, similarity=mse, smoothness=0.01
+    )
     inside = found.displacement[14:-14, 14:-14]
     np.testing.assert_allclose(np.median(inside, (0, 1)), [3, -2], atol=0.2)
 
@@ -91,7 +93,9 @@ def test_equal_images_stay_where_they_are():
 @pytest.mark.parametrize("shape, levels", [((32, 28), 2), ((16, 17, 18), 1)])
 def test_fold_free_has_no_folds_by_any_criterion(shape, levels):
     fixed, moving, _ = pair(shape, size=3.0)
-    run = functools.partial(register, fixed, moving, affine=None, levels=levels, steps=40, smoothness=0.01)
+    run = functools.partial(
+        register, fixed, moving, affine=None, levels=levels, steps=40, smoothness=0.01
+    )
     assert run().folds > 0
     found = run(projection="fold_free")
     assert found.folds == 0
@@ -103,7 +107,9 @@ def test_fold_free_has_no_folds_by_any_criterion(shape, levels):
 
 def test_layer_folds_less_and_still_registers():
     fixed, moving, u = pair((32, 28), size=2.0)
-    run = functools.partial(register, fixed, moving, affine=None, levels=2, steps=60, smoothness=0.01)
+    run = functools.partial(
+        register, fixed, moving, affine=None, levels=2, steps=60, smoothness=0.01
+    )
     plain, layer = run(), run(projection="layer")
     assert layer.folds < plain.folds
     assert ncc(fixed, layer.moved) < 1.2 * ncc(fixed, moving)
