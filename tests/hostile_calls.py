@@ -22,6 +22,7 @@ from jaxml import (
     augment,
     backdoor,
     bilevel,
+    data,
     llm,
     models,
     registration,
@@ -39,6 +40,7 @@ ON_HOST = {
     "backdoor.identify_init",
     "backdoor.identify_result",
     "backdoor.identify_step",
+    "data.map_points",
     "llm.evaluate",
     "llm.save",
     "llm.score",
@@ -342,6 +344,12 @@ def trimmed(waveform):
     return np.array([found.start, found.stop])
 
 
+def mapped_points(points):
+    """Map points by an affine, of another kind of numbers than theirs."""
+    affine = data.Affine(np.array([[1.0, 0.5, 2], [0.25, 1, 3], [0, 0, 1]]))
+    return data.map_points((affine,), np.asarray(points)).astype(points.dtype)
+
+
 @functools.cache
 def on_one_device():
     return sharding.data_mesh(devices=1)
@@ -538,6 +546,7 @@ HOSTILE_CALLS = {
         (ROWS,),
     ),
     "sharding.map_rows": (lambda x: mapped_rows()(x), (ROWS,)),
+    "data.map_points": (mapped_points, (noise(2, 5, 2),)),
     "sharding.pmap": (lambda x: mapped_devices()(x), (ROWS,)),
     "sharding.to_numpy": (sharding.to_numpy, (ROWS,)),
     "speech.trim_silence": (trimmed, (noise(2, 4000),)),

@@ -56,6 +56,7 @@ LOADERS = {
     "data.load_series",
     "data.load_speech_corpus",
     "data.load_texts",
+    "data.load_transform",
     "data.load_volume",
     "data.read_rows",
 }
@@ -83,6 +84,7 @@ NOT_ARRAYS = {
     "backdoor.identify_step",
     "backdoor.identify_init",
     "bilevel.implicit_gradient",
+    "data.map_points",
     "llm.evaluate",
     "llm.load",
     "llm.save",

@@ -110,18 +110,16 @@ def register_files(
     return _summary(results, moved, dtype, out), doubt
 
 
-def _registered(
-    fixed: Side, moving: Side, kind: str | None, settings: dict[str, Any]
-) -> dict[str, Any]:
+def _registered(fixed: Side, moving: Side, kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Return both maps with their times, the inverse, and the moving image after each of them."""
-    a, b = (tuple(map(_normalized, side.paths, side.channels)) for side in (fixed, moving))
+    a, b = (list(map(_normalized, side.paths, side.channels)) for side in (fixed, moving))
     shared: dict[str, Any] = {
         "spacing": (fixed.image.spacing, moving.image.spacing),
         "fixed_mask": None if fixed.mask is None else jnp.asarray(fixed.mask),
         "moving_mask": None if moving.mask is None else jnp.asarray(moving.mask),
     }
-    given = tuple(tuple(jnp.asarray(c) for c in side) for side in (a, b))
-    pair = tuple(channels if len(channels) > 1 else channels[0] for channels in given)
+    given = [tuple(jnp.asarray(channel) for channel in channels) for channels in (a, b)]
+    pair = [channels if len(channels) > 1 else channels[0] for channels in given]
     initial = from_headers(fixed, moving)
     headers = _middles(fixed, moving) if initial is None else initial
     between, start = headers, time.perf_counter()

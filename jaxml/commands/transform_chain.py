@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import registration
-from jaxml.data.transforms import Field, Transform, in_voxels, inverted, load_transform
+from jaxml.data.transforms import Field, Transform, axes_of, in_voxels, inverted, load_transform
 from jaxml.files.errors import DataError
 from jaxml.files.paths import expanded
 
@@ -79,13 +79,6 @@ def load_chain(files: Sequence[Path], max_bytes: int) -> Chain:
 def inverse_of(u: np.ndarray) -> np.ndarray:
     """Return the displacement of the inverse map, both in voxels."""
     return np.asarray(jax.jit(registration.inverse)(jnp.asarray(u, jnp.float32)))
-
-
-def axes_of(transform: Transform) -> int:
-    """Return the number of axes of a transform."""
-    if isinstance(transform, Field):
-        return transform.vectors.shape[-1]
-    return len(transform.matrix) - 1
 
 
 def _path(file: Path) -> Path:

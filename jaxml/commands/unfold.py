@@ -11,7 +11,10 @@ def add_parser(commands) -> None:
         "unfold", help="take the folds out of a displacement field of ITK, ANTs or jaxml"
     )
     parser.add_argument(
-        "field", type=path, metavar="FILE", help="field as .nii or .nii.gz of ITK, or fields.npz"
+        "field",
+        type=path,
+        metavar="FILE",
+        help="field as .nii.gz, .nrrd or .mha of ITK, or fields.npz",
     )
     parser.add_argument("--out", type=path, default=Path("runs/unfold"), metavar="DIR")
     add_max_gib(parser)

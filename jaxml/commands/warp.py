@@ -23,8 +23,8 @@ def add_parser(commands) -> None:
         nargs="+",
         type=path,
         metavar="FILE",
-        help="transforms (affines .mat, .txt, .tfm; fields .nii.gz or fields.npz), then the "
-        "moving image",
+        help="transforms (affines .mat, .txt, .tfm; fields .nii.gz, .nrrd, .mha or fields.npz), "
+        "then the moving image",
     )
     parser.add_argument(
         "--onto",

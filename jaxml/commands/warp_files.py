@@ -70,7 +70,7 @@ def warp_files(
     load = load_labels if labels or vote else load_volume
     source = load(image, volume=volume, max_bytes=max_bytes)
     grid = _reference(chain, onto, max_bytes)
-    _check_fits(chain, image, source.grid)
+    _check_fits(chain, image, _grid(source))
     sample: Sample = voted if vote else nearest if labels else linear
     values, within = _warped(chain, source, grid, sample)
     path, dtype = write_image(out / "warped", values, source, grid, image)
@@ -129,7 +129,7 @@ def _with_points(path: Path, points: np.ndarray) -> str:
 def _reference(chain: Chain, onto: Path | None, max_bytes: int) -> Grid:
     """Return the grid of the result."""
     if onto is not None:
-        grid = load_volume(onto, max_bytes=max_bytes).grid
+        grid = _grid(load_volume(onto, max_bytes=max_bytes))
         _check_fits(chain, onto, grid)
         return grid
     first = chain.transforms[0]
@@ -163,7 +163,8 @@ def _check_fits(chain: Chain, path: Path, grid: Grid) -> None:
 
 def _warped(chain: Chain, source: Volume, grid: Grid, sample: Sample) -> tuple[np.ndarray, float]:
     """Return the values on the grid, and the share of its voxels that lie in the image."""
-    data = on_file_grid(source.data, source.grid).reshape(_shape(source.grid, chain.ndim))
+    own = _grid(source)
+    data = on_file_grid(source.data, own).reshape(_shape(own, chain.ndim))
     values, within = np.zeros(_shape(grid, chain.ndim), data.dtype), 0
     rows = max(1, _BLOCK // math.prod(values.shape[1:]))
     for start in range(0, len(values), rows):
@@ -171,10 +172,16 @@ def _warped(chain: Chain, source: Volume, grid: Grid, sample: Sample) -> tuple[n
         index = np.moveaxis(np.indices(block.shape, float), 0, -1)
         index[..., 0] += start
         moved = map_points(chain.transforms, from_index(_affine(grid), index))
-        index = to_index(_affine(source.grid), moved)
+        index = to_index(_affine(own), moved)
         block[...] = sample(data, index)
         within += np.count_nonzero(inside(index, data.shape))
     return values.reshape(grid.shape), within / values.size
+
+
+def _grid(volume: Volume) -> Grid:
+    """Return the grid of an image that was read from a file."""
+    assert volume.grid is not None
+    return volume.grid
 
 
 def _affine(grid: Grid) -> np.ndarray:

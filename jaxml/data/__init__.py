@@ -21,6 +21,10 @@ from jaxml.data.text import TextCorpus as TextCorpus
 from jaxml.data.text import chunk_tokens as chunk_tokens
 from jaxml.data.text import load_books as load_books
 from jaxml.data.text import load_texts as load_texts
+from jaxml.data.transforms import Affine as Affine
+from jaxml.data.transforms import Field as Field
+from jaxml.data.transforms import load_transform as load_transform
+from jaxml.data.transforms import map_points as map_points
 from jaxml.data.volume import Volume as Volume
 from jaxml.data.volume import load_labels as load_labels
 from jaxml.data.volume import load_volume as load_volume

@@ -160,11 +160,13 @@ def _affine(kind: str, parameters: np.ndarray, fixed: np.ndarray) -> Affine:
         raise DataError(
             f"{len(parameters)} parameters of {kind}, where {count(ndim)} finite ones are accepted"
         )
-    linear, translation = parts(parameters, fixed, ndim)
     # The flag of Euler3DTransform stands behind its center; a translation has none.
     center = fixed[:ndim] if len(fixed) >= ndim else np.zeros(ndim)
+    # What overflows has no inverse.
+    with np.errstate(all="ignore"):
+        linear, translation = parts(parameters, fixed, ndim)
+        offset = translation + center - linear @ center
     flip = np.array([-1, -1, 1][:ndim])
-    offset = translation + center - linear @ center
     return Affine(matrix_of(flip[:, None] * linear * flip, flip * offset))
 
 

@@ -1,7 +1,9 @@
-"""Displacement fields in files: as NIfTI of ITK and ANTs, and fields.npz of `jaxml register`."""
+"""Displacement fields in files: of ITK and ANTs, and fields.npz of `jaxml register`."""
 
+import contextlib
 import gzip
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxml.data.affine_files import matrix_of
-from jaxml.data.grid import Grid
+from jaxml.data.grid import Grid, SeveralError, Stored
 from jaxml.data.nifti import nifti_bytes
 from jaxml.data.transforms import Affine, Field
 from jaxml.extras import extra
@@ -44,6 +46,31 @@ def read_field(path: Path, max_bytes: int) -> Field:
         raise DataError("its affine has no inverse")
     vectors[..., :2] *= -1
     return Field(vectors, np.asarray(image.affine, np.float64))
+
+
+def read_components(path: Path, max_bytes: int, read: Callable[..., Stored]) -> Field:
+    """Read a displacement field of ITK from an image whose voxels are vectors in LPS mm.
+
+    Args:
+      path: of a file of NRRD or MetaImage.
+      max_bytes: most memory that a component may take.
+      read: reader of the format, for which the components are images of one file.
+
+    Raises:
+      DataError: no such field, damaged, or too large.
+    """
+    first = read(path, volume=0, max_bytes=max_bytes)
+    ndim = first.data.ndim
+    if first.affine is None or ndim not in (2, 3):
+        raise DataError(f"shape {list(first.data.shape)} without directions of its axes")
+    rest = [read(path, volume=k, max_bytes=max_bytes).data for k in range(1, ndim)]
+    # One component more must not be there: of an image of one, any number would be that.
+    with contextlib.suppress(SeveralError):
+        read(path, volume=ndim, max_bytes=max_bytes)
+        raise DataError(f"an image of {ndim} axes whose voxels are no vectors of {ndim} components")
+    vectors = _single_or_double(np.stack([first.data, *rest], axis=-1))
+    vectors[..., :2] *= -1
+    return Field(vectors, np.asarray(first.affine, np.float64))
 
 
 def read_fields(path: Path, max_bytes: int) -> tuple[Field | Affine, ...]:

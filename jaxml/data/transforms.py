@@ -22,7 +22,8 @@ from jaxml.files.limits import MAX_BYTES
 Unit = Literal["mm", "voxels"]
 ACCEPTED = (
     "an affine (.mat, .txt or .tfm of ITK and ANTs) or a displacement field "
-    "(.nii or .nii.gz with vectors in the fifth axis, or fields.npz of jaxml register)"
+    "(.nii or .nii.gz with vectors in the fifth axis, .nrrd or .mha, or fields.npz of jaxml "
+    "register)"
 )
 
 
@@ -67,7 +68,7 @@ def load_transform(path: Path | str, *, max_bytes: int = MAX_BYTES) -> tuple[Tra
 
     Args:
       path: an affine as .mat, .txt or .tfm, or a composite of affines as .tfm; a displacement
-        field as NIfTI with five axes; or fields.npz.
+        field as NIfTI with five axes, NRRD or MetaImage; or fields.npz.
       max_bytes: most memory that reading it may take.
 
     Returns:
@@ -103,7 +104,15 @@ def map_points(
 
     Returns:
       Array of the same shape, float64.
+
+    Raises:
+      ValueError: points of another number of axes than a transform has.
     """
+    # Loaders import no JAX: it is loaded with the checks.
+    from jaxml import checks
+
+    if any(axes_of(transform) != points.shape[-1] for transform in transforms):
+        raise checks.refused("points", points, f"[..., {axes_of(transforms[0])}]")
     points = np.asarray(points, np.float64)
     return functools.reduce(
         lambda points, transform: _mapped(transform, points), transforms, points
@@ -133,6 +142,13 @@ def from_voxels(u: Float[np.ndarray, "*volume ndim"], field: Field) -> Field:
     """Return a displacement in voxels as a field on the grid of another, in its type of numbers."""
     vectors = np.asarray(u, np.float64) @ axes(field.affine, u.ndim - 1).T
     return dataclasses.replace(field, vectors=vectors.astype(field.vectors.dtype))
+
+
+def axes_of(transform: Transform) -> int:
+    """Return the number of axes of a transform."""
+    if isinstance(transform, Field):
+        return transform.vectors.shape[-1]
+    return len(transform.matrix) - 1
 
 
 def axes(affine: Float[np.ndarray, "4 4"], ndim: int) -> Float[np.ndarray, "ndim ndim"]:
@@ -178,11 +194,18 @@ def sampled(
 def _read(path: Path, max_bytes: int) -> tuple[Transform, ...]:
     # They make what is defined here.
     from jaxml.data.affine_files import read_matlab, read_text
-    from jaxml.data.field_files import read_field, read_fields
+    from jaxml.data.field_files import read_components, read_field, read_fields
+    from jaxml.data.metaimage import SUFFIXES as META
+    from jaxml.data.metaimage import read_metaimage
+    from jaxml.data.nrrd import SUFFIXES as NRRD
+    from jaxml.data.nrrd import read_nrrd
 
     name = path.name.lower()
     if name.endswith((".nii", ".nii.gz")):
         return (read_field(path, max_bytes),)
+    for suffixes, read in ((NRRD, read_nrrd), (META, read_metaimage)):
+        if name.endswith(suffixes):
+            return (read_components(path, max_bytes, read),)
     if name.endswith(".npz"):
         return read_fields(path, max_bytes)
     if name.endswith(".mat"):

@@ -39,6 +39,11 @@ def results(out):
     return json.loads((out / "results.json").read_text())["methods"]["unfold"]
 
 
+def no_folds(counts):
+    """Return whether a field has none but for five-point ones, which no simplex bounds."""
+    return not any(count for scheme, count in counts.items() if scheme != "five_point")
+
+
 def determinants(path):
     """Return those of ITK, by central differences in mm, of voxels inside of the field."""
     image = sitk.ReadImage(path, sitk.sitkVectorFloat64)
@@ -60,7 +65,8 @@ def test_a_field_of_itk_loses_its_folds(dtype, tmp_path, capsys):
     found = results(out)
     assert set(found["folds_before"]) == set(found["folds_after"]) == set(SCHEMES)
     assert min(found["folds_before"].values()) > 5
-    assert not any(found["folds_after"].values())
+    assert no_folds(found["folds_after"])
+    assert found["folded_volume_before"] > 5 and found["folded_volume_after"] == 0
     assert (determinants(tmp_path / "warp.nii.gz") <= 0).sum() == found["folds_before"]["central"]
     assert determinants(out / "unfolded.nii.gz").min() > 0
     (before,), (after,) = (
@@ -99,8 +105,7 @@ def test_the_written_inverse_undoes_the_field_in_itk(tmp_path):
     # In voxels, of which the longest side is 3 mm.
     assert np.abs(np.array(moved) - points).max() > 2
     np.testing.assert_allclose(found, points, atol=0.15)
-    residual = results(out)["inverse_residual_max_voxels"]
-    assert 0 < residual < 0.1
+    assert results(out)["inverse_residual_max_voxels"] < 1e-4
 
 
 def test_a_field_without_folds_stays_as_it_is(tmp_path, capsys):
@@ -111,7 +116,7 @@ def test_a_field_without_folds_stays_as_it_is(tmp_path, capsys):
     (found,) = load_transform(tmp_path / "out/unfolded.nii.gz")
     np.testing.assert_array_equal(found.vectors, vectors)
     assert results(tmp_path / "out")["changed_voxels"] == 0
-    assert "there was no fold" in capsys.readouterr().out
+    assert "0 -> 0 voxels with folds, change 0 mm rms" in capsys.readouterr().out
 
 
 def test_fields_in_pixels(tmp_path):
@@ -121,7 +126,7 @@ def test_fields_in_pixels(tmp_path):
     assert run(tmp_path / "fields.npz", "--out", tmp_path / "out") == 0
     found = results(tmp_path / "out")
     assert found["unit"] == "voxels" and found["folds_before"]["forward"] > 3
-    assert not any(found["folds_after"].values())
+    assert no_folds(found["folds_after"])
     with np.load(tmp_path / "out/unfolded.npz") as arrays:
         np.testing.assert_array_equal(arrays["affine"], matrix)
         assert arrays["inverse"].shape == arrays["displacement"].shape == u.shape

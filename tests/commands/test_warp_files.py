@@ -187,6 +187,26 @@ def test_the_inverse_of_a_field_brings_points_back(files):
     np.testing.assert_allclose(found, points, atol=0.05)
 
 
+def test_what_register_writes_gives_its_moved_image(tmp_path):
+    affine = np.eye(4)
+    affine[:3] = np.c_[np.array(ROTATION).reshape(3, 3) * (-1, 2, 1.5), [20, -5, 11]]
+    grid = np.indices((16, 18, 20))
+    for name, center in (("a", 8), ("b", 9)):
+        ball = 100 * np.exp(-np.sum((grid - center) ** 2, axis=0) / 20).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(ball, affine), tmp_path / f"{name}.nii.gz")
+    out = tmp_path / "out"
+    settings = ["--anyway", "--steps", "5", "--out", str(out)]
+    assert main(["register", *(str(tmp_path / f"{n}.nii.gz") for n in "ab"), *settings]) == 0
+    transforms = [out / "displacement.nii.gz", *out.glob("affine.mat")]
+    assert run(*transforms, tmp_path / "b.nii.gz", "--out", out / "warp") == 0
+    found, expected = (nibabel.load(p) for p in (out / "warp/warped.nii.gz", out / "moved.nii.gz"))
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-6)
+    inner = (slice(3, -3),) * 3
+    expected = expected.get_fdata()[inner]
+    np.testing.assert_allclose(found.get_fdata()[inner], expected, atol=1e-5 * expected.max())
+    assert np.abs(expected - nibabel.load(tmp_path / "b.nii.gz").get_fdata()[inner]).max() > 1
+
+
 def test_an_inverse_of_a_field_with_folds_is_told(files, capsys):
     arguments = [f"inverse:{files / 'field.nii.gz'}", files / "moving.nii.gz"]
     assert run(*arguments, "--out", files / "out") == 0

@@ -31,8 +31,10 @@ from jaxml.data import (
     rows,
     speech,
     text,
+    transforms,
     volume,
 )
+from jaxml.data.affine_files import matlab_bytes
 from jaxml.files import npz, tar
 
 # What each of them would take, and what is allowed.
@@ -155,9 +157,15 @@ def nifti_of_zeros():
     return gzip.compress(nifti((1024, 1024, 512))) + zeros(LARGE)
 
 
-def nifti_with_extension():
+def field_of_zeros():
+    """Return half a gigabyte of vectors."""
+    head = nifti((256, 256, LARGE // 2**16 // 12, 1, 3), "f4", intent_code=1007)
+    return gzip.compress(head) + zeros(LARGE)
+
+
+def nifti_with_extension(sides=(4, 5, 6)):
     """Return a volume of a few voxels behind an extension of half a gigabyte."""
-    head = nifti((4, 5, 6), vox_offset=352 + LARGE)
+    head = nifti(sides, vox_offset=352 + LARGE)
     extension = struct.pack("<ii", LARGE, 6)
     return gzip.compress(head[:-4] + b"\1\0\0\0" + extension) + zeros(LARGE)
 
@@ -287,6 +295,13 @@ BOMBS = {
     "class png": Bomb("a/a.png", wide(), of_classes(images.load_images)),
     "row png": Bomb("a.png", wide(), of_folder(image_rows.load_rows)),
     "nii": Bomb("a.nii.gz", nifti_of_zeros, volume.load_volume),
+    "field": Bomb("a.nii.gz", field_of_zeros, transforms.load_transform),
+    "field extension": Bomb(
+        "a.nii.gz", lambda: nifti_with_extension((4, 5, 6, 1, 3)), transforms.load_transform
+    ),
+    "field npz": Bomb(
+        "a.npz", lambda: npz_of("displacement", 8, SIDE, 2**17), transforms.load_transform
+    ),
     "nii extension": Bomb("a.nii.gz", nifti_with_extension, volume.load_volume),
     "hdr": Bomb("a.hdr", pair_of_zeros, read_pair),
     "mgz": Bomb("a.mgz", mgz_of_zeros, volume.load_volume),
@@ -333,6 +348,7 @@ GOOD = {
     "a.npy": (lambda: npy_header((4, 4)) + bytes(range(16)), volume.load_volume),
     "b.npz": (lambda: npz_of("vol", 4, 2**18), volume.load_volume),
     "c.png": (lambda: png(9, 9, 8, 0), volume.load_volume),
+    "d.mat": (lambda: matlab_bytes(transforms.Affine(np.eye(4))), transforms.load_transform),
     "d.nii": (lambda: nifti((4, 5, 6)) + bytes(120), volume.load_volume),
     "e.flac": (lambda: flac(1), audio.load_audio),
     "f.csv": (lambda: b"1\n2\n", audio.load_series),

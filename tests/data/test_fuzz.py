@@ -5,8 +5,10 @@ import io
 import json
 import pickle
 import tarfile
+import tempfile
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ from damaged_files import Reader, assert_survives, with_checksums, without_check
 
 from jaxml.data import (
     DataError,
+    affine_files,
     audio,
     brain,
+    field_files,
     image_rows,
     images,
     points,
@@ -23,6 +27,7 @@ from jaxml.data import (
     rows,
     speech,
     text,
+    transforms,
     volume,
 )
 from jaxml.data.sources import download, spoken_digit, tiny_images
@@ -45,6 +50,7 @@ SPEECH = {
     "speaker": np.array(["mina", "mina", "arun"]),
     "text": np.arange(3),
 }
+FIELDS = {"displacement": RNG.normal(size=(5, 6, 2)), "affine": np.eye(2, 3)}
 BRAIN = {"vol": RNG.integers(0, 256, (4, 5, 6)).astype(np.uint8), "seg": np.ones((4, 5, 6), int)}
 
 
@@ -145,6 +151,35 @@ META = (
     b"CompressedData = %s\nTransformMatrix = 1 0 0 0 0 1 0 -1 0\nOffset = 1 -2 3.5\n"
     b"ElementSpacing = 1 2 3\nDimSize = 7 6 5\nElementType = MET_SHORT\nElementDataFile = %s\n"
 )
+
+
+AFFINE = transforms.Affine(np.diag([1.0, 1.25, 0.75, 1.0]))
+
+
+def composite():
+    """Return a file of two affines in one."""
+    _, first, rest = affine_files.text_bytes(AFFINE).split(b"\n", 2)
+    head = b"#Insight Transform File V1.0\n#Transform 0\nTransform: CompositeTransform_double_3_3\n"
+    return head + 2 * (first + b"\n" + rest)
+
+
+def field(pack=gzip.decompress):
+    vectors = RNG.normal(size=(5, 4, 3, 3)).astype(np.float32)
+    return pack(field_files.field_bytes(vectors, np.diag([-2.0, 3, 4, 1])))
+
+
+def itk_vectors(suffix):
+    """Return a function to the content of a field as ITK writes it."""
+
+    def make():
+        import SimpleITK as sitk
+
+        image = sitk.GetImageFromArray(RNG.normal(size=(3, 4, 5, 3)), isVector=True)
+        with tempfile.TemporaryDirectory() as folder:
+            sitk.WriteImage(image, f"{folder}/a{suffix}")
+            return Path(f"{folder}/a{suffix}").read_bytes()
+
+    return make
 
 
 def parquet(**settings):
@@ -358,6 +393,20 @@ READERS = {
     "pickle 5": Reader(
         "a", lambda: pickle.dumps({"data": PIXELS}, 5), tiny_images.load_tiny_images
     ),
+    "affine mat": Reader(
+        "a.mat", lambda: affine_files.matlab_bytes(AFFINE), transforms.load_transform
+    ),
+    "affine txt": Reader(
+        "a.txt", lambda: affine_files.text_bytes(AFFINE), transforms.load_transform
+    ),
+    "affines tfm": Reader("a.tfm", composite, transforms.load_transform),
+    "field": Reader("a.nii", field, transforms.load_transform),
+    "field gz": Reader("a.nii.gz", lambda: field(bytes), transforms.load_transform),
+    "field nrrd": Reader("a.nrrd", itk_vectors(".nrrd"), transforms.load_transform),
+    "field mha": Reader("a.mha", itk_vectors(".mha"), transforms.load_transform),
+    "field npz": whole("a.npz", FIELDS, transforms.load_transform),
+    "field npy": member("a.npz", FIELDS, "displacement", transforms.load_transform),
+    "affine npy": member("a.npz", FIELDS, "affine", transforms.load_transform),
     "stage": whole("a.npz", SPEECH, load_stage),
 }
 

@@ -181,6 +181,30 @@ def test_fields_of_itk(tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
+def test_fields_of_other_formats(name, tmp_path):
+    image = sitk.GetImageFromArray(RANDOM.normal(size=(4, 5, 6, 3)), isVector=True)
+    image.SetDirection((1, 0, 0, 0, 0, -1, 0, 1, 0))
+    image.SetSpacing((1, 2, 3))
+    image.SetOrigin((5, 6, 7))
+    sitk.WriteImage(image, tmp_path / name)
+    index = RANDOM.uniform(0, 3, size=(50, 3)).tolist()
+    points = [image.TransformContinuousIndexToPhysicalPoint(i) for i in index]
+    points = np.array(points) * FLIP
+    expected = by_itk(itk_field(tmp_path / name), points)
+    np.testing.assert_allclose(map_points(load_transform(tmp_path / name), points), expected)
+    other = "no vectors of 3 components"
+    for channels in (None, 4):
+        voxels = RANDOM.normal(size=(4, 5, 6, channels) if channels else (4, 5, 6))
+        sitk.WriteImage(sitk.GetImageFromArray(voxels, isVector=bool(channels)), tmp_path / name)
+        with pytest.raises(DataError, match=f"{name}: .*{other}"):
+            load_transform(tmp_path / name)
+    two = sitk.GetImageFromArray(RANDOM.normal(size=(4, 5, 6, 2)), isVector=True)
+    sitk.WriteImage(two, tmp_path / name)
+    with pytest.raises(DataError, match=f"{name}: .*2 images in one file"):
+        load_transform(tmp_path / name)
+
+
 def test_flat_fields_are_read_by_itk(tmp_path):
     affine = np.array([[0, -2.0, 0, 5], [1.5, 0, 0, 6], [0, 0, 1, 0], [0, 0, 0, 1]])
     field = Field(RANDOM.normal(size=(7, 6, 2)), affine)
@@ -358,6 +382,12 @@ def test_a_field_that_would_take_much_memory_is_refused(tmp_path):
     assert len(load_transform(tmp_path / "a.nii", max_bytes=10**5)) == 1
     with pytest.raises(DataError, match=r"b.nii.gz: would take .* of memory"):
         load_transform(tmp_path / "b.nii.gz", max_bytes=10**5)
+
+
+def test_points_of_other_axes_are_refused():
+    chain = (field_of("plain"), Affine(np.eye(4)))
+    with pytest.raises(ValueError, match=r"points=.*\[5, 2\].*: accepted is \[..., 3\]"):
+        map_points(chain, np.zeros((5, 2)))
 
 
 def test_transforms_are_frozen():
