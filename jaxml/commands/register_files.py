@@ -119,7 +119,7 @@ def _registered(fixed: Side, moving: Side, kind: Any, settings: dict[str, Any]) 
         "moving_mask": None if moving.mask is None else jnp.asarray(moving.mask),
     }
     given = [tuple(jnp.asarray(channel) for channel in channels) for channels in (a, b)]
-    pair = [channels if len(channels) > 1 else channels[0] for channels in given]
+    pair = [channels if channels[1:] else channels[0] for channels in given]
     initial = from_headers(fixed, moving)
     headers = _middles(fixed, moving) if initial is None else initial
     between, start = headers, time.perf_counter()

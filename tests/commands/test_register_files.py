@@ -256,7 +256,7 @@ def test_a_result_that_cannot_be_true_ends_with_3(tmp_path, capsys, monkeypatch)
     assert run(*settings) == 3
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and "the result is implausible: " in said.err
-    assert "try --similarity mi" in said.err and "of the image" in said.err
+    assert "try --similarity mi" in said.err and "of its extent" in said.err
     assert (out / "moved.npy").exists() and results(out)["implausible"] in said.err
     assert run(*settings, "--anyway") == 0
     assert "the result is implausible: " in capsys.readouterr().err
