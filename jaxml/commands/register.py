@@ -31,7 +31,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--smoothness",
         type=float,
-        help="weight of the field's roughness (default: 0.5, for mse 0.01)",
+        help="weight of the field's roughness (default: 1.0, for mse 0.02)",
     )
     masked = "what is 0 in it does not count, such as a lesion"
     parser.add_argument("--fixed-mask", type=path, metavar="FILE", help=masked)

@@ -21,9 +21,9 @@ from jaxml.registration._field import min_jacobian_determinant as min_jacobian_d
 from jaxml.registration._field import warp as warp
 from jaxml.registration._foldfree import FoldFree as FoldFree
 from jaxml.registration._foldfree import fold_free as fold_free
-from jaxml.registration._mutual_information import mutual_information as mutual_information
 from jaxml.registration._inverse import inverse as inverse
 from jaxml.registration._inverse import inverse_consistency as inverse_consistency
+from jaxml.registration._mutual_information import mutual_information as mutual_information
 from jaxml.registration._poisson import poisson_solve as poisson_solve
 from jaxml.registration._register import Registration as Registration
 from jaxml.registration._register import register as register

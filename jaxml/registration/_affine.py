@@ -156,17 +156,21 @@ class _Scene(NamedTuple):
 
 def aligned(fixed: Image, moving: Image, kind: Kind, initial: Array) -> Alignment:
     """Return the result of `affine` for images with intensities of 0 to 1."""
-    scenes = [
-        _scene(fixed, moving, pooling=_pooling(stage.voxels, fixed, moving), multiple=stage.voxels)
-        for stage in _STAGES
-    ]
-    before, start = _start(scenes[0], initial, kind=kind)
-    maps, favor = _first_look(scenes[0], start)
-    # Few parameters first: rotations are far off, scales are not.
-    kinds: tuple[Kind, ...] = ("rigid", "rigid" if kind == "rigid" else "similarity", kind)
-    for scene, stage, kind_here in zip(scenes, _STAGES, kinds, strict=True):
-        maps, favor = _improved(scene, maps, favor, stage=stage, kind=kind_here)
-    return _result(scenes[-1], before, start, maps)
+    # Coordinates of hundreds and sums of thousands: GPUs multiply matrices in half of float32.
+    with jax.default_matmul_precision("highest"):
+        scenes = [
+            _scene(
+                fixed, moving, pooling=_pooling(stage.voxels, fixed, moving), multiple=stage.voxels
+            )
+            for stage in _STAGES
+        ]
+        before, start = _start(scenes[0], initial, kind=kind)
+        maps, favor = _first_look(scenes[0], start)
+        # Few parameters first: rotations are far off, scales are not.
+        kinds: tuple[Kind, ...] = ("rigid", "rigid" if kind == "rigid" else "similarity", kind)
+        for scene, stage, kind_here in zip(scenes, _STAGES, kinds, strict=True):
+            maps, favor = _improved(scene, maps, favor, stage=stage, kind=kind_here)
+        return _result(scenes[-1], before, start, maps)
 
 
 @functools.partial(jax.jit, static_argnames=("pooling", "multiple"))

@@ -4,8 +4,9 @@ A field is linear along each axis between voxels, and repeats its border outside
 voxels at its corners, the map p + u(p) is smooth, so that Newton's method finds the point that
 goes to a voxel q in a few steps if it starts near enough. Few voxels, where the field bends
 sharply, are not reached like this. They walk: each step leads towards q, and ends where it leaves
-the cell. Where all determinants are positive, the image of the walk is the straight line to q,
-which passes from cell to cell and cannot get stuck.
+the cell. Where the determinant is positive, the image of the walk is the straight line to q, which
+passes from cell to cell and cannot get stuck. Positive determinants of all simplices leave it
+negative in few places, within a cell: a walk that ends there begins anew from beside.
 """
 
 import functools
@@ -63,7 +64,7 @@ class _Walk(NamedTuple):
       slopes: derivative of the map at `next`: row = component, column = axis.
     """
 
-    count: Array
+    rounds: Array
     at: _Place
     left: Array
     step: Planes
@@ -79,10 +80,10 @@ def inverse(
 ) -> Float[Array, "*volume ndim"]:
     """Return the displacement v of the inverse map, v(q) = -u(q + v(q)) at each voxel q.
 
-    Exact to rounding for a field without folds; `inverse_consistency(u, v)` is the proof. At a
-    voxel that folds hide v is the best that was found. Between voxels v is interpolated, so that
-    `compose(v, u)` is not 0, while `compose(u, v)` is. Outside of the volume `u` repeats its
-    border.
+    Exact to rounding for a field without folds; `inverse_consistency(u, v)` is the proof. Where
+    folds bring several points to one voxel v leads to one of them, or as near as was found.
+    Between voxels v is interpolated, so that `compose(v, u)` is not 0, while `compose(u, v)` is.
+    Outside of the volume `u` repeats its border.
 
     `vmap` runs one field after another. The gradient is that of the exact inverse.
 
@@ -189,15 +190,28 @@ def _inverse_of_one(u: Array, iterations: int) -> Array:
     )
     v, square = v.reshape(-1, ndim)[:size], square.reshape(-1)[:size]
 
+    # A walk that ended at a fold begins anew from beside: another way leads around it.
+    aside = jnp.array([(0,) * ndim, *itertools.product((-1, 1), repeat=ndim)], u.dtype)
+
     def walk_some(state):
-        v, waiting = state
+        v, square, waiting, attempt = state
         (index,) = jnp.nonzero(waiting, size=group, fill_value=size)
         index = index.astype(jnp.int32)
-        found, _ = solve((index, v.at[index].get(mode="clip")), walk)
-        return v.at[index].set(found, mode="drop"), waiting.at[index].set(False, mode="drop")
+        start = v.at[index].get(mode="clip") + aside[attempt]
+        found, left = solve((index, start), walk)
+        nearer = jnp.where(left < square.at[index].get(mode="clip"), index, size)
+        v = v.at[nearer].set(found, mode="drop")
+        square = square.at[nearer].set(left, mode="drop")
+        waiting = waiting.at[index].set(False, mode="drop")
+        ends = ~jnp.any(waiting)
+        return v, square, waiting | ends & (square > rounding), attempt + ends.astype(jnp.int32)
 
-    is_waiting = lambda state: jnp.any(state[1])
-    v, _ = jax.lax.while_loop(is_waiting, walk_some, (v, square > rounding))
+    def unfinished(state):
+        _, _, waiting, attempt = state
+        return (attempt < len(aside)) & jnp.any(waiting)
+
+    state = (v, square, square > rounding, jnp.int32(0))
+    v, *_ = jax.lax.while_loop(unfinished, walk_some, state)
     return v.reshape(u.shape)
 
 
@@ -225,7 +239,7 @@ def _walk(table: _Table, place: _Place, voxels: Planes, *, rounding: Array, limi
     """Return the places after steps that end where they leave a cell, and squares of residuals."""
 
     def unfinished(walk):
-        return (walk.count < limit) & jnp.any(
+        return (walk.rounds < limit) & jnp.any(
             jnp.minimum(walk.left, _square(walk.residual)) > rounding
         )
 
@@ -243,7 +257,7 @@ def _walk(table: _Table, place: _Place, voxels: Planes, *, rounding: Array, limi
         reach = choose(jnp.minimum(2 * walk.reach, 1), walk.tried / 4)
         ahead, tried = _to_the_face(at, step, jnp.where(left > rounding, reach, 0), table)
         residual, slopes = _evaluate(table, ahead, voxels)
-        return _Walk(walk.count + 1, at, left, step, reach, ahead, tried, residual, slopes)
+        return _Walk(walk.rounds + 1, at, left, step, reach, ahead, tried, residual, slopes)
 
     residual, slopes = _evaluate(table, place, voxels)
     still = jnp.zeros_like(residual[0])
@@ -261,7 +275,9 @@ def _to_the_face(at: _Place, step: Planes, reach: Array, table: _Table) -> tuple
         # The outermost cells have no end: beyond them the border is repeated.
         first, last = jnp.where(cell < 0, -jnp.inf, 0.0), jnp.where(cell >= n - 1, jnp.inf, 1.0)
         room = jnp.where(s > 0, last, first).astype(s.dtype) - fraction
-        shares.append(jnp.where(s == 0, jnp.inf, room / jnp.where(s == 0, 1, s)))
+        # Rounding may have left the point a little outside of its cell.
+        share = jnp.maximum(room / jnp.where(s == 0, 1, s), 0)
+        shares.append(jnp.where(s == 0, jnp.inf, share))
         tried = jnp.minimum(tried, shares[-1])
     cells, fractions, free = [], [], reach > 0
     for cell, fraction, s, share in zip(at.cell, at.fraction, step, shares, strict=True):
@@ -307,7 +323,7 @@ def _evaluate(table: _Table, place: _Place, voxels: Planes) -> tuple[Planes, tup
     """Return p + u(p) - q, and the derivative of p + u(p): row = component, column = axis."""
     ndim = len(voxels)
     index = total((c + 1) * s for c, s in zip(place.cell, table.strides, strict=True))
-    read = {
+    read: dict[tuple[int, ...], Array] = {
         corner: table.rows.at[index + sum(map(int.__mul__, corner, table.strides))].get(
             mode="promise_in_bounds"
         )

@@ -74,7 +74,8 @@ def between(
     ours, theirs = (jnp.asarray(level.factors, affine.dtype) for level in (fixed, moving))
     linear, offset = affine[:, :-1], affine[:, -1]
     # Voxel i of a level is the mean of voxels whose middle is f i + (f - 1) / 2.
-    offset = (linear @ ((ours - 1) / 2) + offset - (theirs - 1) / 2) / theirs
+    middle = jnp.matmul(linear, (ours - 1) / 2, precision="highest")
+    offset = (middle + offset - (theirs - 1) / 2) / theirs
     return jnp.concatenate([linear * ours / theirs[:, None], offset[:, None]], axis=1)
 
 

@@ -31,9 +31,9 @@ Similarity = Literal["ncc", "mi", "mse"] | Measure
 
 # Measure of a name, and the weight of the roughness that suits its size where none is given.
 _MEASURES: dict[str, tuple[Measure, float]] = {
-    "ncc": (ncc, 0.5),
-    "mi": (mutual_information, 0.5),
-    "mse": (mse, 0.01),
+    "ncc": (ncc, 1.0),
+    "mi": (mutual_information, 1.0),
+    "mse": (mse, 0.02),
 }
 # Where the caller sets no `levels`, the coarsest image keeps this many voxels along each axis.
 _COARSEST = 16
@@ -111,7 +111,7 @@ def register(
         three coarsest levels and 10 on finer ones: fields are rough and hard to unfold where
         voxels much smaller than the structures are fitted for long.
       smoothness: weight of the roughness of the field; smaller fits closer and folds more. By
-        default 0.5, and 0.01 for "mse".
+        default 1, and 0.02 for "mse".
       learning_rate: length of the first steps of each level in voxels of that level.
       projection: "fold_free", which projects the field of each level: `folds` is 0 unless the
         projection did not end; "layer", which optimizes the input of `diffeomorphic_layer` with
@@ -298,7 +298,7 @@ def _checked_similarity(
             raise checks.refused("similarity", one, accepted)
     measures = tuple(one if callable(one) else _MEASURES[one][0] for one in each)
     named = tuple(not callable(one) for one in each)
-    weights = [0.5 if callable(one) else _MEASURES[one][1] for one in each]
+    weights = [1.0 if callable(one) else _MEASURES[one][1] for one in each]
     return measures, named, sum(weights) / len(weights)
 
 

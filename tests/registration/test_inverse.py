@@ -95,7 +95,9 @@ def test_a_folded_field_gets_the_best_that_was_found(shape, rms):
     left = residual(u, v)
     assert np.mean(left) <= np.mean(residual(u, -u))
     if rms == 1.0:
-        assert np.mean(left < 1e-12) > 0.9
+        # A third of the voxels or more are folds; some point goes to each of them all the same.
+        assert reference.folds(u)["digital"] > 0.3 * left.size
+        assert left.max() < 1e-12
 
 
 @EACH_VOLUME

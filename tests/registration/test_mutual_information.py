@@ -17,7 +17,7 @@ EACH_VOLUME = pytest.mark.parametrize("shape", [(12, 15), (8, 10, 9)])
 SPLINE = BSpline.basis_element([-2, -1, 0, 1, 2], extrapolate=False)
 
 
-def images(shape, dtype=np.float64):
+def images(shape, dtype="float64"):
     """Return two related images of intensities 0 to 1, of a seed."""
     rng = np.random.default_rng(0)
     fixed = rng.uniform(size=shape)
@@ -137,7 +137,7 @@ def test_gradients_equal_finite_differences(masked):
 
 
 def test_single_precision_of_many_voxels(monkeypatch):
-    fixed, moved = images((700, 600), np.float32)
+    fixed, moved = images((700, 600), "float32")
     fixed[:350] = 0.3
     double = [jnp.asarray(image.astype(float)) for image in (fixed, moved)]
     expected, slope = jax.value_and_grad(mutual_information, 1)(*double)

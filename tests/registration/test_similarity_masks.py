@@ -16,7 +16,7 @@ EACH_LOSS = pytest.mark.parametrize(
 )
 
 
-def images(shape, dtype=np.float64):
+def images(shape, dtype="float64"):
     """Return two related images of intensities 0 to 1, and weights, a third of them 0."""
     rng = np.random.default_rng(0)
     fixed = rng.uniform(size=shape)
@@ -25,7 +25,7 @@ def images(shape, dtype=np.float64):
     return tuple(image.astype(dtype) for image in (fixed, moved, weights))
 
 
-def arrays(shape, dtype=np.float64):
+def arrays(shape, dtype="float64"):
     return tuple(map(jnp.asarray, images(shape, dtype)))
 
 
@@ -48,7 +48,8 @@ def masked_ncc(fixed, moved, weights, window):
 @pytest.mark.parametrize("dtype, tolerance", [(np.float32, 2e-4), (np.float64, 1e-10)])
 def test_ncc_equals_a_loop_over_windows(shape, window, dtype, tolerance):
     fixed, moved, weights = images(shape, dtype)
-    expected = masked_ncc(*(x.astype(float) for x in (fixed, moved, weights)), window)
+    double = (x.astype(float) for x in (fixed, moved, weights))
+    expected = masked_ncc(*double, window=window)
     found = ncc(jnp.asarray(fixed), jnp.asarray(moved), window=window, mask=jnp.asarray(weights))
     assert found.dtype == dtype
     np.testing.assert_allclose(found, expected, rtol=tolerance)
