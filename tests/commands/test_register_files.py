@@ -245,6 +245,33 @@ def test_one_slice_and_flat_files_give_such_files(tmp_path):
         assert np.abs(apart).max() < 1e-5 * 1000
 
 
+def test_masks_channels_and_voxels_outside(tmp_path):
+    """What is spoilt in the moving image, and masked or NaN, does not change the result."""
+    names = ("a", (16, 17)), ("b", (17, 16)), ("a2", (12, 20)), ("b2", (13, 19))
+    for name, center in names:
+        np.save(tmp_path / f"{name}.npy", blob((32, 34), center, (8, 8)))
+    image = np.load(tmp_path / "b.npy")
+    mask = np.ones_like(image)
+    mask[14:19, 20:25] = 0
+    np.save(tmp_path / "mask.npy", mask)
+    np.save(tmp_path / "spoilt.npy", np.where(mask == 0, 300, image).astype(np.float32))
+    np.save(tmp_path / "nan.npy", np.where(mask == 0, np.nan, image).astype(np.float32))
+    settings = "--affine", "none", "--steps", 20, "--anyway"
+    found = {}
+    for name in ("b", "spoilt", "nan"):
+        out = tmp_path / name
+        files = tmp_path / "a.npy", tmp_path / f"{name}.npy", "--out", out
+        masks = "--moving-mask", tmp_path / "mask.npy"
+        channels = "--channel", tmp_path / "a2.npy", tmp_path / "b2.npy"
+        assert run(*files, *settings, *channels, *(() if name == "nan" else masks)) == 0
+        found[name] = np.load(out / "fields.npz")["displacement"]
+    np.testing.assert_allclose(found["spoilt"], found["b"], atol=0.05)
+    np.testing.assert_allclose(found["nan"], found["b"], atol=0.05)
+    notes = results(tmp_path / "nan")["notes"]
+    assert notes == ["nan.npy: 25 voxels are NaN: they count as outside of the image"]
+    assert np.isnan(np.load(tmp_path / "nan/moved.npy")).sum() > 4
+
+
 def test_a_result_that_cannot_be_true_ends_with_3(tmp_path, capsys, monkeypatch):
     for name, center in (("a", (16, 17)), ("b", (17, 16))):
         np.save(tmp_path / f"{name}.npy", blob((32, 34), center, (8, 8)))
