@@ -8,7 +8,7 @@ from jaxtyping import Num
 
 from jaxml.data.grid import Grid
 from jaxml.data.nifti import nifti_bytes
-from jaxml.data.volume import Volume, as_stored
+from jaxml.data.volume import PICTURES, Volume, as_stored
 from jaxml.files.write import write_whole
 
 # NIfTI has neither of these types; all of their numbers are among those of the next.
@@ -22,11 +22,11 @@ def write_image(
 
     Args:
       stem: path of the file without its suffix: .nii.gz where the grid has an affine, .png where
-        the image was one, else .npy.
+        `like` is a picture and has such numbers, else .npy.
       values: on the voxels of the grid.
       source: the image, as it was read.
       grid: where the voxels lie.
-      like: path of the image.
+      like: path of an image in the format that is wanted.
 
     Returns:
       Path of the file, and the type of its numbers.
@@ -35,11 +35,14 @@ def write_image(
       OSError: it cannot be written.
     """
     stored = as_stored(np.asarray(values, np.float64), source)
+    if grid.affine is None and (source.slope, source.intercept) != (1, 0):
+        # Only NIfTI files have room for these.
+        stored = values
     if grid.affine is not None:
         stored = stored.astype(_WIDER.get(stored.dtype.name, stored.dtype), copy=False)
         content = nifti_bytes(stored, grid, slope=source.slope, intercept=source.intercept)
         suffix = ".nii.gz"
-    elif like.suffix.lower() == ".png" and stored.dtype in (np.bool_, np.uint8, np.uint16):
+    elif like.name.lower().endswith(PICTURES) and stored.dtype in (np.bool_, np.uint8, np.uint16):
         content, suffix = _png(stored), ".png"
     else:
         buffer = io.BytesIO()

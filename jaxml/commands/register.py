@@ -22,14 +22,16 @@ def add_parser(commands) -> None:
     parser.add_argument("fixed", type=path, metavar="FIXED")
     parser.add_argument("moving", type=path, metavar="MOVING", help="image to move onto FIXED")
     parser.add_argument("--out", type=path, default=Path("runs/register"), metavar="DIR")
-    _add_choice(parser, "--similarity", SIMILARITIES, "mi for images of different contrast")
-    _add_choice(parser, "--affine", AFFINES, "map that comes before the deformation")
-    _add_choice(parser, "--projection", PROJECTIONS, "of the field")
+    _add_choice(parser, "--similarity", SIMILARITIES, "mi for images of different contrast: ")
+    _add_choice(parser, "--affine", AFFINES, "map that comes before the deformation: ")
+    _add_choice(parser, "--projection", PROJECTIONS)
     parser.add_argument(
         "--steps", type=integer, help="steps a resolution (default: 100, on fine ones 10)"
     )
     parser.add_argument(
-        "--smoothness", type=float, help="weight of the field's roughness (default: 0.5)"
+        "--smoothness",
+        type=float,
+        help="weight of the field's roughness (default: 1.0, for mse 0.02)",
     )
     masked = "what is 0 in it does not count, such as a lesion"
     parser.add_argument("--fixed-mask", type=path, metavar="FILE", help=masked)
@@ -87,7 +89,7 @@ def run(args) -> int:
     return 0 if args.anyway else IMPLAUSIBLE
 
 
-def _add_choice(parser, name: str, choices: tuple[str, ...], what: str) -> None:
+def _add_choice(parser, name: str, choices: tuple[str, ...], what: str = "") -> None:
     # Not `choices=`: what is refused is told as everywhere else, in one line.
     listed = f"{', '.join(choices[:-1])} or {choices[-1]} (default: {choices[0]})"
-    parser.add_argument(name, default=choices[0], metavar="NAME", help=f"{what}: {listed}")
+    parser.add_argument(name, default=choices[0], metavar="NAME", help=what + listed)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import checks, registration
+from jaxml.commands.image_results import write_image
 from jaxml.commands.register import AFFINES, PROJECTIONS, SIMILARITIES
 from jaxml.commands.register_inputs import Files, Side, load_pair
 from jaxml.commands.register_measures import implausible, lengths, likeness, moved_most, overlaps
@@ -26,19 +27,16 @@ from jaxml.commands.register_space import (
     map_of_file_voxels,
     outside_count,
 )
+from jaxml.commands.warp_files import linear
 from jaxml.data.affine_files import matlab_bytes
 from jaxml.data.grid import on_file_grid
 from jaxml.data.label_vote import nearest
 from jaxml.data.nifti import field_bytes, itk_axes, nifti_bytes
 from jaxml.data.transforms import Affine
-from jaxml.data.volume import Volume, as_stored
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES
 from jaxml.files.write import write_whole
 from jaxml.output.report import write_report
-
-# NIfTI has neither of these types; all of their numbers are among those of the next.
-_WIDER = {"bool": np.uint8, "float16": np.float32}
 
 
 def register_files(
@@ -104,28 +102,24 @@ def register_files(
     results["settings"] = {"similarity": similarity, "affine": affine, "projection": projection}
     doubt = implausible(results, similarity=similarity, affine=affine)
     results["implausible"] = doubt
-    stored, name = _moved(found["moved"], second.image, first)
-    results["moved"] = f"{name} of {stored.dtype}"
     if first.image.affine is not None:
         results["ants"] = _ants(first, second, out)
     report = report_of(results, found)
-    _write(out, first, second, name, stored, found)
+    moved, dtype = _write(out, first, second, found)
     write_report([report.finished(sum(found["seconds"].values()))], out, scale="one pair", seed=0)
-    return _summary(results, out / name, stored.dtype, out), doubt
+    return _summary(results, moved, dtype, out), doubt
 
 
-def _registered(
-    fixed: Side, moving: Side, kind: str | None, settings: dict[str, Any]
-) -> dict[str, Any]:
+def _registered(fixed: Side, moving: Side, kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """Return both maps with their times, the inverse, and the moving image after each of them."""
-    a, b = (tuple(map(_normalized, side.paths, side.channels)) for side in (fixed, moving))
+    a, b = (list(map(_normalized, side.paths, side.channels)) for side in (fixed, moving))
     shared: dict[str, Any] = {
         "spacing": (fixed.image.spacing, moving.image.spacing),
         "fixed_mask": None if fixed.mask is None else jnp.asarray(fixed.mask),
         "moving_mask": None if moving.mask is None else jnp.asarray(moving.mask),
     }
-    given = tuple(tuple(jnp.asarray(c) for c in side) for side in (a, b))
-    pair = tuple(channels if len(channels) > 1 else channels[0] for channels in given)
+    given = [tuple(jnp.asarray(channel) for channel in channels) for channels in (a, b)]
+    pair = [channels if channels[1:] else channels[0] for channels in given]
     initial = from_headers(fixed, moving)
     headers = _middles(fixed, moving) if initial is None else initial
     between, start = headers, time.perf_counter()
@@ -149,7 +143,7 @@ def _registered(
             "affine": carried(whole, None, between, shape),
             "after": carried(whole, u, between, shape),
         },
-        "moved": carried(moving.image.data, u, between, shape),
+        "moved": carried(moving.image.data, u, between, shape, linear),
         "displacement": u,
         "inverse": back,
         "headers": headers,
@@ -177,7 +171,8 @@ def _normalized(path: Path, data: np.ndarray) -> np.ndarray:
 
 def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]:
     u, back, between = (found[name] for name in ("displacement", "inverse", "affine"))
-    counts = np.isfinite(fixed.image.data)
+    # In the background there is nothing to find, and much of it.
+    counts = found["fixed"] > 0
     if fixed.mask is not None:
         counts &= fixed.mask
     states = {
@@ -186,7 +181,7 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
     residual = lengths(np.asarray(jax.jit(registration.compose)(jnp.asarray(u), jnp.asarray(back))))
     in_space = lengths(in_mm(u, fixed.image))
     folds = registration.fold_percentages(jnp.asarray(u))
-    sides = in_mm(np.array(u.shape[:-1], float) - 1, fixed.image)
+    sides = np.array(u.shape[:-1]) * fixed.image.spacing
     results: dict[str, Any] = {
         "fixed": str(fixed.path),
         "moving": str(moving.path),
@@ -202,8 +197,8 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
         "displacement": {
             "unit": "voxels" if fixed.image.affine is None else "mm",
             "max": float(in_space.max()),
-            "most": moved_most(in_space),
-            "diagonal": float(np.linalg.norm(sides)),
+            "most": moved_most(in_space[counts]),
+            "extent": float(np.prod(sides) ** (1 / len(sides))),
         },
         "affine_seconds": found["seconds"]["affine"],
         "deformable_seconds": found["seconds"]["deformable"],
@@ -214,7 +209,7 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
             carried(moving.labels.data, field, matrix, shape, nearest)
             for field, matrix in ((None, found["headers"]), (u, between))
         )
-        found["labels"] = after
+        found["moved_labels"] = after
         each = overlaps(fixed.labels.data, before, after)
         means = np.mean([*each.values()], axis=0) if each else (np.nan, np.nan)
         results["dice"] = {
@@ -240,23 +235,8 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
     return results
 
 
-def _moved(moved: np.ndarray, source: Volume, fixed: Side) -> tuple[np.ndarray, str]:
-    """Return the moved image as numbers of the moving file, and the name of a file for them."""
-    nifti = fixed.image.affine is not None
-    if not nifti and (source.slope, source.intercept) != (1, 0):
-        return moved, "moved.npy"
-    stored = as_stored(moved, source)
-    if nifti:
-        return stored.astype(
-            _WIDER.get(stored.dtype.name, stored.dtype), copy=False
-        ), "moved.nii.gz"
-    picture = fixed.path.suffix.lower() in (".png", ".jpg", ".jpeg")
-    if picture and stored.dtype in (np.bool_, np.uint8, np.uint16):
-        return stored, "moved.png"
-    return stored, "moved.npy"
-
-
-def _write(out: Path, fixed: Side, moving: Side, name: str, stored, found) -> None:
+def _write(out: Path, fixed: Side, moving: Side, found: dict[str, Any]) -> tuple[Path, np.dtype]:
+    """Write images and transforms; return where the moved image is, and its type of numbers."""
     grid, u, back = fixed.grid, found["displacement"], found["inverse"]
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -266,36 +246,24 @@ def _write(out: Path, fixed: Side, moving: Side, name: str, stored, found) -> No
         affine=map_of_file_voxels(found["affine"], grid, moving.grid),
     )
     write_whole(out / "fields.npz", buffer.getvalue())
-    _write_image(out / name, stored, fixed, moving.image)
-    if "labels" in found and moving.labels is not None:
-        suffix = name.removeprefix("moved")
-        values = as_stored(found["labels"], moving.labels)
-        values = values.astype(_WIDER.get(values.dtype.name, values.dtype), copy=False)
-        _write_image(out / f"moved_labels{suffix}", values, fixed, moving.labels)
+    images = {"moved": moving.image}
+    if moving.labels is not None:
+        images["moved_labels"] = moving.labels
+    written = [
+        write_image(out / name, on_file_grid(found[name], grid), source, grid, fixed.path)
+        for name, source in images.items()
+    ]
     if fixed.image.affine is None:
-        return
+        return written[0]
     write_whole(out / "displacement.nii.gz", field_bytes(u, grid))
     write_whole(out / "inverse.nii.gz", field_bytes(back, grid))
     matrix = affine_in_mm(found["affine"], fixed, moving)
     write_whole(out / "affine.mat", matlab_bytes(Affine(matrix)))
-    determinant = np.asarray(registration.jacobian_determinant(jnp.asarray(u)), np.float32)
+    determinant = np.asarray(
+        registration.jacobian_determinant(jnp.asarray(u), scheme="central"), np.float32
+    )
     write_whole(out / "jacobian.nii.gz", nifti_bytes(on_file_grid(determinant, grid), grid))
-
-
-def _write_image(path: Path, stored: np.ndarray, fixed: Side, source: Volume) -> None:
-    values = on_file_grid(stored, fixed.grid)
-    buffer = io.BytesIO()
-    if path.name.endswith(".nii.gz"):
-        scale: dict[str, Any] = {"slope": source.slope, "intercept": source.intercept}
-        write_whole(path, nifti_bytes(values, fixed.grid, **scale))
-    elif path.suffix == ".png":
-        from PIL import Image
-
-        Image.fromarray(values).save(buffer, "png")
-        write_whole(path, buffer.getvalue())
-    else:
-        np.save(buffer, values)
-        write_whole(path, buffer.getvalue())
+    return written[0]
 
 
 def _ants(fixed: Side, moving: Side, out: Path) -> str:

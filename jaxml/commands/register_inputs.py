@@ -64,7 +64,6 @@ class Side:
     @property
     def grid(self) -> Grid:
         """The voxels of the file."""
-        assert self.image.grid is not None
         return self.image.grid
 
 
@@ -122,7 +121,6 @@ def _matched(other: Volume, image: Volume) -> Volume:
     """
     if (other.affine is None) == (image.affine is None):
         return other
-    assert image.grid is not None and other.grid is not None
     if image.grid.shape != other.grid.shape:
         raise DataError(
             f"shapes {image.grid.shape} and {other.grid.shape}, and one of them does not say where "
@@ -161,7 +159,7 @@ def _side(image: Volume, files: Files, max_bytes: int) -> Side:
 
 def point_axes(image: Volume) -> int:
     """Return how many coordinates a point of an image has in a file."""
-    if image.affine is None or image.grid is None:
+    if image.affine is None:
         return image.data.ndim
     return itk_axes(image.grid)
 

@@ -102,7 +102,7 @@ def _text(results: dict[str, Any]) -> str:
         f"({results['affine_seconds']:.1f} s), projection {settings['projection']} "
         f"({results['deformable_seconds']:.1f} s).",
         f"Largest displacement {moved['max']:.2f} {moved['unit']}; {moved['most']:.2f} or less at "
-        "99% of the voxels.",
+        "three quarters of the foreground.",
         f"The field after its inverse moves a voxel by {residual['max']:.4f} at most, by "
         f"{residual['percentile_99_9']:.4f} or less at 99.9% (0 for an exact inverse).",
     ]

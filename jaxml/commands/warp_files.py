@@ -71,7 +71,7 @@ def warp_files(
     source = load(image, volume=volume, max_bytes=max_bytes)
     grid = _reference(chain, onto, max_bytes)
     _check_fits(chain, image, _grid(source))
-    sample: Sample = voted if vote else nearest if labels else _linear
+    sample: Sample = voted if vote else nearest if labels else linear
     values, within = _warped(chain, source, grid, sample)
     path, dtype = write_image(out / "warped", values, source, grid, image)
     size = " x ".join(map(str, grid.shape))
@@ -188,7 +188,7 @@ def _affine(grid: Grid) -> np.ndarray:
     return np.eye(4) if grid.affine is None else grid.affine
 
 
-def _linear(data: np.ndarray, index: np.ndarray) -> np.ndarray:
+def linear(data: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Return the image between voxels; those that are NaN have no weight."""
     known = np.isfinite(data)
     if known.all():

@@ -33,21 +33,20 @@ class Volume:
       data: `[H, W]` or `[D, H, W]`; with an affine, axes point right, anterior, superior.
       affine: voxel index to position in mm along right, anterior, superior, `[4, 4]`; None for
         files without one. Of a 2-D image, the third column is that of the axis across.
+      grid: the voxels of the file, for results that are to lie on them.
       note: what was changed in reading, for the user; empty if nothing was.
       dtype: of the numbers in the file.
       slope: what those are multiplied by to have `data`; 1 for most files.
       intercept: what is then added.
-      grid: the voxels of the file, for results that are to lie on them; None for an image that
-        was not read.
     """
 
     data: Num[np.ndarray, "*volume"]
     affine: Float[np.ndarray, "4 4"] | None
+    grid: Grid
     note: str = ""
     dtype: np.dtype = SINGLE
     slope: float = 1.0
     intercept: float = 0.0
-    grid: Grid | None = None
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -165,11 +164,11 @@ def _volume(path, stored: Stored, data: np.ndarray, notes: tuple[str, ...]) -> V
     return Volume(
         np.ascontiguousarray(data),
         affine,
+        grid,
         "; ".join((*stored.notes, *notes)),
         stored.dtype or stored.data.dtype,
         stored.slope,
         stored.intercept,
-        grid,
     )
 
 

@@ -301,8 +301,9 @@ def _information(a: Array, b: Array, share: Array) -> Array:
     # No point may be left in the masks: then there is no information either.
     joint = joint / jnp.maximum(jnp.sum(share), 1)
     independent = jnp.sum(joint, 1, keepdims=True) * jnp.sum(joint, 0, keepdims=True)
-    tiny = jnp.finfo(joint.dtype).tiny
-    ratio = jnp.log(jnp.maximum(joint, tiny)) - jnp.log(jnp.maximum(independent, tiny))
+    # So little adds nothing, and the square of 1 / least, in second derivatives, is finite.
+    least = 1e-14
+    ratio = jnp.log(jnp.maximum(joint, least)) - jnp.log(jnp.maximum(independent, least))
     return jnp.sum(joint * ratio)
 
 

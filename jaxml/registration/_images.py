@@ -11,7 +11,7 @@ from jaxml.registration._masks import Mask, inside, mask_weights
 from jaxml.tracing import is_concrete, known
 
 # One image, or one for each channel.
-Images = Float[Array, "*volume"] | tuple[Float[Array, "*volume"], ...]
+Images = Float[Array, "..."] | tuple[Float[Array, "..."], ...]
 # Sides of a voxel of the fixed image, and of the moving one.
 Spacing = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -58,27 +58,25 @@ def checked_pair(
         float64, infinite, beyond 1e8 (1e60 in float64), or without voxels that count; or the
         spacing is not a positive number an axis.
     """
-    pair = []
-    sides = ("fixed", fixed, fixed_mask), ("moving", moving, moving_mask)
-    ndim = _channels(fixed)[0].ndim
-    if spacing is None:
-        spacing = ((1.0,) * ndim, (1.0,) * ndim)
-    for (name, images, mask), size in zip(sides, spacing, strict=True):
-        channels = _channels(images)
-        _check_channels(name, channels, shortest)
-        size = tuple(float(s) for s in size)
-        if len(size) != channels[0].ndim or not all(0 < s < float("inf") for s in size):
-            raise checks.refused("spacing", spacing, f"{channels[0].ndim} positive numbers twice")
-        pair.append(_without_nan(name, channels, mask, size))
-    first, second = (image.channels for image in pair)
-    if first[0].ndim != second[0].ndim:
-        raise checks.refused("moving", second[0], f"an image of {first[0].ndim} axes, as fixed")
-    if first[0].dtype != second[0].dtype:
-        raise checks.refused("moving", second[0], f"{first[0].dtype}, the type of fixed")
-    if len(first) != len(second):
-        accepted = f"{len(first)} channels, as many as fixed"
-        raise checks.refused("moving", f"{len(second)} channels", accepted)
-    return pair[0], pair[1]
+    ours, theirs = _channels(fixed), _channels(moving)
+    _check_channels("fixed", ours, shortest)
+    _check_channels("moving", theirs, shortest)
+    ndim = ours[0].ndim
+    if theirs[0].ndim != ndim:
+        raise checks.refused("moving", theirs[0], f"an image of {ndim} axes, as fixed")
+    if theirs[0].dtype != ours[0].dtype:
+        raise checks.refused("moving", theirs[0], f"{ours[0].dtype}, the type of fixed")
+    if len(theirs) != len(ours):
+        accepted = f"{len(ours)} channels, as many as fixed"
+        raise checks.refused("moving", f"{len(theirs)} channels", accepted)
+    sides = spacing or ((1.0,) * ndim, (1.0,) * ndim)
+    if not all(len(s) == ndim and all(0 < x < float("inf") for x in s) for s in sides):
+        raise checks.refused("spacing", spacing, f"{ndim} positive numbers twice")
+    sides = [tuple(map(float, side)) for side in sides]
+    return (
+        _without_nan("fixed", ours, fixed_mask, sides[0]),
+        _without_nan("moving", theirs, moving_mask, sides[1]),
+    )
 
 
 def scaled(image: Image) -> Image:
@@ -104,7 +102,9 @@ def _scaled(channel: Array, mask: Array | None) -> Array:
             "image", channel, "images with contrast", holds="the same value everywhere"
         )
     # 0 times the intensity: no infinite one is taken for a bright one.
-    unit = 0 * channel + jnp.clip((channel - low) / jnp.maximum(high - low, jnp.finfo(channel.dtype).tiny), 0, 1)
+    unit = 0 * channel + jnp.clip(
+        (channel - low) / jnp.maximum(high - low, jnp.finfo(channel.dtype).tiny), 0, 1
+    )
     return unit if mask is None else jnp.where(mask > 0, unit, 0)
 
 

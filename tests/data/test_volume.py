@@ -7,6 +7,7 @@ from damaged_files import limits
 from PIL import Image
 
 from jaxml.data import DataError
+from jaxml.data.grid import Grid
 from jaxml.data.volume import Volume, as_stored, load_volume
 
 SHAPE = (7, 8, 9)
@@ -101,7 +102,8 @@ def test_numbers_of_a_file_come_back(tmp_path):
 
 
 def test_numbers_are_rounded_and_cut_to_their_type():
-    of = lambda dtype, **scale: Volume(np.zeros((3, 3)), None, dtype=np.dtype(dtype), **scale)
+    grid = Grid((3, 3), None, (0, 1), (False, False))
+    of = lambda dtype, **scale: Volume(np.zeros((3, 3)), None, grid, dtype=np.dtype(dtype), **scale)
     values = np.array([-1e30, -0.6, 0.4, 1.6, 1e30])
     np.testing.assert_array_equal(as_stored(values, of("u1")), [0, 0, 0, 2, 255])
     np.testing.assert_array_equal(as_stored(values, of("?")), [False, False, False, True, True])

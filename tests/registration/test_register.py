@@ -101,7 +101,7 @@ def test_fold_free_has_no_folds_by_any_criterion(shape, levels):
     assert found.folds == 0
     percentages = vars(fold_percentages(found.displacement))
     # No simplex bounds what differences over five points show.
-    assert {v for k, v in percentages.items() if k != "five_point"} == {0}
+    assert all(v == 0 for k, v in percentages.items() if k != "five_point")
     assert ncc(fixed, found.moved) < 1.2 * ncc(fixed, moving)
 
 
@@ -336,16 +336,18 @@ def test_any_range_of_intensities(low, high):
 def test_of_other_shape_voxels_and_orientation():
     """The moving image again on another grid: the same points of it, by one map more."""
     fixed, moving, _ = pair((32, 28), size=1.2)
+    # Rounding grows along the steps.
+    fixed, moving = fixed.astype("float64"), moving.astype("float64")
     turned = moving.T[:, ::-1]
     # Voxel (i, j) of the moving image is (j, 31 - i) of the turned one.
-    initial = jnp.asarray([[0.0, 1.0, 0.0], [-1.0, 0.0, 31.0]], "float32")
+    initial = jnp.asarray([[0.0, 1.0, 0.0], [-1.0, 0.0, 31.0]])
     settings = dict(levels=2, steps=40)
     plain, other = (
         register(fixed, moving, **settings),
         register(fixed, turned, initial=initial, **settings),
     )
-    np.testing.assert_allclose(other.moved, plain.moved, atol=1e-2)
-    np.testing.assert_allclose(other.displacement, plain.displacement, atol=0.05)
+    np.testing.assert_allclose(other.moved, plain.moved, atol=1e-5)
+    np.testing.assert_allclose(other.displacement, plain.displacement, atol=1e-4)
     np.testing.assert_allclose(
         other.moved, warp(turned, other.displacement, affine=other.affine), atol=1e-5
     )
