@@ -79,7 +79,8 @@ def affine(
     stays unless the information grows by .06 nats.
 
     Linear parts are matrix exponentials of the steps times the initial one, so that maps never
-    turn inside out. The steps are unrolled: the result has a gradient in the images.
+    turn inside out. The result has a gradient in the images, that of the steps, but for the kinks
+    of linear interpolation.
 
     Args:
       fixed: image `[H, W]` or `[D, H, W]` of any contrast and range of intensities, or a tuple
