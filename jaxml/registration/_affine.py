@@ -35,6 +35,8 @@ _STAGES = (_Stage(24, 4096, 50, 12), _Stage(48, 8192, 50, 4), _Stage(96, 32768, 
 # Points for the first look at every rotation.
 _FEW_POINTS = 2048
 _BINS = 32
+# Images are padded to multiples of this, and compared at no more than twice their voxels.
+_MULTIPLE = 16
 # A map from another rotation must be better than the one from the initial map by this factor,
 # and any map better than the initial one by so many nats: images of which one tells nothing of
 # the other, as T1 and T2 of a neck, have wrong maps that are better by less.
@@ -155,9 +157,7 @@ def aligned(fixed: Image, moving: Image, kind: Kind, initial: Array) -> Alignmen
     # Coordinates of hundreds and sums of thousands: GPUs multiply matrices in half of float32.
     with jax.default_matmul_precision("highest"):
         scenes = [
-            _scene(
-                fixed, moving, pooling=_pooling(stage.voxels, fixed, moving), multiple=stage.voxels
-            )
+            _scene(fixed, moving, pooling=_pooling(stage.voxels, fixed, moving))
             for stage in _STAGES
         ]
         before, start = _start(scenes[0], initial, kind=kind)
@@ -169,14 +169,14 @@ def aligned(fixed: Image, moving: Image, kind: Kind, initial: Array) -> Alignmen
         return _result(scenes[-1], before, start, maps)
 
 
-@functools.partial(jax.jit, static_argnames=("pooling", "multiple"))
-def _scene(fixed: Image, moving: Image, *, pooling, multiple: int) -> _Scene:
+@functools.partial(jax.jit, static_argnames="pooling")
+def _scene(fixed: Image, moving: Image, *, pooling) -> _Scene:
     images = fixed, moving
     dtype = fixed.channels[0].dtype
 
     def padded(image, factors):
         image = _pooled(image, factors)
-        return jnp.pad(image, [(0, -n % (multiple // 3 * 2)) for n in image.shape], mode="edge")
+        return jnp.pad(image, [(0, -n % _MULTIPLE) for n in image.shape], mode="edge")
 
     def pad_all(tree):
         return tuple(
@@ -200,7 +200,7 @@ def _scene(fixed: Image, moving: Image, *, pooling, multiple: int) -> _Scene:
 def _start(scene: _Scene, initial: Array, *, kind: Kind) -> tuple[_Map, _Map]:
     """Return the initial map, and the closest one of the kind."""
     (ours, theirs), (shape, other) = scene.sides, scene.shapes
-    linear = theirs[:, None] * initial[:, :-1] / ours
+    linear = theirs[:, None] * initial[:, :-1] / ours[None]
     voxel = scene.centers[0] / ours + (shape - 1) / 2
     offset = (initial[:, :-1] @ voxel + initial[:, -1] - (other - 1) / 2) * theirs
     return _Map(linear, offset), _Map(of_kind(linear, kind), offset)
@@ -263,7 +263,7 @@ def _result(scene: _Scene, before: _Map, start: _Map, maps: _Map) -> Alignment:
     is_better = score(only) > score(start) + _EVIDENCE
     only = jax.tree.map(functools.partial(jnp.where, is_better), only, start)
     after = score(only)
-    linear = only.linear * ours / theirs[:, None]
+    linear = only.linear * ours[None] / theirs[:, None]
     voxel = scene.centers[0] / ours + (shape - 1) / 2
     offset = only.offset / theirs + (other - 1) / 2 - linear @ voxel
     matrix = jnp.concatenate([linear, offset[:, None]], axis=1)
@@ -275,14 +275,16 @@ def _score(scene: _Scene, points: int) -> Callable[[_Map], Array]:
     (ours, theirs), (our_mask, their_mask) = scene.channels, scene.masks
     dtype, ndim = ours[0].dtype, ours[0].ndim
     size = scene.shapes[0] - 1
-    voxels = jnp.asarray(_spread(points, ndim), dtype) * size
-    place = (voxels - size / 2) * scene.sides[0] - scene.centers[0]
+    points = min(points, 2 * ours[0].size)
+    voxels = jnp.asarray(_spread(points, ndim), dtype) * size[None]
+    place = (voxels - size[None] / 2) * scene.sides[0][None] - scene.centers[0][None]
     here = functools.partial(_read, voxels=voxels, factor=scene.factors[0])
     windows = [_windows(here(channel)) for channel in ours]
     weights = jnp.ones(points, dtype) if our_mask is None else here(our_mask)
+    middle = (scene.shapes[1] - 1) / 2
 
     def score(at: _Map) -> Array:
-        voxels = (place @ at.linear.T + at.offset) / scene.sides[1] + (scene.shapes[1] - 1) / 2
+        voxels = (place @ at.linear.T + at.offset[None]) / scene.sides[1][None] + middle[None]
         there = functools.partial(_read, voxels=voxels, factor=scene.factors[1])
         share = weights
         if their_mask is not None:
@@ -311,7 +313,7 @@ def _information(a: Array, b: Array, share: Array) -> Array:
 def _windows(intensities: Array) -> Array:
     """Cubic B-splines around each of the bins, `[point, bin]`; 0 to 1 lies well within."""
     place = 1.0 + intensities * (_BINS - 3)
-    distance = jnp.abs(place[:, None] - jnp.arange(_BINS, dtype=intensities.dtype))
+    distance = jnp.abs(place[:, None] - jnp.arange(_BINS, dtype=intensities.dtype)[None])
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = jnp.maximum(2 - distance, 0) ** 3 / 6
     return jnp.where(distance < 1, near, far)
@@ -319,7 +321,7 @@ def _windows(intensities: Array) -> Array:
 
 def _read(image: Array, voxels: Array, factor: Array) -> Array:
     """The pooled image at points in voxels of the unpooled one; its border goes on outside."""
-    return map_coordinates(image, list(((voxels + 0.5) / factor - 0.5).T), 1, "nearest")
+    return map_coordinates(image, list(((voxels + 0.5) / factor[None] - 0.5).T), 1, "nearest")
 
 
 def _center_of_mass(image: Image) -> Array:

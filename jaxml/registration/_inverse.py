@@ -197,7 +197,7 @@ def _inverse_of_one(u: Array, iterations: int) -> Array:
         v, square, waiting, attempt = state
         (index,) = jnp.nonzero(waiting, size=group, fill_value=size)
         index = index.astype(jnp.int32)
-        start = v.at[index].get(mode="clip") + aside[attempt]
+        start = v.at[index].get(mode="clip") + aside[attempt][None]
         found, left = solve((index, start), walk)
         nearer = jnp.where(left < square.at[index].get(mode="clip"), index, size)
         v = v.at[nearer].set(found, mode="drop")

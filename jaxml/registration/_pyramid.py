@@ -76,7 +76,7 @@ def between(
     # Voxel i of a level is the mean of voxels whose middle is f i + (f - 1) / 2.
     middle = jnp.matmul(linear, (ours - 1) / 2, precision="highest")
     offset = (middle + offset - (theirs - 1) / 2) / theirs
-    return jnp.concatenate([linear * ours / theirs[:, None], offset[:, None]], axis=1)
+    return jnp.concatenate([linear * ours[None] / theirs[:, None], offset[:, None]], axis=1)
 
 
 @functools.partial(jax.jit, static_argnames="axes")
