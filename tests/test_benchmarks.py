@@ -84,7 +84,7 @@ def scan(script):
 
 def test_landmarks_of_a_hidden_warp_are_where_its_image_has_them(script, scan):
     peers = script("registration_peers")
-    warp = peers.HiddenWarp.draw(3.0, 1, scan)
+    warp = peers.HiddenWarp.draw(3.0, 160.0, 1, scan)
     points = np.argwhere(scan.image > 0)[::20]
     there = warp.inverse(points)
     inside = ((there >= 2) & (there <= np.array(scan.image.shape) - 3)).all(axis=1)
@@ -99,7 +99,7 @@ def test_landmarks_of_a_hidden_warp_are_where_its_image_has_them(script, scan):
 
 
 def test_determinants_of_a_hidden_warp_are_those_of_differences(script, scan):
-    warp = script("registration_peers").HiddenWarp.draw(3.0, 1, scan)
+    warp = script("registration_peers").HiddenWarp.draw(3.0, 160.0, 1, scan)
     voxels = np.indices(scan.image.shape)[:, ::2, ::2, ::2].reshape(3, -1).T
     step = 1e-5 * np.eye(3)
     columns = [(warp.displacement(voxels + s) - warp.displacement(voxels - s)) / 2e-5 for s in step]
