@@ -61,6 +61,7 @@ _NAMES = {
     "MI": "ANTs SyN, MI, (100, 70, 50), flow sigma 2",
 }
 NO_POINTS = np.zeros((0, 3), int)
+Spacing = tuple[tuple[float, ...], tuple[float, ...]]
 # The shortest wave of a hidden warp, of the longest one.
 SHORTEST = 3 / 8
 # The place of a voxel in ITK's millimeters, x to the left and y to the back, from ours.
@@ -425,7 +426,7 @@ class HiddenWarp:
 
 def corners(image: np.ndarray, count: int) -> np.ndarray:
     """Return voxels `[count, 3]` where the image changes most along all three axes."""
-    slopes = [scipy.ndimage.gaussian_filter(image, 1.0, order=o) for o in np.eye(3, dtype=int)]
+    slopes = [_slope(image, axis) for axis in range(3)]
     tensor = np.empty((*image.shape, 3, 3))
     for i in range(3):
         for j in range(3):
@@ -434,6 +435,12 @@ def corners(image: np.ndarray, count: int) -> np.ndarray:
     peak = (least == scipy.ndimage.maximum_filter(least, 5)) & (image > 0)
     places = np.argwhere(peak)
     return places[np.argsort(-least[peak])[:count]]
+
+
+def _slope(image: np.ndarray, axis: int) -> np.ndarray:
+    for a in range(3):
+        image = scipy.ndimage.gaussian_filter1d(image, 1.0, axis=a, order=int(a == axis))
+    return image
 
 
 # The tools ------------------------------------------------------------------------------------
@@ -522,7 +529,7 @@ def _brains(data: Path) -> tuple[Scan, Scan]:
     return Scan(pair.a, only(pair.a_labels), affine), Scan(pair.b, only(pair.b_labels), affine)
 
 
-def _headers(fixed: Scan, moving: Scan) -> tuple[jax.Array, tuple[tuple[float, ...], ...]]:
+def _headers(fixed: Scan, moving: Scan) -> tuple[jax.Array, Spacing]:
     """Return the initial map and the spacing, as `register` wants them, of two headers."""
     initial = np.linalg.inv(moving.affine) @ fixed.affine
     return jnp.asarray(initial[:3], jnp.float32), (fixed.spacing, moving.spacing)
