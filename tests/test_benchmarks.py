@@ -5,7 +5,9 @@ import importlib
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.ndimage
 
 from jaxml.models import llama
 
@@ -69,3 +71,71 @@ def test_the_ratios_of_the_readme_are_those_of_the_report():
     assert len(shown) >= 10 and set(shown) <= set(every)
     (measured,) = re.findall(r"^(\d{4}-\d\d-\d\d; .+?)\. ", report.partition("\n## ")[0], re.M)
     assert measured in " ".join(readme.split())
+
+
+@pytest.fixture
+def scan(script):
+    image = np.random.default_rng(0).random((24, 28, 32))
+    image = scipy.ndimage.gaussian_filter(image, 2.0)
+    image = (image - image.min()) / np.ptp(image)
+    affine = np.diag([-2.0, 3.0, 2.0, 1.0])
+    return script("registration_peers").Scan(image.astype(np.float32), image * 0, affine)
+
+
+def test_landmarks_of_a_hidden_warp_are_where_its_image_has_them(script, scan):
+    peers = script("registration_peers")
+    warp = peers.HiddenWarp.draw(3.0, 160.0, 1, scan)
+    points = np.argwhere(scan.image > 0)[::20]
+    there = warp.inverse(points)
+    inside = ((there >= 2) & (there <= np.array(scan.image.shape) - 3)).all(axis=1)
+    points, there = points[inside], there[inside]
+    away = np.linalg.norm((there - points) * scan.spacing, axis=1)
+    assert len(points) > 300 and 2 < np.mean(away) < 10
+    moved = warp.image(scan.image, 0)
+    values = scipy.ndimage.map_coordinates(moved, there.T, order=3)
+    before = scan.image[tuple(points.T)]
+    # The noise of .01, and what cubic splines lose.
+    assert np.std(values - before) < 0.02 < np.std(moved[tuple(points.T)] - before)
+
+
+def test_determinants_of_a_hidden_warp_are_those_of_differences(script, scan):
+    warp = script("registration_peers").HiddenWarp.draw(3.0, 160.0, 1, scan)
+    voxels = np.indices(scan.image.shape)[:, ::2, ::2, ::2].reshape(3, -1).T
+    step = 1e-5 * np.eye(3)
+    columns = [(warp.displacement(voxels + s) - warp.displacement(voxels - s)) / 2e-5 for s in step]
+    smallest = np.linalg.det(np.eye(3) + np.stack(columns, axis=-1)).min()
+    assert warp.smallest(scan) == pytest.approx(smallest, rel=1e-6) and smallest > 0
+
+
+def test_corners_are_those_of_a_box(script):
+    image = np.zeros((30, 30, 30))
+    image[8:20, 9:21, 10:22] = 1.0
+    found = script("registration_peers").corners(image, 8)
+    box = np.array([[8, 9, 10], [19, 20, 21]])
+    truth = {(box[i][0], box[j][1], box[k][2]) for i in (0, 1) for j in (0, 1) for k in (0, 1)}
+    assert len(found) == 8
+    assert all(min(np.abs(np.subtract(f, t)).max() for t in truth) <= 2 for f in found)
+
+
+def test_what_the_comparison_with_ants_lacks_is_one_line(script, monkeypatch, capsys, tmp_path):
+    peers = script("registration_peers")
+    monkeypatch.setattr(peers.harness, "installed", lambda package: False)
+    monkeypatch.setenv("JAXML_DATA", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["registration_peers.py"])
+    assert peers.main() == 0
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == (
+        "Not measured: antspyx is not installed (pip install '.[peers]'); the folder of "
+        "JAXML_DATA has no brain and no registration."
+    )
+
+
+def test_the_turn_of_a_header_is_about_the_middle(script, scan):
+    turn = script("registration_peers")._turn
+    degrees, shift, matrix = turn(np.random.default_rng(3), scan)
+    middle = (np.array(scan.image.shape) - 1) / 2
+    to_mm = np.diag(scan.spacing)
+    moved = to_mm @ (matrix[:3] @ [*middle, 1] - middle)
+    assert np.linalg.norm(moved) == pytest.approx(shift) and 0 < shift < 40
+    angle = np.rad2deg(np.arccos((np.trace(matrix[:3, :3]) - 1) / 2))
+    assert angle == pytest.approx(degrees) and 0 < degrees < 45
