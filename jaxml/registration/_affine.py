@@ -41,6 +41,10 @@ _MULTIPLE = 16
 # and any map better than the initial one by so many nats: images of which one tells nothing of
 # the other, as T1 and T2 of a neck, have wrong maps that are better by less.
 _GAIN, _EVIDENCE = 1.05, 0.06
+# Nats that it costs to stretch, times the mean square of the logarithms of the stretches, and to
+# turn, times 1 - the cosine of the angle: images of which one tells little of the other fit best
+# where a part of one is enlarged, or lies across.
+_STRETCH, _TURN = 0.5, 0.1
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +82,8 @@ def affine(
     of 24 voxels a side; the best of them, and the initial map, are optimized by Adam, the best
     of those again at twice and at four times that resolution. A map from another rotation is
     taken only where it is better than the one from the initial map by 5%, and the initial map
-    stays unless the information grows by .06 nats.
+    stays unless the information grows by .06 nats. Stretches and turns away
+    from the initial map cost: up to .2 nats for half a turn.
 
     Linear parts are matrix exponentials of the steps times the initial one, so that maps never
     turn inside out. The result has a gradient in the images, that of the steps, but for the kinks
@@ -165,7 +170,7 @@ def aligned(fixed: Image, moving: Image, kind: Kind, initial: Array) -> Alignmen
         # Few parameters first: rotations are far off, scales are not.
         kinds: tuple[Kind, ...] = ("rigid", "rigid" if kind == "rigid" else "similarity", kind)
         for scene, stage, kind_here in zip(scenes, _STAGES, kinds, strict=True):
-            maps, favor = _improved(scene, maps, favor, stage=stage, kind=kind_here)
+            maps, favor = _improved(scene, start, maps, favor, stage=stage, kind=kind_here)
         return _result(scenes[-1], before, start, maps)
 
 
@@ -221,21 +226,24 @@ def _first_look(scene: _Scene, start: _Map) -> tuple[_Map, Array]:
 
 
 @functools.partial(jax.jit, static_argnames=("stage", "kind"))
-def _improved(scene: _Scene, maps: _Map, favor: Array, *, stage: _Stage, kind: Kind):
+def _improved(
+    scene: _Scene, start: _Map, maps: _Map, favor: Array, *, stage: _Stage, kind: Kind
+) -> tuple[_Map, Array]:
     """Return the best of the maps after the steps of one resolution, and their favors."""
-    score = _score(scene, stage.points)
+    information, initial = _score(scene, stage.points), jnp.linalg.inv(start.linear)
+    score = lambda at: information(at) - _cost(at.linear @ initial)
     kept = jax.lax.top_k(favor * jax.lax.map(score, maps), stage.starts)[1]
     maps, favor = jax.tree.map(lambda x: x[kept], (maps, favor))
     basis = jnp.asarray(generators(kind, maps.offset.shape[-1]), favor.dtype)
     extent = jnp.max(scene.shapes[0] * scene.sides[0])
     adam = optax.scale_by_adam()
 
-    def improve(start: _Map) -> _Map:
+    def improve(first: _Map) -> _Map:
         def moved(parameters) -> _Map:
             exponent, shift = parameters
             # One unit moves points by about 1 mm, in the linear part as in the shift.
             turn = exponential(jnp.tensordot(exponent * 4 / extent, basis, 1))
-            return _Map(turn @ start.linear, start.offset + shift)
+            return _Map(turn @ first.linear, first.offset + shift)
 
         slope = jax.grad(lambda parameters: score(moved(parameters)))
 
@@ -245,7 +253,7 @@ def _improved(scene: _Scene, maps: _Map, favor: Array, *, stage: _Stage, kind: K
             length = extent / stage.voxels / 4 * (1 + jnp.cos(jnp.pi * i / stage.steps))
             return (jax.tree.map(lambda p, d: p + length * d, parameters, direction), moments), None
 
-        zero = jnp.zeros(len(basis), favor.dtype), jnp.zeros_like(start.offset)
+        zero = jnp.zeros(len(basis), favor.dtype), jnp.zeros_like(first.offset)
         times = jnp.arange(stage.steps, dtype=favor.dtype)
         # For the derivative of the result: what a step computes is not kept, but run again.
         step = jax.checkpoint(step)
@@ -260,7 +268,8 @@ def _result(scene: _Scene, before: _Map, start: _Map, maps: _Map) -> Alignment:
     (ours, theirs), (shape, other) = scene.sides, scene.shapes
     score = _score(scene, _STAGES[-1].points)
     only = jax.tree.map(lambda x: x[0], maps)
-    is_better = score(only) > score(start) + _EVIDENCE
+    cost = _cost(only.linear @ jnp.linalg.inv(start.linear))
+    is_better = score(only) - cost > score(start) + _EVIDENCE
     only = jax.tree.map(functools.partial(jnp.where, is_better), only, start)
     after = score(only)
     linear = only.linear * ours[None] / theirs[:, None]
@@ -296,6 +305,17 @@ def _score(scene: _Scene, points: int) -> Callable[[_Map], Array]:
         )
 
     return score
+
+
+def _cost(linear: Array) -> Array:
+    """What a linear part beside the initial one costs, in nats; 0 where it is the identity."""
+    square, n = linear.T @ linear, len(linear)
+    # For stretches near 1 this is the mean square of their logarithms.
+    stretch = (jnp.trace(square) + jnp.trace(jnp.linalg.inv(square)) - 2 * n) / (4 * n)
+    size = jnp.sqrt(jnp.trace(square) / n)
+    # The trace of a rotation is n - 2 + 2 cos.
+    turn = (n - jnp.trace(linear) / size) / 2
+    return _STRETCH * stretch + _TURN * turn
 
 
 def _information(a: Array, b: Array, share: Array) -> Array:
