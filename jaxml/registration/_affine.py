@@ -77,7 +77,7 @@ def affine(
     """Return the map of the fixed image's voxels onto the moving image that aligns both.
 
     Maximizes the mutual information of the intensities, whatever the contrast of either image,
-    at points spread over the fixed image; outside of the moving image lies the intensity 0.
+    at points spread over the fixed image; outside of the moving image its border goes on.
     Rotations all around, each with the centers of mass on each other, are looked at on images
     of 24 voxels a side; the best of them, and the initial map, are optimized by Adam, the best
     of those again at twice and at four times that resolution. A map from another rotation is
@@ -297,8 +297,7 @@ def _score(scene: _Scene, points: int) -> Callable[[_Map], Array]:
         there = functools.partial(_read, voxels=voxels, factor=scene.factors[1])
         share = weights
         if their_mask is not None:
-            # Outside of the moving image lies background, which counts.
-            share = weights * jax.lax.stop_gradient(1 - there(1 - their_mask))
+            share = weights * jax.lax.stop_gradient(there(their_mask))
         pairs = zip(windows, theirs, strict=True)
         return functools.reduce(
             jnp.add, [_information(a, _windows(there(channel)), share) for a, channel in pairs]
