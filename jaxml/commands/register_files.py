@@ -97,16 +97,16 @@ def register_files(
     }
     if smoothness is not None:
         settings["smoothness"] = smoothness
-    found = _registered(first, second, None if affine == "none" else affine, settings)
-    results = _results(first, second, found)
+    outcome = _registered(first, second, None if affine == "none" else affine, settings)
+    results = _results(first, second, outcome)
     results["settings"] = {"similarity": similarity, "affine": affine, "projection": projection}
     doubt = implausible(results, similarity=similarity, affine=affine)
     results["implausible"] = doubt
     if first.image.affine is not None:
         results["ants"] = _ants(first, second, out)
-    report = report_of(results, found)
-    moved, dtype = _write(out, first, second, found)
-    write_report([report.finished(sum(found["seconds"].values()))], out, scale="one pair", seed=0)
+    report = report_of(results, outcome)
+    moved, dtype = _write(out, first, second, outcome)
+    write_report([report.finished(sum(outcome["seconds"].values()))], out, scale="one pair", seed=0)
     return _summary(results, moved, dtype, out), doubt
 
 
@@ -118,8 +118,8 @@ def _registered(fixed: Side, moving: Side, kind: Any, settings: dict[str, Any]) 
         "fixed_mask": None if fixed.mask is None else jnp.asarray(fixed.mask),
         "moving_mask": None if moving.mask is None else jnp.asarray(moving.mask),
     }
-    given = [tuple(jnp.asarray(channel) for channel in channels) for channels in (a, b)]
-    pair = [channels if channels[1:] else channels[0] for channels in given]
+    channels = [tuple(jnp.asarray(channel) for channel in arrays) for arrays in (a, b)]
+    pair = [each if each[1:] else each[0] for each in channels]
     initial = from_headers(fixed, moving)
     headers = _middles(fixed, moving) if initial is None else initial
     between, start = headers, time.perf_counter()
@@ -169,14 +169,15 @@ def _normalized(path: Path, data: np.ndarray) -> np.ndarray:
     return np.clip((data - low) / (high - low), 0, 1, dtype=np.float32)
 
 
-def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]:
-    u, back, between = (found[name] for name in ("displacement", "inverse", "affine"))
+def _results(fixed: Side, moving: Side, outcome: dict[str, Any]) -> dict[str, Any]:
+    u, back, between = (outcome[name] for name in ("displacement", "inverse", "affine"))
     # In the background there is nothing to find, and much of it.
-    counts = found["fixed"] > 0
+    counts = outcome["fixed"] > 0
     if fixed.mask is not None:
         counts &= fixed.mask
     states = {
-        state: likeness(found["fixed"], moved, counts) for state, moved in found["states"].items()
+        state: likeness(outcome["fixed"], moved, counts)
+        for state, moved in outcome["states"].items()
     }
     residual = lengths(np.asarray(jax.jit(registration.compose)(jnp.asarray(u), jnp.asarray(back))))
     in_space = lengths(in_mm(u, fixed.image))
@@ -189,7 +190,7 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
         "notes": [f"{s.path.name}: {s.image.note}" for s in (fixed, moving) if s.image.note],
         "likeness": states,
         "fold_percent": {name: float(value) for name, value in vars(folds).items()},
-        "digital_folds": found["folds"],
+        "digital_folds": outcome["folds"],
         "inverse_residual_voxels": {
             "max": float(residual.max()),
             "percentile_99_9": float(np.percentile(residual, 99.9)),
@@ -200,16 +201,16 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
             "most": moved_most(in_space[counts]),
             "extent": float(np.prod(sides) ** (1 / len(sides))),
         },
-        "affine_seconds": found["seconds"]["affine"],
-        "deformable_seconds": found["seconds"]["deformable"],
+        "affine_seconds": outcome["seconds"]["affine"],
+        "deformable_seconds": outcome["seconds"]["deformable"],
     }
     if fixed.labels is not None and moving.labels is not None:
         shape = fixed.labels.data.shape
         before, after = (
             carried(moving.labels.data, field, matrix, shape, nearest)
-            for field, matrix in ((None, found["headers"]), (u, between))
+            for field, matrix in ((None, outcome["headers"]), (u, between))
         )
-        found["moved_labels"] = after
+        outcome["moved_labels"] = after
         each = overlaps(fixed.labels.data, before, after)
         means = np.mean([*each.values()], axis=0) if each else (np.nan, np.nan)
         results["dice"] = {
@@ -219,7 +220,7 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
         }
     if fixed.points is not None:
         distances = {
-            "before": landmark_distances(fixed, moving, None, found["headers"]),
+            "before": landmark_distances(fixed, moving, None, outcome["headers"]),
             "after": landmark_distances(fixed, moving, u, between),
         }
         results["landmarks"] = {
@@ -235,29 +236,29 @@ def _results(fixed: Side, moving: Side, found: dict[str, Any]) -> dict[str, Any]
     return results
 
 
-def _write(out: Path, fixed: Side, moving: Side, found: dict[str, Any]) -> tuple[Path, np.dtype]:
+def _write(out: Path, fixed: Side, moving: Side, outcome: dict[str, Any]) -> tuple[Path, np.dtype]:
     """Write images and transforms; return where the moved image is, and its type of numbers."""
-    grid, u, back = fixed.grid, found["displacement"], found["inverse"]
+    grid, u, back = fixed.grid, outcome["displacement"], outcome["inverse"]
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
         displacement=in_file_voxels(u, grid),
         inverse=in_file_voxels(back, grid),
-        affine=map_of_file_voxels(found["affine"], grid, moving.grid),
+        affine=map_of_file_voxels(outcome["affine"], grid, moving.grid),
     )
     write_whole(out / "fields.npz", buffer.getvalue())
     images = {"moved": moving.image}
     if moving.labels is not None:
         images["moved_labels"] = moving.labels
     written = [
-        write_image(out / name, on_file_grid(found[name], grid), source, grid, fixed.path)
+        write_image(out / name, on_file_grid(outcome[name], grid), source, grid, fixed.path)
         for name, source in images.items()
     ]
     if fixed.image.affine is None:
         return written[0]
     write_whole(out / "displacement.nii.gz", field_bytes(u, grid))
     write_whole(out / "inverse.nii.gz", field_bytes(back, grid))
-    matrix = affine_in_mm(found["affine"], fixed, moving)
+    matrix = affine_in_mm(outcome["affine"], fixed, moving)
     write_whole(out / "affine.mat", matlab_bytes(Affine(matrix)))
     determinant = np.asarray(
         registration.jacobian_determinant(jnp.asarray(u), scheme="central"), np.float32

@@ -13,12 +13,12 @@ _MEASURES = (
 )
 
 
-def report_of(results: dict[str, Any], found: dict[str, Any]) -> Report:
+def report_of(results: dict[str, Any], outcome: dict[str, Any]) -> Report:
     """Return the report.
 
     Args:
       results: numbers of the run, as they are written to results.json.
-      found: images and fields of the run.
+      outcome: images and fields of the run.
 
     Returns:
       `Report` without its duration.
@@ -39,7 +39,7 @@ def report_of(results: dict[str, Any], found: dict[str, Any]) -> Report:
         tuple(percent),
         (tuple(f"{value:.4f}" for value in percent.values()),),
     )
-    first, second = found["fixed"], found["states"]
+    first, second = outcome["fixed"], outcome["states"]
     pictures = {
         "fixed": first,
         "moving": second["before"],
@@ -64,7 +64,7 @@ def report_of(results: dict[str, Any], found: dict[str, Any]) -> Report:
             Figure(
                 "deformation",
                 "Deformed grid in the plane of the slice, and determinants",
-                deformations.deformations({"displacement": found["displacement"]}),
+                deformations.deformations({"displacement": outcome["displacement"]}),
             ),
         ),
         results,

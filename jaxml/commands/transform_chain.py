@@ -62,8 +62,8 @@ def load_chain(files: Sequence[Path], max_bytes: int) -> Chain:
     names = ", ".join(map(str, files))
     kinds = {(axes_of(t), t.unit) for transforms in read for t in transforms}
     if len(kinds) > 1:
-        told = " and ".join(f"of {n} axes in {unit}" for n, unit in sorted(kinds))
-        raise DataError(f"{names}: transforms {told}; give ones of the same images")
+        kinds_of_axes = " and ".join(f"of {n} axes in {unit}" for n, unit in sorted(kinds))
+        raise DataError(f"{names}: transforms {kinds_of_axes}; give ones of the same images")
     notes, chain = [], []
     for (undone, path), transforms in zip(parts, read, strict=True):
         if undone:

@@ -51,8 +51,8 @@ def unfold_file(path: Path, out: Path, *, max_bytes: int = MAX_BYTES) -> str:
         raise DataError(f"{path}: a field of {shape} voxels; give one of 3 or more an axis")
     start = time.perf_counter()
     u = jnp.asarray(in_voxels(field), jnp.float32)
-    found = registration.fold_free(u)
-    repaired = _repaired(field, np.asarray(u), np.asarray(found.displacement))
+    free = registration.fold_free(u)
+    repaired = _repaired(field, np.asarray(u), np.asarray(free.displacement))
     # Of the numbers in the file, which are rounded.
     v = jnp.asarray(in_voxels(repaired), jnp.float32)
     inverse = from_voxels(inverse_of(np.asarray(v)), field)
@@ -67,7 +67,7 @@ def unfold_file(path: Path, out: Path, *, max_bytes: int = MAX_BYTES) -> str:
         "folds_after": _folds(v),
         "folded_volume_before": _folded_volume(u),
         "folded_volume_after": _folded_volume(v),
-        "iterations": int(found.iterations),
+        "iterations": int(free.iterations),
         "changed_voxels": int(np.count_nonzero(changes)),
         "change_rms": float(np.sqrt(np.mean(changes**2))),
         "change_max": float(changes.max()),
@@ -88,10 +88,10 @@ def unfold_file(path: Path, out: Path, *, max_bytes: int = MAX_BYTES) -> str:
     )
 
 
-def _repaired(field: Field, u: np.ndarray, found: np.ndarray) -> Field:
+def _repaired(field: Field, u: np.ndarray, free: np.ndarray) -> Field:
     """Return the field with new vectors where its displacement was changed."""
-    changed = (found != u).any(axis=-1, keepdims=True)
-    vectors = np.where(changed, from_voxels(found, field).vectors, field.vectors)
+    changed = (free != u).any(axis=-1, keepdims=True)
+    vectors = np.where(changed, from_voxels(free, field).vectors, field.vectors)
     return Field(vectors, field.affine, field.unit)
 
 

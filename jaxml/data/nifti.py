@@ -146,8 +146,8 @@ def _position(header) -> tuple[int, tuple[str, ...]]:
     """Return what the positions are of, and what is to be said about them."""
     if "sform_code" not in header:
         analyze = "origin" in header
-        said = "Analyze files say no orientation: the first axis is taken to point left"
-        return 2 if analyze else 1, (said,) * analyze
+        note = "Analyze files say no orientation: the first axis is taken to point left"
+        return 2 if analyze else 1, (note,) * analyze
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if sform <= 0 and qform <= 0:
         return 2, ("the header says no orientation: the first axis is taken to point left",)

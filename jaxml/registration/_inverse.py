@@ -174,11 +174,11 @@ def _inverse_of_one(u: Array, iterations: int) -> Array:
         """Displacement of voxels, and the square of its residual, from their first ones on."""
         voxels = _voxels(group[0], table)
         place, square = advance(table, _place(voxels, tuple(group[1].T), table), voxels)
-        found = [
+        places = [
             (c - q).astype(u.dtype) + f
             for c, q, f in zip(place.cell, voxels, place.fraction, strict=True)
         ]
-        return jnp.stack(found, axis=-1), square
+        return jnp.stack(places, axis=-1), square
 
     newton = functools.partial(_newton, rounding=rounding)
     walk = functools.partial(_walk, rounding=rounding, limit=iterations)
@@ -198,9 +198,9 @@ def _inverse_of_one(u: Array, iterations: int) -> Array:
         (index,) = jnp.nonzero(waiting, size=group, fill_value=size)
         index = index.astype(jnp.int32)
         start = v.at[index].get(mode="clip") + aside[attempt][None]
-        found, left = solve((index, start), walk)
+        place, left = solve((index, start), walk)
         nearer = jnp.where(left < square.at[index].get(mode="clip"), index, size)
-        v = v.at[nearer].set(found, mode="drop")
+        v = v.at[nearer].set(place, mode="drop")
         square = square.at[nearer].set(left, mode="drop")
         waiting = waiting.at[index].set(False, mode="drop")
         ends = ~jnp.any(waiting)

@@ -35,7 +35,7 @@ def pyramid(image: Image, side: float, levels: int) -> list[Level]:
       side: of a voxel, wanted on the first level.
       levels: number of levels.
     """
-    found, factors = [], (1.0,) * len(image.shape)
+    stack, factors = [], (1.0,) * len(image.shape)
     for level in range(levels):
         while axes := halved_axes(image.shape, image.spacing, side * 2**level):
             channels, mask = _halved(image.channels, image.mask, axes=axes)
@@ -45,8 +45,8 @@ def pyramid(image: Image, side: float, levels: int) -> list[Level]:
                 for xs in (image.spacing, factors)
             )
             image = Image(channels, mask, spacing)
-        found.append(Level(image, factors))
-    return found
+        stack.append(Level(image, factors))
+    return stack
 
 
 def most_levels(fixed: Image, least: int) -> int:
