@@ -201,8 +201,7 @@ def _results(fixed: Side, moving: Side, outcome: dict[str, Any]) -> dict[str, An
             "most": moved_most(in_space[counts]),
             "extent": float(np.prod(sides) ** (1 / len(sides))),
         },
-        "affine_seconds": outcome["seconds"]["affine"],
-        "deformable_seconds": outcome["seconds"]["deformable"],
+        "seconds": outcome["seconds"],
     }
     if fixed.labels is not None and moving.labels is not None:
         shape = fixed.labels.data.shape
@@ -283,8 +282,8 @@ def _summary(results: dict[str, Any], moved: Path, dtype: np.dtype, out: Path) -
     lines = [
         f"similarity (NCC) {before['ncc']:.4f} -> {after['ncc']:.4f}, mutual information "
         f"{before['mutual_information']:.4f} -> {after['mutual_information']:.4f}, "
-        f"{results['digital_folds']} folds, {results['affine_seconds']:.0f} + "
-        f"{results['deformable_seconds']:.0f} s"
+        f"{results['digital_folds']} folds, {results['seconds']['affine']:.0f} + "
+        f"{results['seconds']['deformable']:.0f} s"
     ]
     if "dice" in results:
         dice = results["dice"]

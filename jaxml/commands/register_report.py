@@ -99,8 +99,7 @@ def _text(results: dict[str, Any]) -> str:
     settings = results["settings"]
     lines = [
         f"Similarity {settings['similarity']}, affine map {settings['affine']} "
-        f"({results['affine_seconds']:.1f} s), projection {settings['projection']} "
-        f"({results['deformable_seconds']:.1f} s).",
+        f"and projection {settings['projection']}.",
         f"Largest displacement {moved['max']:.2f} {moved['unit']}; {moved['most']:.2f} or less at "
         "three quarters of the foreground.",
         f"The field after its inverse moves a voxel by {residual['max']:.4f} at most, by "
