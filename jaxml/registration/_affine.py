@@ -145,16 +145,16 @@ class _Map(NamedTuple):
 
 
 class _Scene(NamedTuple):
-    """Both images at one resolution, padded so that images of many shapes have one program."""
+    """Both images, fixed first, at one resolution: padded so that images of many shapes have one program."""
 
-    channels: tuple[tuple[Array, ...], tuple[Array, ...]]
-    masks: tuple[Array | None, Array | None]
+    channels: tuple[tuple[Array, ...], ...]
+    masks: tuple[Array | None, ...]
     # Of each image: voxels that became one along each axis, voxels along it, sides of a voxel.
-    factors: tuple[Array, Array]
-    shapes: tuple[Array, Array]
-    sides: tuple[Array, Array]
+    factors: tuple[Array, ...]
+    shapes: tuple[Array, ...]
+    sides: tuple[Array, ...]
     # Center of mass of each, in mm from the middle.
-    centers: tuple[Array, Array]
+    centers: tuple[Array, ...]
 
 
 def aligned(fixed: Image, moving: Image, kind: Kind, initial: Array) -> Alignment:
