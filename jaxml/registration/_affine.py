@@ -145,7 +145,7 @@ class _Map(NamedTuple):
 
 
 class _Scene(NamedTuple):
-    """Both images, fixed first, at one resolution: padded so that images of many shapes have one program."""
+    """Both images, fixed first, at one resolution, padded: many shapes share a program."""
 
     channels: tuple[tuple[Array, ...], ...]
     masks: tuple[Array | None, ...]
