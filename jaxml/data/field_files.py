@@ -1,7 +1,6 @@
 """Displacement fields in files: of ITK and ANTs, and fields.npz of `jaxml register`."""
 
 import contextlib
-import gzip
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +11,13 @@ from jaxtyping import Float
 
 from jaxml.data.affine_files import matrix_of
 from jaxml.data.grid import Grid, SeveralError, Stored
-from jaxml.data.nifti import nifti_bytes
+from jaxml.data.nifti import checked_header, kind_of, vector_bytes
 from jaxml.data.transforms import Affine, Field
 from jaxml.extras import extra
 from jaxml.files.errors import DataError
 from jaxml.files.limits import check_memory
 from jaxml.files.names import one_line
-from jaxml.files.npz import MOST_EXPANSION, read_npz
+from jaxml.files.npz import read_npz
 
 
 def read_field(path: Path, max_bytes: int) -> Field:
@@ -106,9 +105,7 @@ def field_bytes(
     Returns:
       The content of the file: vectors in LPS mm along the fifth axis, with their intent.
     """
-    shape = vectors.shape[:-1]
-    lps = vectors * np.array([-1, -1, 1][: len(shape)], vectors.dtype)
-    return nifti_bytes(lps, file_grid(shape, affine), vectors=True)
+    return vector_bytes(vectors, file_grid(vectors.shape[:-1], affine))
 
 
 def file_grid(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"] | None) -> Grid:
@@ -124,35 +121,18 @@ def file_grid(shape: tuple[int, ...], affine: Float[np.ndarray, "4 4"] | None) -
 def _opened(path: Path, max_bytes: int) -> Any:
     """Return the image of nibabel, whose vectors have not been read."""
     with extra("experiments"):
-        import nibabel
         from nibabel.filebasedimages import ImageFileError
         from nibabel.spatialimages import HeaderDataError
 
-    # Not `nibabel.load`, which also knows brain surfaces with XML in them.
-    kinds: Any = nibabel.Nifti1Image, nibabel.Nifti2Image
     try:
-        kind = next(kind for kind in kinds if kind.path_maybe_image(path)[0])
-        _check_header(path, kind.header_class, max_bytes)
+        kind, _, _ = kind_of(path)
+        shape, dtype, start = checked_header(path, path, kind.header_class)
+        # As stored, and as the float that is returned; what lies before it is read too.
+        check_memory(start + math.prod(shape) * (dtype.itemsize + 8), max_bytes)
         with np.errstate(all="ignore"):
             return kind.load(path)
     except (ImageFileError, HeaderDataError, KeyError, OverflowError, StopIteration) as error:
         raise DataError(f"no NIfTI image: {one_line(error)}") from error
-
-
-def _check_header(path: Path, header_class: Any, max_bytes: int) -> None:
-    """Raise where the header claims more than the file can hold: all of it would be allocated."""
-    packed = path.suffix.lower() == ".gz"
-    with gzip.open(path) if packed else path.open("rb") as file:
-        header = header_class(file.read(header_class.template_dtype.itemsize), check=False)
-    shape, dtype = header.get_data_shape(), header.get_data_dtype()
-    start = float(header["vox_offset"])
-    claimed = math.prod(map(int, shape)) * dtype.itemsize
-    room = path.stat().st_size * (MOST_EXPANSION if packed else 1)
-    # An offset that is NaN is no number of bytes either.
-    if min(shape, default=0) < 1 or not 0 <= start <= room - claimed:
-        raise DataError(f"{dtype}{list(shape)} from byte {start:g} on")
-    # As stored, and as the float that is returned; what lies before it is read too.
-    check_memory(int(start) + claimed + 8 * math.prod(map(int, shape)), max_bytes)
 
 
 def _single_or_double(stored: np.ndarray) -> np.ndarray:

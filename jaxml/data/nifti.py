@@ -58,12 +58,15 @@ def read_nifti(path: Path, *, volume: int | None, max_bytes: int) -> Stored:
 
 
 def _read(path, volume, max_bytes) -> Stored:
-    kind, header_path, data_path = _kind(path)
-    shape = _checked_shape(header_path, data_path, kind.header_class, volume, max_bytes)
+    kind, header_path, data_path = kind_of(path)
+    shape, dtype, start = checked_header(header_path, data_path, kind.header_class)
+    index = _index(shape, volume)
+    # As stored, and as it is returned; what lies before it is read too.
+    check_memory(start + math.prod(shape[:3]) * (dtype.itemsize + _RETURNED_BYTES), max_bytes)
     # A scale beyond floats is found later, as infinite.
     with contextlib.ExitStack() as stack, np.errstate(all="ignore"):
         image = _loaded(kind, path, stack)
-        data = np.asanyarray(image.dataobj[(..., *_index(shape, volume))])
+        data = np.asanyarray(image.dataobj[(..., *index)])
         affine = np.asarray(image.affine, float)
     return Stored(
         data,
@@ -75,8 +78,13 @@ def _read(path, volume, max_bytes) -> Stored:
     )
 
 
-def _kind(path) -> tuple[Any, Path, Path]:
-    """Return the class of nibabel for a file, and the paths of its header and of its numbers."""
+def kind_of(path: Path) -> tuple[Any, Path, Path]:
+    """Return the class of nibabel for a file, and the paths of its header and of its numbers.
+
+    Raises:
+      DataError: it is one of two, and the other is missing.
+      StopIteration: it is of no kind that its name says.
+    """
     import nibabel
     from nibabel.spm99analyze import Spm99AnalyzeImage
 
@@ -112,8 +120,14 @@ def _loaded(kind, path, stack) -> Any:
     return kind.from_file_map(files)
 
 
-def _checked_shape(header_path, data_path, header_class, volume, max_bytes) -> tuple[int, ...]:
-    """Return the shape, if the file can hold what it claims: all of it would be allocated."""
+def checked_header(
+    header_path: Path, data_path: Path, header_class: Any
+) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Return the shape, the type of numbers, and the byte from which on these are stored.
+
+    Raises:
+      DataError: the file cannot hold what its header claims: all of it would be allocated.
+    """
     with _expanded(header_path) as file:
         header = header_class(file.read(header_class.template_dtype.itemsize), check=False)
     try:
@@ -129,11 +143,7 @@ def _checked_shape(header_path, data_path, header_class, volume, max_bytes) -> t
     claimed = math.prod(sides) * dtype.itemsize
     if min(sides, default=0) < 1 or start < 0 or int(start) + claimed > room:
         raise DataError(f"{dtype}{list(shape)} from byte {start:g} on")
-    _index(sides, volume)
-    # As stored, and as it is returned; what lies before it is read too.
-    count = math.prod(sides[:3])
-    check_memory(int(start) + count * (dtype.itemsize + _RETURNED_BYTES), max_bytes)
-    return sides
+    return sides, dtype, int(start)
 
 
 def _index(shape, volume) -> tuple[int, ...]:
@@ -229,9 +239,23 @@ def field_bytes(u: Float[np.ndarray, "*volume ndim"], grid: Grid) -> bytes:
     """
     assert grid.affine is not None
     count = itk_axes(grid)
-    steps = np.asarray(grid.affine)[:count, : len(grid.shape)] * TO_LPS[:count, None]
+    steps = np.asarray(grid.affine)[:count, : len(grid.shape)]
     in_mm = on_file_grid(np.asarray(u, np.float64), grid, vectors=True) @ steps.T
-    return nifti_bytes(in_mm.astype(np.float32), grid, vectors=True)
+    return vector_bytes(in_mm.astype(np.float32), grid)
+
+
+def vector_bytes(vectors: Float[np.ndarray, "*volume axes"], grid: Grid) -> bytes:
+    """Return vectors in RAS mm on the voxels of a file as a NIfTI file that ITK and ANTs apply.
+
+    Args:
+      vectors: along the axes of the file, float32 or float64, which is the type written.
+      grid: of that file, with an affine.
+
+    Returns:
+      The content of a gzipped file: vectors in LPS mm along the fifth axis, with their intent.
+    """
+    to_lps = TO_LPS[: vectors.shape[-1]].astype(vectors.dtype)
+    return nifti_bytes(vectors * to_lps, grid, vectors=True)
 
 
 def itk_axes(grid: Grid) -> int:
