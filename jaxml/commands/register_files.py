@@ -27,6 +27,7 @@ from jaxml.commands.register_space import (
     map_of_file_voxels,
     outside_count,
 )
+from jaxml.commands.transform_chain import inverse_of
 from jaxml.commands.warp_files import linear
 from jaxml.data.affine_files import matlab_bytes
 from jaxml.data.grid import on_file_grid
@@ -133,7 +134,7 @@ def _registered(fixed: Side, moving: Side, kind: Any, settings: dict[str, Any]) 
     )
     u = np.asarray(jax.block_until_ready(result.displacement))
     end = time.perf_counter()
-    back = np.asarray(jax.jit(registration.inverse)(jnp.asarray(u)))
+    back = inverse_of(u)
     shape = fixed.image.data.shape
     whole = np.nan_to_num(b[0])
     return {
@@ -179,7 +180,8 @@ def _results(fixed: Side, moving: Side, outcome: dict[str, Any]) -> dict[str, An
         state: likeness(outcome["fixed"], moved, counts)
         for state, moved in outcome["states"].items()
     }
-    residual = lengths(np.asarray(jax.jit(registration.compose)(jnp.asarray(u), jnp.asarray(back))))
+    consistency = jax.jit(registration.inverse_consistency)
+    residual = np.asarray(consistency(jnp.asarray(u), jnp.asarray(back)))
     in_space = lengths(in_mm(u, fixed.image))
     folds = registration.fold_percentages(jnp.asarray(u))
     sides = np.array(u.shape[:-1]) * fixed.image.spacing

@@ -11,14 +11,12 @@ from jaxtyping import Float, Num
 
 from jaxml.commands.register_inputs import Side, point_axes
 from jaxml.data.grid import Grid, on_file_grid
-from jaxml.data.transforms import inside, sampled
+from jaxml.data.transforms import index_blocks, inside, sampled, sampled_vectors
 from jaxml.data.volume import Volume
 from jaxml.files.errors import DataError
 
 Map = Float[np.ndarray, "ndim row"]
 Sample = Callable[[np.ndarray, np.ndarray], np.ndarray]
-# Points that are mapped at a time.
-_BLOCK = 2**20
 # Of the volume of a voxel that a plane turned to the other keeps: less is no map between them.
 _LEAST = 1e-3
 
@@ -64,11 +62,7 @@ def carried(
       Array of that shape and of the type of `image`; 0 outside of the moving image.
     """
     values = np.zeros(shape, image.dtype)
-    rows = max(1, _BLOCK // math.prod(shape[1:]))
-    for start in range(0, shape[0], rows):
-        part = slice(start, min(start + rows, shape[0]))
-        index = np.moveaxis(np.indices((part.stop - start, *shape[1:]), float), 0, -1)
-        index[..., 0] += start
+    for part, index in index_blocks(shape):
         moved = index if u is None else index + u[part]
         values[part] = sample(image, apply(between, moved))
     return values
@@ -95,9 +89,7 @@ def landmark_distances(
     assert fixed.points is not None and moving.points is not None
     voxels = to_voxels(fixed.points, fixed.image)
     if u is not None:
-        voxels = voxels + np.stack(
-            [sampled(component, voxels) for component in np.moveaxis(u, -1, 0)], axis=-1
-        )
+        voxels = voxels + sampled_vectors(u, voxels)
     apart = apply(between, voxels) - to_voxels(moving.points, moving.image)
     return np.linalg.norm(in_mm(apart, moving.image), axis=-1)
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,15 +15,21 @@ from jaxml.data.grid import Grid, on_file_grid
 from jaxml.data.label_vote import nearest, voted
 from jaxml.data.nifti import itk_axes
 from jaxml.data.points import load_points
-from jaxml.data.transforms import Field, from_index, inside, map_points, sampled, to_index
+from jaxml.data.transforms import (
+    Field,
+    from_index,
+    index_blocks,
+    inside,
+    map_points,
+    sampled,
+    to_index,
+)
 from jaxml.data.volume import Volume, load_labels, load_volume
 from jaxml.files.csv_text import parse_csv
 from jaxml.files.errors import DataError
 from jaxml.files.limits import MAX_BYTES
 from jaxml.files.write import write_whole
 
-# Points that are mapped at a time.
-_BLOCK = 2**18
 Sample = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -70,7 +75,7 @@ def warp_files(
     load = load_labels if labels or vote else load_volume
     source = load(image, volume=volume, max_bytes=max_bytes)
     grid = _reference(chain, onto, max_bytes)
-    _check_fits(chain, image, _grid(source))
+    _check_fits(chain, image, source.grid)
     sample: Sample = voted if vote else nearest if labels else linear
     values, within = _warped(chain, source, grid, sample)
     path, dtype = write_image(out / "warped", values, source, grid, image)
@@ -129,7 +134,7 @@ def _with_points(path: Path, points: np.ndarray) -> str:
 def _reference(chain: Chain, onto: Path | None, max_bytes: int) -> Grid:
     """Return the grid of the result."""
     if onto is not None:
-        grid = _grid(load_volume(onto, max_bytes=max_bytes))
+        grid = load_volume(onto, max_bytes=max_bytes).grid
         _check_fits(chain, onto, grid)
         return grid
     first = chain.transforms[0]
@@ -163,25 +168,15 @@ def _check_fits(chain: Chain, path: Path, grid: Grid) -> None:
 
 def _warped(chain: Chain, source: Volume, grid: Grid, sample: Sample) -> tuple[np.ndarray, float]:
     """Return the values on the grid, and the share of its voxels that lie in the image."""
-    own = _grid(source)
+    own = source.grid
     data = on_file_grid(source.data, own).reshape(_shape(own, chain.ndim))
     values, within = np.zeros(_shape(grid, chain.ndim), data.dtype), 0
-    rows = max(1, _BLOCK // math.prod(values.shape[1:]))
-    for start in range(0, len(values), rows):
-        block = values[start : start + rows]
-        index = np.moveaxis(np.indices(block.shape, float), 0, -1)
-        index[..., 0] += start
+    for part, index in index_blocks(values.shape):
         moved = map_points(chain.transforms, from_index(_affine(grid), index))
         index = to_index(_affine(own), moved)
-        block[...] = sample(data, index)
+        values[part] = sample(data, index)
         within += np.count_nonzero(inside(index, data.shape))
     return values.reshape(grid.shape), within / values.size
-
-
-def _grid(volume: Volume) -> Grid:
-    """Return the grid of an image that was read from a file."""
-    assert volume.grid is not None
-    return volume.grid
 
 
 def _affine(grid: Grid) -> np.ndarray:

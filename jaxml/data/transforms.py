@@ -7,9 +7,10 @@ along the axes right, anterior, superior (RAS), as in nibabel; ITK's files have 
 
 import dataclasses
 import functools
+import math
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +21,8 @@ from jaxml.files.errors import DataError, check_permission, unreadable
 from jaxml.files.limits import MAX_BYTES
 
 Unit = Literal["mm", "voxels"]
+# Points that are mapped at a time.
+_BLOCK = 2**18
 ACCEPTED = (
     "an affine (.mat, .txt or .tfm of ITK and ANTs) or a displacement field "
     "(.nii or .nii.gz with vectors in the fifth axis, .nrrd or .mha, or fields.npz of jaxml "
@@ -191,6 +194,29 @@ def sampled(
     return np.where(inside(index, image.shape), values.reshape(index.shape[:-1]), 0)
 
 
+def sampled_vectors(
+    vectors: Float[np.ndarray, "*volume ndim"], index: Float[np.ndarray, "*batch ndim"]
+) -> Float[np.ndarray, "*batch ndim"]:
+    """Return vectors at fractional voxel indices, as `sampled` returns an image."""
+    return np.stack([sampled(part, index) for part in np.moveaxis(vectors, -1, 0)], axis=-1)
+
+
+def index_blocks(
+    shape: tuple[int, ...],
+) -> Iterator[tuple[slice, Float[np.ndarray, "*block ndim"]]]:
+    """Yield rows of a volume, some at a time, with the voxel indices in them: a slice and floats.
+
+    Args:
+      shape: of the volume.
+    """
+    rows = max(1, _BLOCK // math.prod(shape[1:]))
+    for start in range(0, shape[0], rows):
+        part = slice(start, min(start + rows, shape[0]))
+        index = np.moveaxis(np.indices((part.stop - start, *shape[1:]), float), 0, -1)
+        index[..., 0] += start
+        yield part, index
+
+
 def _read(path: Path, max_bytes: int) -> tuple[Transform, ...]:
     # They make what is defined here.
     from jaxml.data.affine_files import read_matlab, read_text
@@ -223,9 +249,7 @@ def _mapped(transform: Transform, points: np.ndarray) -> np.ndarray:
     if isinstance(transform, Affine):
         return points @ transform.matrix[:-1, :-1].T + transform.matrix[:-1, -1]
     index = to_index(transform.affine, points)
-    return points + np.stack(
-        [sampled(component, index) for component in np.moveaxis(transform.vectors, -1, 0)], axis=-1
-    )
+    return points + sampled_vectors(transform.vectors, index)
 
 
 def _inverted(transform: Transform, inverse: Inverse) -> Transform:
