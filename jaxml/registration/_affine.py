@@ -18,6 +18,7 @@ from jaxml.optimizer import optimizer_step
 from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled
 from jaxml.registration._linear import Kind, exponential, generators, of_kind, rotations
 from jaxml.registration._masks import Mask
+from jaxml.registration._mutual_information import cubic_b_spline, information
 from jaxml.registration._resolution import halve
 from jaxml.tracing import known, nan_unless
 
@@ -82,8 +83,8 @@ def affine(
     of 24 voxels a side; the best of them, and the initial map, are optimized by Adam, the best
     of those again at twice and at four times that resolution. A map from another rotation is
     taken only where it is better than the one from the initial map by 5%, and the initial map
-    stays unless the information grows by .06 nats. Stretches and turns away
-    from the initial map cost: up to .2 nats for half a turn.
+    stays unless the information grows by .06 nats. Stretches and turns away from the initial map
+    cost: half a turn .2 nats.
 
     Linear parts are matrix exponentials of the steps times the initial one, so that maps never
     turn inside out. The result has a gradient in the images, that of the steps, but for the kinks
@@ -320,22 +321,15 @@ def _cost(linear: Array) -> Array:
 def _information(a: Array, b: Array, share: Array) -> Array:
     """Mutual information of the intensities with windows `[point, bin]`, points weighted."""
     joint = (a * share[:, None]).T @ b
-    # No point may be left in the masks: then there is no information either.
-    joint = joint / jnp.maximum(jnp.sum(share), 1)
-    independent = jnp.sum(joint, 1, keepdims=True) * jnp.sum(joint, 0, keepdims=True)
-    # So little adds nothing, and the square of 1 / least, in second derivatives, is finite.
-    least = 1e-14
-    ratio = jnp.log(jnp.maximum(joint, least)) - jnp.log(jnp.maximum(independent, least))
-    return jnp.sum(joint * ratio)
+    # No point may be left in the masks: then there is no information either. Least: so little
+    # adds nothing, and the square of 1 / least, in second derivatives, is finite.
+    return information(joint / jnp.maximum(jnp.sum(share), 1), least=1e-14)
 
 
 def _windows(intensities: Array) -> Array:
     """Cubic B-splines around each of the bins, `[point, bin]`; 0 to 1 lies well within."""
     place = 1.0 + intensities * (_BINS - 3)
-    distance = jnp.abs(place[:, None] - jnp.arange(_BINS, dtype=intensities.dtype)[None])
-    near = 2 / 3 - distance**2 + distance**3 / 2
-    far = jnp.maximum(2 - distance, 0) ** 3 / 6
-    return jnp.where(distance < 1, near, far)
+    return cubic_b_spline(place[:, None] - jnp.arange(_BINS, dtype=intensities.dtype)[None])
 
 
 def _read(image: Array, voxels: Array, factor: Array) -> Array:

@@ -14,8 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxml import checks
 from jaxml.precision import half_as_single
-from jaxml.registration._flat import components, flatten, interior, total
+from jaxml.registration._flat import components, flatten, interior
 from jaxml.registration._inputs import check_field
+from jaxml.registration._sampling import mapped
 from jaxml.registration._tetrahedra import determinants, simplex_grid
 
 Difference = Literal["forward", "backward", "central", "five_point"]
@@ -164,11 +165,9 @@ def warp(
         raise checks.refused("image", image, accepted)
     checks.floating(image=image)
     checks.choice((0, 1), order=order)
-    points = _points(u)
     if affine is not None:
-        affine = affine.astype(u.dtype)
-        terms = ((row[:-1], row[-1]) for row in affine)
-        points = [total(a * x for a, x in zip(r, points, strict=True)) + t for r, t in terms]
+        u = jnp.stack(mapped(components(u), affine.astype(u.dtype)), axis=-1)
+    points = _points(u)
     sample = lambda plane: map_coordinates(plane, points, order=order, mode="constant")
     return (
         jax.vmap(sample, in_axes=-1, out_axes=-1)(image) if image.ndim == u.ndim else sample(image)

@@ -68,12 +68,21 @@ def mutual_information(
     windows = _windows(bins, cells, fixed.dtype)
     rows = jnp.matmul(windows, fine, precision="highest")  # pyright: ignore[reportArgumentType]
     joint = jnp.matmul(rows, windows.T, precision="highest")
-    joint = joint / jnp.sum(joint)
+    # Least: an empty bin adds p log p = 0, and passes no NaN to the gradient.
+    least = float(jnp.finfo(joint.dtype).tiny)
+    return -information(joint / jnp.sum(joint), least=least)
+
+
+def information(joint: Float[Array, "bin other"], *, least: float) -> Float[Array, ""]:
+    """Return the mutual information in nats of two numbers with a joint distribution.
+
+    Args:
+      joint: probability of each pair of bins.
+      least: smaller probabilities count as this in the logarithms.
+    """
     independent = jnp.sum(joint, 1, keepdims=True) * jnp.sum(joint, 0, keepdims=True)
-    # An empty bin adds p log p = 0, and passes no NaN to the gradient.
-    tiny = jnp.finfo(joint.dtype).tiny
-    ratio = jnp.log(jnp.maximum(joint, tiny)) - jnp.log(jnp.maximum(independent, tiny))
-    return -jnp.sum(joint * ratio)
+    ratio = jnp.log(jnp.maximum(joint, least)) - jnp.log(jnp.maximum(independent, least))
+    return jnp.sum(joint * ratio)
 
 
 def _place(image: Array, weights: Array | None, cells: int) -> Places:
@@ -129,5 +138,10 @@ _histogram.defvjp(_histogram_forward, _histogram_backward)
 def _windows(bins: int, cells: int, dtype: jnp.dtype) -> Array:
     """Share of each cell in each bin, `[bins, cells]`: the cubic B-spline of their distance."""
     place = 1 + jnp.arange(cells, dtype=dtype) / _CELLS_A_BIN
-    distance = jnp.abs(place[None] - jnp.arange(bins, dtype=dtype)[:, None])
+    return cubic_b_spline(place[None] - jnp.arange(bins, dtype=dtype)[:, None])
+
+
+def cubic_b_spline(distance: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Return the cubic B-spline at signed distances from its middle, in its own unit."""
+    distance = jnp.abs(distance)
     return (jnp.maximum(2 - distance, 0) ** 3 - 4 * jnp.maximum(1 - distance, 0) ** 3) / 6
