@@ -28,9 +28,8 @@ from flax import linen as nn  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: E402, F401
 
-from jaxml import training  # noqa: E402
+from jaxml import cli, training  # noqa: E402
 from jaxml.backdoor import IdentifyConfig  # noqa: E402
-from jaxml.cli import main  # noqa: E402
 from jaxml.commands import identify_files, unlearn_files  # noqa: E402, F401
 from jaxml.models import llama  # noqa: E402
 from jaxml.output.report import Figure, Report  # noqa: E402
@@ -225,7 +224,7 @@ def command(job: str, own: Path, out: Path, *more: str) -> int:
         "register": f"{own}/a.npy {own}/b.npy --steps 5",
     }
     arguments = told.get(job, f"--scale quick --data {own} {job}").split()
-    return main([job if job in told else "reproduce", *arguments, "--out", str(out), *more])
+    return cli.main([job if job in told else "reproduce", *arguments, "--out", str(out), *more])
 
 
 def work(job: str, data: str, out: str, log: str, cache: str, most_bytes: int | None) -> int:
@@ -242,6 +241,7 @@ def work(job: str, data: str, out: str, log: str, cache: str, most_bytes: int | 
     shrink()
     checkpoints.restore = _telling(checkpoints.restore)
     loop._run_chunk = _announced(loop._run_chunk)
+    cli._use_compilation_cache = _keeping_all(cli._use_compilation_cache)
     if job == "data":
         return write_data(Path(data))
     if job.startswith("reused "):
@@ -259,6 +259,16 @@ def _telling(restore):
         return found
 
     return told
+
+
+def _keeping_all(use_compilation_cache):
+    """Small programs without optimizations are compiled too fast to be kept by themselves."""
+
+    def use(cache):
+        use_compilation_cache(cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+    return use
 
 
 def _announced(run_chunk):
