@@ -2,45 +2,47 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
 
 from jaxml import checks
-from jaxml.optimizer import optimizer_step
 from jaxml.registration._affine import Kind, aligned, checked_initial
-from jaxml.registration._diffeomorphic import diffeomorphic_layer, layer_residual
+from jaxml.registration._diffeomorphic import diffeomorphic_layer
+from jaxml.registration._energy import Measure, energy
 from jaxml.registration._field import count_folds
 from jaxml.registration._flat import Planes, components
-from jaxml.registration._foldfree import fold_free
 from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled
 from jaxml.registration._inputs import Projection
 from jaxml.registration._masks import Mask
 from jaxml.registration._mutual_information import mutual_information
-from jaxml.registration._pyramid import Level, between, most_levels, pyramid
-from jaxml.registration._resolution import double
+from jaxml.registration._pyramid import most_levels, pyramid
 from jaxml.registration._sampling import mapped, sample
 from jaxml.registration._similarity import mse, ncc
+from jaxml.registration._symmetric import symmetric
 
-Measure = Callable[..., Array]
+Method = Literal["both", "symmetric", "energy"]
 Similarity = Literal["ncc", "mi", "mse"] | Measure
 
 # Measure of a name, and the weight of the roughness that suits its size where none is given.
 _MEASURES: dict[str, tuple[Measure, float]] = {
-    "ncc": (ncc, 1.0),
-    "mi": (mutual_information, 1.0),
-    "mse": (mse, 0.02),
+    "ncc": (ncc, 0.7),
+    "mi": (mutual_information, 0.7),
+    "mse": (mse, 0.014),
 }
 # Where the caller sets no `levels`, the coarsest image keeps this many voxels along each axis.
 _COARSEST = 16
-# Steps a level by default, and the number of levels, coarse first, that take all of them: on
-# real brains of 1 mm, 100 steps on the finest level folded 2.5% of the voxels, which cost the
-# projection .04 of the overlap of labels; 10 steps reach the same overlap with a third of them.
-_STEPS, _LONG_LEVELS = 100, 3
+# Steps a level by default, coarse first, and on all finer ones: on real brains of 1 mm, 100 steps
+# of the energy on the finest level folded 2.5% of the voxels, which cost the projection .04 of
+# the overlap of labels; 10 steps reach the same overlap with a third of them.
+_STEPS: dict[str, tuple[int, ...]] = {
+    "both": (100, 100, 50),
+    "symmetric": (100, 100, 50),
+    "energy": (100, 100, 100),
+}
+_FINE_STEPS = 10
 
 
 @jax.tree_util.register_dataclass
@@ -70,6 +72,7 @@ def register(
     affine: Kind | None = "affine",
     initial: Float[Array, "ndim row"] | None = None,
     spacing: Spacing | None = None,
+    method: Method = "both",
     similarity: Similarity | tuple[Similarity, ...] = "ncc",
     fixed_mask: Mask = None,
     moving_mask: Mask = None,
@@ -82,12 +85,20 @@ def register(
 ) -> Registration:
     """Return the maps that move one image onto another, optimized for this pair.
 
-    First the affine map of `registration.affine`, then the displacement u that minimizes
-    similarity(fixed, moved) + smoothness * grad_l2(u) from coarse to fine: images are halved by
-    means of 2 voxels along the axes of their shortest sides, fields doubled by linear
-    interpolation. Each level takes steps of Adam whose length falls to 0 along a cosine. The
-    field is a sum of a variable smoothed by (1, 2, 1) / 4 along each axis, which keeps steps
-    from being rough, and of the field of the coarser level.
+    First the affine map of `registration.affine`, then a displacement u, from coarse to fine:
+    images are halved by means of 2 voxels along the axes of their shortest sides, fields doubled
+    by linear interpolation. Two methods follow each other:
+
+    symmetric: both images are moved to a middle, by v and by w, so that
+      similarity(fixed, moved) + 2 smoothness (roughness(v) + roughness(w)) becomes less. Each
+      step is smoothed, and composed with the maps that are there; u leads from the fixed image
+      to the middle and on to the moving one. Both directions of a pair are inverse of each other.
+    energy: u itself is changed, so that similarity(fixed, moved) + smoothness * roughness(u)
+      becomes less, with the fixed image left where it is. It fits more closely. Steps are smoothed
+      by (1, 2, 1) / 4 along each axis.
+
+    The roughness is `grad_l2`, and steps are those of Adam, whose length falls to 0 along a
+    cosine on each level.
 
     Compiled once for each shape and setting. Pass the same function as `similarity` each time: a
     new lambda each call is compiled each call.
@@ -100,6 +111,9 @@ def register(
       initial: the map of voxels to start with, as for `registration.affine`.
       spacing: sides of a voxel of the fixed image and of the moving one; 1 by default. Levels,
         steps and roughness are those of the lengths that they make of voxels.
+      method: "both", the symmetric method on all levels and after it the energy on the finest;
+        "symmetric" alone, for large smooth deformations and maps that do not depend on which
+        image is fixed; "energy" alone, on all levels.
       similarity: "ncc" for images of about the same contrast, "mi" (`mutual_information`) for
         any contrast, "mse" for the same one, each of intensities scaled to 0 to 1; or a function
         of (fixed, moved), as they are, to a scalar to be minimized, which with masks also gets
@@ -107,15 +121,17 @@ def register(
       fixed_mask: weights 0 to 1 of the fixed image's voxels: where 0, the similarity sees none.
       moving_mask: the same of the moving image, moved along with it.
       levels: number of resolutions; as many as leave 16 voxels or more an axis by default.
-      steps: steps a level, or one number for each level, coarse first. By default 100 on the
-        three coarsest levels and 10 on finer ones: fields are rough and hard to unfold where
-        voxels much smaller than the structures are fitted for long.
+      steps: steps a level, or one number for each level, coarse first; the energy that follows
+        the symmetric method takes as many as the finest level. By default 100 on the two coarsest
+        levels, 50 on the third ("energy": 100), and 10 on finer ones: fields are rough and hard
+        to unfold where voxels much smaller than the structures are fitted for long.
       smoothness: weight of the roughness of the field; smaller fits closer and folds more. By
-        default 1, and 0.02 for "mse".
+        default .7, and .014 for "mse".
       learning_rate: length of the first steps of each level in voxels of that level.
-      projection: "fold_free", which projects the field of each level: `folds` is 0 unless the
-        projection did not end; "layer", which optimizes the input of `diffeomorphic_layer` with
-        its residual, for fewer folds; or None.
+      projection: "fold_free", which projects the field of each level of the energy and what the
+        symmetric method ends with: `folds` is 0 unless the projection did not end; "layer", with
+        which the energy optimizes the input of `diffeomorphic_layer` with its residual, for fewer
+        folds; or None.
       poisson_weight: weight of `layer_residual`; of use with "layer" only.
 
     Returns:
@@ -126,14 +142,16 @@ def register(
         the same everywhere, `levels` are too many for their size, or another argument is out of
         its range.
 
-    Source: Kingma and Ba, "Adam" (ICLR 2015); Balakrishnan et al., "VoxelMorph" (TMI 2019), for
-    the loss.
+    Source: Avants et al., "Symmetric diffeomorphic image registration with cross-correlation"
+    (MedIA 2008), for the middle and the composed steps; Jena et al., "FireANTs" (2024), for steps
+    of Adam that are composed; Balakrishnan et al., "VoxelMorph" (TMI 2019), for the energy.
     """
     first, second = checked_pair(fixed, moving, fixed_mask, moving_mask, spacing, shortest=4)
     checks.choice((*get_args(Kind), None), affine=affine)
     measures, named, weight = _checked_similarity(similarity, len(first.channels))
     levels = _checked_levels(first, levels)
-    counts = _checked_steps(steps, levels)
+    checks.choice(get_args(Method), method=method)
+    counts = _checked_steps(steps, levels, method)
     checks.choice(get_args(Projection), projection=projection)
     smoothness = weight if smoothness is None else smoothness
     checks.at_least(0, smoothness=smoothness, poisson_weight=poisson_weight)
@@ -148,85 +166,25 @@ def register(
         for unit, side in zip(units, (first, second), strict=True)
     ]
     side = min(first.spacing)
-    pyramids = [pyramid(image, side, levels) for image in compared]
-    planes: Planes = (jnp.zeros(pyramids[0][-1].image.shape, start.dtype),) * start.shape[0]
+    # The coarsest level first.
+    here, there = (pyramid(image, side, levels)[::-1] for image in compared)
+    planes: Planes = (jnp.zeros(here[0].image.shape, start.dtype),) * start.shape[0]
+    how = {"measures": measures, "projection": projection}
     losses = []
-    for here, there, count in zip(*map(reversed, pyramids), counts, strict=True):
-        planes, loss = _level(
-            here,
-            there,
-            start,
-            double(planes, here.image.shape),
-            smoothness,
-            learning_rate,
-            poisson_weight,
-            steps=count,
-            measures=measures,
-            projection=projection,
+    if method != "energy":
+        planes, losses = symmetric(
+            here, there, start, planes, counts, smoothness, learning_rate, **how
         )
-        losses.append(loss)
+        # The energy follows on the finest level alone.
+        here, there, counts = here[-1:], there[-1:], counts[-1:]
+    if method != "symmetric":
+        planes, more = energy(
+            here, there, start, planes, counts, smoothness, learning_rate, poisson_weight, **how
+        )
+        losses = [*losses, *more]
     return _result(
         moving, second.channels, start, planes, jnp.concatenate(losses), projection=projection
     )
-
-
-@functools.partial(jax.jit, static_argnames=("steps", "measures", "projection"))
-def _level(
-    fixed: Level,
-    moving: Level,
-    affine,
-    start,
-    smoothness,
-    rate,
-    poisson_weight,
-    *,
-    steps,
-    measures,
-    projection,
-):
-    """Return the planes after the steps of one resolution, and the losses before each."""
-    matrix = between(fixed, moving, affine)
-    dtype = affine.dtype
-    sides = jnp.asarray(fixed.image.spacing, dtype)
-
-    def likeness(planes):
-        planes = mapped(planes, matrix)
-        weights = {}
-        if fixed.image.mask is not None or moving.image.mask is not None:
-            weights = {"mask": jax.lax.stop_gradient(_weight(fixed, moving, planes))}
-        pairs = zip(measures, fixed.image.channels, moving.image.channels, strict=True)
-        values = [measure(f, sample(m, planes), **weights) for measure, f, m in pairs]
-        return functools.reduce(jnp.add, values) / len(values)
-
-    def loss(planes):
-        penalty = jnp.zeros((), dtype)
-        if projection == "layer":
-            reconstruction = diffeomorphic_layer(jnp.stack(planes, axis=-1))
-            penalty = poisson_weight * layer_residual(reconstruction)
-            planes = components(reconstruction.displacement)
-        return likeness(planes) + smoothness * _roughness(planes, sides) + penalty
-
-    adam = optax.scale_by_adam()
-    # As long in mm along each axis; in voxels of the shortest side as long as said.
-    lengths = rate * jnp.min(sides) / sides
-
-    def step(state, i):
-        planes, moments = state
-        value, gradient = jax.value_and_grad(loss)(planes)
-        # The variable is the field before a smoothing. That is self-adjoint: it takes the
-        # gradient to the variable, and the step of the variable back to the field.
-        gradient = jax.tree.map(_smooth, gradient)
-        direction, moments = optimizer_step(adam.update, gradient, moments)
-        share = (1 + jnp.cos(jnp.pi * i / steps)) / 2
-        moved = zip(planes, direction, lengths, strict=True)
-        planes = tuple(p - length * share * _smooth(d) for p, d, length in moved)
-        return (planes, moments), value
-
-    times = jnp.arange(steps, dtype=dtype)
-    (planes, _), losses = jax.lax.scan(step, (start, adam.init(start)), times)
-    if projection == "fold_free":
-        planes = components(fold_free(jnp.stack(planes, axis=-1)).displacement)
-    return planes, losses
 
 
 @functools.partial(jax.jit, static_argnames="projection")
@@ -240,47 +198,8 @@ def _result(moving, channels, affine, planes, loss, *, projection):
     return Registration(u, affine, moved, loss, count_folds(u, scheme="digital"))
 
 
-def _weight(fixed: Level, moving: Level, planes: Planes) -> Array:
-    """Weight of each voxel of the fixed image: 0 where either mask leaves it out."""
-    weight = jnp.ones(fixed.image.shape, planes[0].dtype)
-    if fixed.image.mask is not None:
-        weight = fixed.image.mask
-    if moving.image.mask is not None:
-        # Outside of the moving image lies background, which counts. Of a voxel that mixes what
-        # counts with what does not the intensity is of use to nobody.
-        left_out = sample(1 - moving.image.mask, planes)
-        weight = weight * jnp.where(left_out > 1e-3, 0, 1 - left_out)
-    return weight
-
-
 def _choose(named: bool, unit: Array, plain: Array) -> Array:
     return unit if named else plain
-
-
-def _smooth(plane: Array) -> Array:
-    """Weights (1, 2, 1) / 4 along each axis, the border repeated: self-adjoint."""
-    for axis in range(plane.ndim):
-        rim = [(1, 1) if a == axis else (0, 0) for a in range(plane.ndim)]
-        pair = [2 if a == axis else 1 for a in range(plane.ndim)]
-        plane = jnp.pad(plane, rim, mode="edge")
-        # Sums of two, twice: (1, 1) on (1, 1) is (1, 2, 1).
-        for _ in range(2):
-            plane = jax.lax.reduce_window(plane, 0.0, jax.lax.add, pair, (1,) * plane.ndim, "VALID")
-    return plane / 4**plane.ndim
-
-
-def _roughness(planes: Planes, sides: Array) -> Array:
-    """`grad_l2` of a field in planes: a stack of them would be one copy more in every step.
-
-    Component and axis are those of lengths: a voxel has these sides.
-    """
-    ndim = len(planes)
-    squares = [
-        (sides[k] / sides[a]) ** 2 * jnp.mean(jnp.diff(p, axis=a) ** 2)
-        for k, p in enumerate(planes)
-        for a in range(ndim)
-    ]
-    return functools.reduce(jnp.add, squares) / ndim**2
 
 
 def _checked_similarity(
@@ -311,10 +230,12 @@ def _checked_levels(fixed: Image, levels: int | None) -> int:
     return levels
 
 
-def _checked_steps(steps: int | tuple[int, ...] | None, levels: int) -> tuple[int, ...]:
+def _checked_steps(
+    steps: int | tuple[int, ...] | None, levels: int, method: Method
+) -> tuple[int, ...]:
     """Return the number of steps of each level, coarse first."""
     if steps is None:
-        return tuple(_STEPS if level < _LONG_LEVELS else _STEPS // 10 for level in range(levels))
+        return (*_STEPS[method], *(_FINE_STEPS,) * levels)[:levels]
     counts = (steps,) * levels if isinstance(steps, int) else tuple(steps)
     if len(counts) != levels or min(counts) < 1:
         accepted = f"a whole number, 1 or more, or one for each of {levels} levels"

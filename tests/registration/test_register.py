@@ -11,10 +11,11 @@ import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from jaxml.registration import _register
+from jaxml.registration._energy import energy_level, roughness, smoothed
 from jaxml.registration._evaluate import dice_per_label, fold_percentages
 from jaxml.registration._field import count_folds, warp
-from jaxml.registration._register import _level, _roughness, _smooth
 from jaxml.registration._similarity import grad_l2, mse, ncc
+from jaxml.registration._symmetric import symmetric_level
 
 # The deformable stage alone; the affine one has its own tests.
 register = functools.partial(_register.register, affine=None)
@@ -47,16 +48,17 @@ def error(found, u, margin):
     return length(np.asarray(found) - u) / length(u)
 
 
+@pytest.mark.parametrize("method, steps", [("both", 150), ("symmetric", 100), ("energy", 100)])
 @pytest.mark.parametrize(
     "shape, size, similarity, smoothness",
     [((32, 28), 1.2, ncc, 0.2), ((21, 20, 23), 0.6, mse, 0.001)],
 )
-def test_a_known_smooth_warp_is_recovered(shape, size, similarity, smoothness):
+def test_a_known_smooth_warp_is_recovered(shape, size, similarity, smoothness, method, steps):
     fixed, moving, u = pair(shape, size=size)
-    settings = dict(similarity=similarity, smoothness=smoothness)
+    settings = dict(similarity=similarity, smoothness=smoothness, method=method)
     found = register(fixed, moving, levels=2, steps=50, **settings)
     assert found.displacement.dtype == found.moved.dtype == "float32"
-    assert found.loss.shape == (100,)
+    assert found.loss.shape == (steps,)
     assert error(found.displacement, u, 3) < 0.25
     np.testing.assert_allclose(found.moved, warp(moving, found.displacement), atol=1e-4)
     assert found.folds == count_folds(found.displacement, scheme="digital") == 0
@@ -68,7 +70,7 @@ def test_a_similarity_of_ones_own_registers_images_of_opposite_contrast():
     def opposite(fixed, moved):
         return jnp.mean((fixed + moved - 1) ** 2)
 
-    settings = dict(levels=2, steps=50, smoothness=0.001)
+    settings = dict(levels=2, steps=50, smoothness=0.001, method="energy")
     found = register(1 - fixed, moving, similarity=opposite, **settings)
     assert error(found.displacement, u, 3) < 0.25
     alike = register(fixed, moving, similarity=mse, **settings)
@@ -138,7 +140,7 @@ def test_steps_are_those_of_adam_on_a_smoothed_variable():
     """A second implementation: autodiff through the smoothing, and the update in numpy."""
     fixed, moving, _ = pair((12, 13))
     fixed, moving = fixed.astype("float64"), moving.astype("float64")
-    field = lambda w: jnp.stack([_smooth(c) for c in w], -1)
+    field = lambda w: jnp.stack([smoothed(c) for c in w], -1)
     loss = lambda w: mse(fixed, warp(moving, field(w))) + 0.3 * grad_l2(field(w))
     w = np.zeros((2, 12, 13))
     mean, square, losses = np.zeros_like(w), np.zeros_like(w), []
@@ -149,34 +151,33 @@ def test_steps_are_those_of_adam_on_a_smoothed_variable():
         rate = 0.2 * np.cos(np.pi * i / 12) ** 2
         unbiased = mean / (1 - 0.9 ** (i + 1)), square / (1 - 0.999 ** (i + 1))
         w = w - rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
-    found = register(
-        fixed, moving, levels=1, steps=6, similarity=mse, smoothness=0.3, learning_rate=0.2
-    )
+    settings = dict(similarity=mse, smoothness=0.3, learning_rate=0.2, method="energy")
+    found = register(fixed, moving, levels=1, steps=6, **settings)
     np.testing.assert_allclose(found.loss, losses, rtol=1e-9)
     np.testing.assert_allclose(found.displacement, field(jnp.asarray(w)), atol=1e-7)
 
 
 def test_smoothing_is_self_adjoint_and_keeps_constants():
     x, y = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 6, 7)))
-    np.testing.assert_allclose(jnp.vdot(x, _smooth(y)), jnp.vdot(y, _smooth(x)), rtol=1e-12)
-    np.testing.assert_allclose(_smooth(jnp.ones((4, 5))), 1, rtol=1e-12)
+    np.testing.assert_allclose(jnp.vdot(x, smoothed(y)), jnp.vdot(y, smoothed(x)), rtol=1e-12)
+    np.testing.assert_allclose(smoothed(jnp.ones((4, 5))), 1, rtol=1e-12)
     impulse = jnp.zeros((7, 7)).at[3, 3].set(16)
-    np.testing.assert_allclose(_smooth(impulse)[2:5, 2:5], np.outer([1, 2, 1], [1, 2, 1]))
+    np.testing.assert_allclose(smoothed(impulse)[2:5, 2:5], np.outer([1, 2, 1], [1, 2, 1]))
 
 
 def test_roughness_equals_grad_l2():
     u = jnp.asarray(np.random.default_rng(0).standard_normal((5, 6, 7, 3)))
     np.testing.assert_allclose(
-        _roughness(tuple(jnp.moveaxis(u, -1, 0)), jnp.ones(3)), grad_l2(u), rtol=1e-12
+        roughness(tuple(jnp.moveaxis(u, -1, 0)), jnp.ones(3)), grad_l2(u), rtol=1e-12
     )
 
 
 def test_a_second_call_compiles_nothing():
     fixed, moving, _ = pair((12, 12))
     register(fixed, moving, levels=1, steps=3)
-    before = _level._cache_size()
+    before = energy_level._cache_size(), symmetric_level._cache_size()
     register(moving, fixed, levels=1, steps=3, smoothness=2.0, learning_rate=0.3)
-    assert _level._cache_size() == before
+    assert (energy_level._cache_size(), symmetric_level._cache_size()) == before
 
 
 def test_bad_input_is_named(unchecked):
@@ -244,6 +245,7 @@ def test_bad_input_is_named(unchecked):
             2 * (image,),
             dict(projection="svf"),
         ),
+        ("method='syn': accepted is one of 'both', 'symmetric'", 2 * (image,), dict(method="syn")),
         ("smoothness=-1.0: accepted is 0 or more", (image, image), dict(smoothness=-1.0)),
         ("smoothness=inf", (image, image), dict(smoothness=float("inf"))),
         (

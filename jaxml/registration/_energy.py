@@ -1,0 +1,173 @@
+"""The energy of a displacement field, and steps that lessen it from coarse to fine."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from jaxml.optimizer import optimizer_step
+from jaxml.registration._diffeomorphic import diffeomorphic_layer, layer_residual
+from jaxml.registration._flat import Planes, components
+from jaxml.registration._foldfree import fold_free
+from jaxml.registration._pyramid import Level, between
+from jaxml.registration._resolution import double
+from jaxml.registration._sampling import mapped, sample
+
+Measure = Callable[..., Array]
+
+
+def energy(
+    fixed: Sequence[Level],
+    moving: Sequence[Level],
+    affine,
+    planes: Planes,
+    counts: Sequence[int],
+    smoothness,
+    rate,
+    poisson_weight,
+    *,
+    measures,
+    projection,
+) -> tuple[Planes, list[Array]]:
+    """Return the planes of a field of least energy, and the losses of each level before each step.
+
+    Args:
+      fixed: levels of the fixed image, coarse first.
+      moving: levels of the moving image.
+      affine: `[ndim, ndim + 1]`, between the voxels of the whole images.
+      planes: the field to start with, one plane a component, of the first level or coarser.
+      counts: steps of each level.
+      smoothness: weight of `roughness`.
+      rate: length of the first steps of a level, in voxels.
+      poisson_weight: of `layer_residual`, where the projection is "layer".
+      measures: of each channel.
+      projection: as for `register`.
+    """
+    losses = []
+    for here, there, count in zip(fixed, moving, counts, strict=True):
+        planes = double(planes, here.image.shape)
+        planes, loss = energy_level(
+            here,
+            there,
+            affine,
+            planes,
+            smoothness,
+            rate,
+            poisson_weight,
+            steps=count,
+            measures=measures,
+            projection=projection,
+        )
+        losses.append(loss)
+    return planes, losses
+
+
+@functools.partial(jax.jit, static_argnames=("steps", "measures", "projection"))
+def energy_level(
+    fixed: Level,
+    moving: Level,
+    affine,
+    start,
+    smoothness,
+    rate,
+    poisson_weight,
+    *,
+    steps,
+    measures,
+    projection,
+):
+    """Return the planes after the steps of one resolution, and the losses before each."""
+    matrix = between(fixed, moving, affine)
+    dtype = affine.dtype
+    sides = jnp.asarray(fixed.image.spacing, dtype)
+
+    def likeness(planes):
+        planes = mapped(planes, matrix)
+        weights = {}
+        if fixed.image.mask is not None or moving.image.mask is not None:
+            weights = {"mask": jax.lax.stop_gradient(_weight(fixed, moving, planes))}
+        moved = [sample(m, planes) for m in moving.image.channels]
+        return mean_measure(measures, fixed.image.channels, moved, weights)
+
+    def loss(planes):
+        penalty = jnp.zeros((), dtype)
+        if projection == "layer":
+            reconstruction = diffeomorphic_layer(jnp.stack(planes, axis=-1))
+            penalty = poisson_weight * layer_residual(reconstruction)
+            planes = components(reconstruction.displacement)
+        return likeness(planes) + smoothness * roughness(planes, sides) + penalty
+
+    adam = optax.scale_by_adam()
+    # As long in mm along each axis; in voxels of the shortest side as long as said.
+    lengths = rate * jnp.min(sides) / sides
+
+    def step(state, i):
+        planes, moments = state
+        value, gradient = jax.value_and_grad(loss)(planes)
+        # The variable is the field before a smoothing. That is self-adjoint: it takes the
+        # gradient to the variable, and the step of the variable back to the field.
+        gradient = jax.tree.map(smoothed, gradient)
+        direction, moments = optimizer_step(adam.update, gradient, moments)
+        share = (1 + jnp.cos(jnp.pi * i / steps)) / 2
+        moved = zip(planes, direction, lengths, strict=True)
+        planes = tuple(p - length * share * smoothed(d) for p, d, length in moved)
+        return (planes, moments), value
+
+    times = jnp.arange(steps, dtype=dtype)
+    (planes, _), losses = jax.lax.scan(step, (start, adam.init(start)), times)
+    if projection == "fold_free":
+        planes = components(fold_free(jnp.stack(planes, axis=-1)).displacement)
+    return planes, losses
+
+
+def mean_measure(measures, fixed, moved, weights) -> Array:
+    """Return the mean over channels of their measures."""
+    values = [m(f, g, **weights) for m, f, g in zip(measures, fixed, moved, strict=True)]
+    return functools.reduce(jnp.add, values) / len(values)
+
+
+def moved_mask(mask: Array, planes: Planes) -> Array:
+    """Return the weights of the voxels that a displacement takes from an image with a mask."""
+    # Outside of the image lies background, which counts. Of a voxel that mixes what counts with
+    # what does not the intensity is of use to nobody.
+    left_out = sample(1 - mask, planes)
+    return jnp.where(left_out > 1e-3, 0, 1 - left_out)
+
+
+def smoothed(plane: Array) -> Array:
+    """Weights (1, 2, 1) / 4 along each axis, the border repeated: self-adjoint."""
+    for axis in range(plane.ndim):
+        rim = [(1, 1) if a == axis else (0, 0) for a in range(plane.ndim)]
+        pair = [2 if a == axis else 1 for a in range(plane.ndim)]
+        plane = jnp.pad(plane, rim, mode="edge")
+        # Sums of two, twice: (1, 1) on (1, 1) is (1, 2, 1).
+        for _ in range(2):
+            plane = jax.lax.reduce_window(plane, 0.0, jax.lax.add, pair, (1,) * plane.ndim, "VALID")
+    return plane / 4**plane.ndim
+
+
+def roughness(planes: Planes, sides: Array) -> Array:
+    """`grad_l2` of a field in planes: a stack of them would be one copy more in every step.
+
+    Component and axis are those of lengths: a voxel has these sides.
+    """
+    ndim = len(planes)
+    squares = [
+        (sides[k] / sides[a]) ** 2 * jnp.mean(jnp.diff(p, axis=a) ** 2)
+        for k, p in enumerate(planes)
+        for a in range(ndim)
+    ]
+    return functools.reduce(jnp.add, squares) / ndim**2
+
+
+def _weight(fixed: Level, moving: Level, planes: Planes) -> Array:
+    """Weight of each voxel of the fixed image: 0 where either mask leaves it out."""
+    weight = jnp.ones(fixed.image.shape, planes[0].dtype)
+    if fixed.image.mask is not None:
+        weight = fixed.image.mask
+    if moving.image.mask is not None:
+        weight = weight * moved_mask(moving.image.mask, planes)
+    return weight
