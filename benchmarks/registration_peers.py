@@ -347,9 +347,13 @@ def landmarks(settings: Settings) -> Iterator[str]:
         before = f"| {size:g} | {SHORTEST * longest:g} to {longest:g} | {seed} "
         before += f"| {warp.smallest(fixed):.2f}"
         yield f"{before} | the headers | {_distances(points, truth, fixed)} | |"
+        tools: dict[str, Callable[..., Outcome]] = {
+            "jaxml": by_jaxml,
+            'jaxml, `method="symmetric"`': functools.partial(by_jaxml, method="symmetric"),
+        }
         if (size, longest, seed) == settings.warps[0]:
-            by_jaxml(fixed, moving)  # compiles
-        tools: dict[str, Callable[..., Outcome]] = {"jaxml": by_jaxml}
+            for run in tools.values():
+                run(fixed, moving)  # compiles
         tools |= {_NAMES[peer]: functools.partial(by_ants, peer=peer) for peer in settings.peers}
         for tool, run in tools.items():
             outcome = run(fixed, moving, points=points)

@@ -182,17 +182,17 @@ for name, field in {"u": u, "fold_free(u)": free.displacement}.items():
 #
 # `register` finds a field for a pair of images by optimisation from coarse to fine, without any
 # training; `affine=None`, as neither image is turned here. Both images have the same contrast, so
-# that the mean square is the loss; `ncc`, the default, is for scans. A fixed image made without
-# folds is matched all but exactly by a field with folds: images do not tell. With
-# `projection="fold_free"`, the default, it is matched nearly as well by a field without any.
+# that the mean square is the loss; `ncc`, the default, is for scans. With `method="energy"` a fixed
+# image made without folds is matched all but exactly by a field with folds: images do not tell.
+# With `projection="fold_free"`, the default, it is matched nearly as well by a field without any.
 
 # %%
 target = registration.warp(fixed, project(0.8 * u))
 figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
 print(f"before: mse {registration.mse(target, fixed):.1e}")
 for panel, projection in zip(axes[1:], (None, "fold_free"), strict=True):
-    settings = {"similarity": registration.mse, "smoothness": 1e-3, "projection": projection}
-    result = registration.register(target, fixed, affine=None, **settings)
+    settings = {"similarity": registration.mse, "smoothness": 1e-3, "method": "energy"}
+    result = registration.register(target, fixed, affine=None, projection=projection, **settings)
     off = registration.mse(target, result.moved)
     print(f"projection={projection}: mse {off:.1e}; {counts(result.displacement)}")
     draw_grid(panel, result.displacement, f"projection={projection}")

@@ -8,6 +8,7 @@ from jaxml.commands.terminal import add_max_gib, integer, path, say
 PROJECTIONS = ("fold_free", "layer", "none")
 SIMILARITIES = ("ncc", "mi", "mse")
 AFFINES = ("affine", "similarity", "rigid", "none")
+METHODS = ("both", "symmetric", "energy")
 # What the command ends with where its result cannot be true; 2 is for what cannot be used.
 IMPLAUSIBLE = 3
 
@@ -24,14 +25,20 @@ def add_parser(commands) -> None:
     parser.add_argument("--out", type=path, default=Path("runs/register"), metavar="DIR")
     _add_choice(parser, "--similarity", SIMILARITIES, "mi for images of different contrast: ")
     _add_choice(parser, "--affine", AFFINES, "map that comes before the deformation: ")
+    _add_choice(
+        parser,
+        "--method",
+        METHODS,
+        "symmetric for smooth fields, the same whichever image is fixed; energy for a close fit: ",
+    )
     _add_choice(parser, "--projection", PROJECTIONS)
     parser.add_argument(
-        "--steps", type=integer, help="steps a resolution (default: 100, on fine ones 10)"
+        "--steps", type=integer, help="steps a resolution (default: 100, fewer on fine ones)"
     )
     parser.add_argument(
         "--smoothness",
         type=float,
-        help="weight of the field's roughness (default: 1.0, for mse 0.02)",
+        help="weight of the field's roughness (default: 0.7, for mse 0.014)",
     )
     masked = "what is 0 in it does not count, such as a lesion"
     parser.add_argument("--fixed-mask", type=path, metavar="FILE", help=masked)
@@ -79,7 +86,16 @@ def run(args) -> int:
             )
         )
     )
-    names = ("similarity", "affine", "projection", "steps", "smoothness", "volume", "max_bytes")
+    names = (
+        "similarity",
+        "affine",
+        "method",
+        "projection",
+        "steps",
+        "smoothness",
+        "volume",
+        "max_bytes",
+    )
     settings = {name: getattr(args, name) for name in names}
     text, doubt = register_files(fixed, moving, args.out, **settings)
     say(text)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxml import checks, registration
 from jaxml.commands.image_results import write_image
-from jaxml.commands.register import AFFINES, PROJECTIONS, SIMILARITIES
+from jaxml.commands.register import AFFINES, METHODS, PROJECTIONS, SIMILARITIES
 from jaxml.commands.register_inputs import Files, Side, load_pair
 from jaxml.commands.register_measures import implausible, lengths, likeness, moved_most, overlaps
 from jaxml.commands.register_report import report_of
@@ -47,6 +47,7 @@ def register_files(
     *,
     similarity: str = SIMILARITIES[0],
     affine: str = AFFINES[0],
+    method: str = METHODS[0],
     projection: str = PROJECTIONS[0],
     steps: int | None = None,
     smoothness: float | None = None,
@@ -69,6 +70,7 @@ def register_files(
       out: folder.
       similarity: "ncc"; "mi" for images of different contrast; or "mse".
       affine: "affine", "similarity", "rigid", or "none" for that of the headers.
+      method: "both", "symmetric" or "energy", as for `registration.register`.
       projection: "fold_free", "layer" or "none", as for `registration.register`.
       steps: optimization steps a resolution; by default those of `register`.
       smoothness: weight of the roughness; by default that of `register`.
@@ -86,6 +88,7 @@ def register_files(
     """
     checks.choice(SIMILARITIES, similarity=similarity)
     checks.choice(AFFINES, affine=affine)
+    checks.choice(METHODS, method=method)
     checks.choice(PROJECTIONS, projection=projection)
     for name in ("labels", "landmarks"):
         if (getattr(fixed, name) is None) != (getattr(moving, name) is None):
@@ -93,6 +96,7 @@ def register_files(
     first, second = load_pair(fixed, moving, volume=volume, max_bytes=max_bytes)
     settings: dict[str, Any] = {
         "similarity": similarity,
+        "method": method,
         "steps": steps,
         "projection": None if projection == "none" else projection,
     }
@@ -100,7 +104,12 @@ def register_files(
         settings["smoothness"] = smoothness
     outcome = _registered(first, second, None if affine == "none" else affine, settings)
     results = _results(first, second, outcome)
-    results["settings"] = {"similarity": similarity, "affine": affine, "projection": projection}
+    results["settings"] = {
+        "similarity": similarity,
+        "affine": affine,
+        "method": method,
+        "projection": projection,
+    }
     doubt = implausible(results, similarity=similarity, affine=affine)
     results["implausible"] = doubt
     if first.image.affine is not None:

@@ -98,8 +98,8 @@ def _text(results: dict[str, Any]) -> str:
     residual, moved = results["inverse_residual_voxels"], results["displacement"]
     settings = results["settings"]
     lines = [
-        f"Similarity {settings['similarity']}, affine map {settings['affine']} "
-        f"and projection {settings['projection']}.",
+        f"Similarity {settings['similarity']}, affine map {settings['affine']}, method "
+        f"{settings['method']} and projection {settings['projection']}.",
         f"Largest displacement {moved['max']:.2f} {moved['unit']}; {moved['most']:.2f} or less at "
         "three quarters of the foreground.",
         f"The field after its inverse moves a voxel by {residual['max']:.4f} at most, by "

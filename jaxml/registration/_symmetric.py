@@ -93,15 +93,15 @@ def symmetric_level(
         (to_fixed, to_moving), moments = state
         places = mapped(to_moving, matrix)
         images = (
-            tuple(sample(channel, to_fixed) for channel in fixed.image.channels),
-            tuple(sample(channel, places) for channel in moving.image.channels),
+            tuple(_extended(channel, to_fixed) for channel in fixed.image.channels),
+            tuple(_extended(channel, places) for channel in moving.image.channels),
         )
         weights = {}
         if fixed.image.mask is not None or moving.image.mask is not None:
             masks = ((fixed.image.mask, to_fixed), (moving.image.mask, places))
             parts = [moved_mask(mask, planes) for mask, planes in masks if mask is not None]
             weights = {"mask": functools.reduce(jnp.multiply, parts)}
-        likeness = lambda images: mean_measure(measures, *images, weights)
+        likeness = lambda images: mean_measure(measures, images[0], images[1], weights)
         value, slopes = jax.value_and_grad(likeness)(images)
         rough = lambda halves: weight * total(roughness(half, sides) for half in halves)
         penalty, pull = jax.value_and_grad(rough)((to_fixed, to_moving))
@@ -154,6 +154,18 @@ def advected(planes: Planes, update: Planes) -> Planes:
             change = change + jnp.maximum(e, 0) * (after - u) + jnp.maximum(-e, 0) * (before - u)
         moved.append(u + change)
     return tuple(moved)
+
+
+def _extended(image: Array, planes: Planes) -> Array:
+    """Return an image at p + u(p), with its border repeated outside.
+
+    Zeros there would be edges that pull where an image does not end in its background.
+    """
+    places = []
+    for axis, (u, n) in enumerate(zip(planes, image.shape, strict=True)):
+        voxel = jax.lax.broadcasted_iota(u.dtype, u.shape, axis)
+        places.append(jnp.clip(voxel + u, 0, n - 1) - voxel)
+    return sample(image, tuple(places))
 
 
 def _force(images: tuple[Array, ...], slopes: tuple[Array, ...]) -> Planes:

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from jaxml.cli import main
 from jaxml.commands import register_measures
-from jaxml.commands.register import AFFINES, PROJECTIONS, SIMILARITIES
+from jaxml.commands.register import AFFINES, METHODS, PROJECTIONS, SIMILARITIES
 from jaxml.data import load_volume
 from jaxml.registration._affine import Kind
 from jaxml.registration._inputs import Projection
@@ -452,8 +452,8 @@ def test_help_says_what_the_library_takes(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert {name.replace("none", "") or None for name in PROJECTIONS} == {*get_args(Projection)}
     assert {name.replace("none", "") or None for name in AFFINES} == {*get_args(Kind), None}
-    for names in (PROJECTIONS, AFFINES, SIMILARITIES):
+    for names in (PROJECTIONS, METHODS, AFFINES, SIMILARITIES):
         assert f"{', '.join(names[:-1])} or {names[-1]} (default: {names[0]})" in text
     assert {*SIMILARITIES} == {*_MEASURES}
     assert f"roughness (default: {_MEASURES['ncc'][1]}, for mse {_MEASURES['mse'][1]})" in text
-    assert f"(default: {_STEPS}, on fine ones {_STEPS // 10})" in text
+    assert f"(default: {_STEPS['both'][0]}, fewer on fine ones)" in text
