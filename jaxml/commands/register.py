@@ -38,7 +38,7 @@ def add_parser(commands) -> None:
     parser.add_argument(
         "--smoothness",
         type=float,
-        help="weight of the field's roughness (default: 0.7, for mse 0.014)",
+        help="weight of the field's roughness (default: 0.7, for mi 3.0, mse 0.014)",
     )
     masked = "what is 0 in it does not count, such as a lesion"
     parser.add_argument("--fixed-mask", type=path, metavar="FILE", help=masked)
