@@ -130,7 +130,7 @@ def test_register_takes_any_turn_and_interpolates_once():
     run = functools.partial(register, fixed, jnp.asarray(moving), steps=20)
     result, without = run(), run(affine=None)
     correlation = lambda image: np.corrcoef(np.ravel(image), np.ravel(fixed))[0, 1]
-    assert correlation(result.moved) > 0.99 > 0.9 > correlation(without.moved)
+    assert correlation(result.moved) > 0.99 > 0.95 > correlation(without.moved)
     moved = warp(jnp.asarray(moving), result.displacement, affine=result.affine)
     np.testing.assert_allclose(result.moved, moved, atol=1e-5)
 
