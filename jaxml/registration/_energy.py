@@ -86,9 +86,8 @@ def energy_level(
 
     def likeness(planes):
         planes = mapped(planes, matrix)
-        weights = {}
-        if fixed.image.mask is not None or moving.image.mask is not None:
-            weights = {"mask": jax.lax.stop_gradient(_weight(fixed, moving, planes))}
+        masks = fixed.image.mask, moved_mask(moving.image.mask, planes)
+        weights = jax.lax.stop_gradient(mask_argument(*masks))
         moved = [sample(m, planes) for m in moving.image.channels]
         return mean_measure(measures, fixed.image.channels, moved, weights)
 
@@ -103,17 +102,19 @@ def energy_level(
     adam = optax.scale_by_adam()
     # As long in mm along each axis; in voxels of the shortest side as long as said.
     lengths = rate * jnp.min(sides) / sides
+    # Means of two, twice: (1, 1) on (1, 1) is (1, 2, 1), which is self-adjoint.
+    binomial = ((2, 2),) * len(start)
 
     def step(state, i):
         planes, moments = state
         value, gradient = jax.value_and_grad(loss)(planes)
         # The variable is the field before a smoothing. That is self-adjoint: it takes the
         # gradient to the variable, and the step of the variable back to the field.
-        gradient = jax.tree.map(smoothed, gradient)
+        gradient = tuple(smoothed(g, binomial) for g in gradient)
         direction, moments = optimizer_step(adam.update, gradient, moments)
         share = (1 + jnp.cos(jnp.pi * i / steps)) / 2
         moved = zip(planes, direction, lengths, strict=True)
-        planes = tuple(p - length * share * smoothed(d) for p, d, length in moved)
+        planes = tuple(p - length * share * smoothed(d, binomial) for p, d, length in moved)
         return (planes, moments), value
 
     times = jnp.arange(steps, dtype=dtype)
@@ -129,24 +130,33 @@ def mean_measure(measures, fixed, moved, weights) -> Array:
     return functools.reduce(jnp.add, values) / len(values)
 
 
-def moved_mask(mask: Array, planes: Planes) -> Array:
+def mask_argument(*masks: Array | None) -> dict[str, Array]:
+    """Return the argument of a measure for voxels that all the masks that there are let count."""
+    there = [mask for mask in masks if mask is not None]
+    return {"mask": functools.reduce(jnp.multiply, there)} if there else {}
+
+
+def moved_mask(mask: Array | None, planes: Planes) -> Array | None:
     """Return the weights of the voxels that a displacement takes from an image with a mask."""
+    if mask is None:
+        return None
     # Outside of the image lies background, which counts. Of a voxel that mixes what counts with
     # what does not the intensity is of use to nobody.
     left_out = sample(1 - mask, planes)
     return jnp.where(left_out > 1e-3, 0, 1 - left_out)
 
 
-def smoothed(plane: Array) -> Array:
-    """Weights (1, 2, 1) / 4 along each axis, the border repeated: self-adjoint."""
-    for axis in range(plane.ndim):
-        rim = [(1, 1) if a == axis else (0, 0) for a in range(plane.ndim)]
-        pair = [2 if a == axis else 1 for a in range(plane.ndim)]
+def smoothed(plane: Array, widths: tuple[tuple[int, ...], ...]) -> Array:
+    """Return means over so many voxels along each axis, one after another, border repeated."""
+    for axis, sums in enumerate(widths):
+        reach = sum(n - 1 for n in sums) // 2
+        rim = [(reach, reach) if a == axis else (0, 0) for a in range(plane.ndim)]
         plane = jnp.pad(plane, rim, mode="edge")
-        # Sums of two, twice: (1, 1) on (1, 1) is (1, 2, 1).
-        for _ in range(2):
-            plane = jax.lax.reduce_window(plane, 0.0, jax.lax.add, pair, (1,) * plane.ndim, "VALID")
-    return plane / 4**plane.ndim
+        for n in sums:
+            window = [n if a == axis else 1 for a in range(plane.ndim)]
+            ones = (1,) * plane.ndim
+            plane = jax.lax.reduce_window(plane, 0.0, jax.lax.add, window, ones, "VALID") / n
+    return plane
 
 
 def roughness(planes: Planes, sides: Array) -> Array:
@@ -161,13 +171,3 @@ def roughness(planes: Planes, sides: Array) -> Array:
         for a in range(ndim)
     ]
     return functools.reduce(jnp.add, squares) / ndim**2
-
-
-def _weight(fixed: Level, moving: Level, planes: Planes) -> Array:
-    """Weight of each voxel of the fixed image: 0 where either mask leaves it out."""
-    weight = jnp.ones(fixed.image.shape, planes[0].dtype)
-    if fixed.image.mask is not None:
-        weight = fixed.image.mask
-    if moving.image.mask is not None:
-        weight = weight * moved_mask(moving.image.mask, planes)
-    return weight

@@ -15,7 +15,13 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxml.optimizer import optimizer_step
-from jaxml.registration._energy import mean_measure, moved_mask, roughness
+from jaxml.registration._energy import (
+    mask_argument,
+    mean_measure,
+    moved_mask,
+    roughness,
+    smoothed,
+)
 from jaxml.registration._field import compose
 from jaxml.registration._flat import Planes, components, total
 from jaxml.registration._foldfree import fold_free
@@ -96,11 +102,9 @@ def symmetric_level(
             tuple(_extended(channel, to_fixed) for channel in fixed.image.channels),
             tuple(_extended(channel, places) for channel in moving.image.channels),
         )
-        weights = {}
-        if fixed.image.mask is not None or moving.image.mask is not None:
-            masks = ((fixed.image.mask, to_fixed), (moving.image.mask, places))
-            parts = [moved_mask(mask, planes) for mask, planes in masks if mask is not None]
-            weights = {"mask": functools.reduce(jnp.multiply, parts)}
+        weights = mask_argument(
+            moved_mask(fixed.image.mask, to_fixed), moved_mask(moving.image.mask, places)
+        )
         likeness = lambda images: mean_measure(measures, images[0], images[1], weights)
         value, slopes = jax.value_and_grad(likeness)(images)
         rough = lambda halves: weight * total(roughness(half, sides) for half in halves)
@@ -109,11 +113,11 @@ def symmetric_level(
             tuple(map(jnp.add, _force(moved, slope), rest))
             for moved, slope, rest in zip(images, slopes, pull, strict=True)
         ]
-        gradient = tuple(_smoothed((m - f) / 2, widths) for f, m in zip(*forces, strict=True))
+        gradient = tuple(smoothed((m - f) / 2, widths) for f, m in zip(*forces, strict=True))
         direction, moments = optimizer_step(adam.update, gradient, moments)
         share = (1 + jnp.cos(jnp.pi * i / steps)) / 2
         update = tuple(
-            jnp.clip(-length * share * _smoothed(d, widths), -longest, longest)
+            jnp.clip(-length * share * smoothed(d, widths), -longest, longest)
             for d, length in zip(direction, lengths, strict=True)
         )
         halves = advected(to_fixed, tuple(-e for e in update)), advected(to_moving, update)
@@ -195,16 +199,3 @@ def _widths(spacing: tuple[float, ...], is_coarse: bool) -> tuple[tuple[int, ...
     if is_coarse:
         return tuple((1 + 2 * round(2 * share),) * 3 for share in shares)
     return tuple((1 + round(share),) * 2 for share in shares)
-
-
-def _smoothed(plane: Array, widths: tuple[tuple[int, ...], ...]) -> Array:
-    """Return means over so many voxels along each axis, one after another, border repeated."""
-    for axis, sums in enumerate(widths):
-        reach = sum(n - 1 for n in sums) // 2
-        rim = [(reach, reach) if a == axis else (0, 0) for a in range(plane.ndim)]
-        plane = jnp.pad(plane, rim, mode="edge")
-        for n in sums:
-            window = [n if a == axis else 1 for a in range(plane.ndim)]
-            ones = (1,) * plane.ndim
-            plane = jax.lax.reduce_window(plane, 0.0, jax.lax.add, window, ones, "VALID") / n
-    return plane

@@ -10,8 +10,9 @@ from registration.test_register import pair
 from scipy.ndimage import convolve1d, gaussian_filter, map_coordinates, uniform_filter1d
 
 from jaxml.registration import inverse, inverse_consistency, mse, register
+from jaxml.registration._energy import smoothed
 from jaxml.registration._similarity import grad_l2
-from jaxml.registration._symmetric import _smoothed, _widths, advected
+from jaxml.registration._symmetric import _widths, advected
 
 register = functools.partial(register, affine=None)
 
@@ -48,10 +49,10 @@ def test_smoothing_is_by_means_of_a_length():
         for _ in range(3):
             expected = uniform_filter1d(expected, n, axis)
     inner = (slice(6, -6),) * 3
-    moved = _smoothed(jnp.asarray(plane), _widths((1.0, 2.0, 10.0), True))
+    moved = smoothed(jnp.asarray(plane), _widths((1.0, 2.0, 10.0), True))
     np.testing.assert_allclose(moved, expected[inner], atol=1e-12)
     binomial = convolve1d(plane, [0.25, 0.5, 0.25], 1, mode="nearest")
-    moved = _smoothed(jnp.asarray(plane), _widths((3.0, 1.0, 3.0), False))
+    moved = smoothed(jnp.asarray(plane), _widths((3.0, 1.0, 3.0), False))
     np.testing.assert_allclose(moved, binomial, atol=1e-12)
 
 
