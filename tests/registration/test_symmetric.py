@@ -9,8 +9,8 @@ import pytest
 from registration.test_register import pair
 from scipy.ndimage import convolve1d, gaussian_filter, map_coordinates, uniform_filter1d
 
-from jaxml.registration import inverse, inverse_consistency, mse, register
-from jaxml.registration._energy import smoothed
+from jaxml.registration import _register, inverse, inverse_consistency, mse, register
+from jaxml.registration._energy import smoothed, stiffened
 from jaxml.registration._similarity import grad_l2
 from jaxml.registration._symmetric import _widths, advected
 
@@ -110,3 +110,29 @@ def test_both_directions_are_inverse_of_each_other(method, low, high):
     away = inverse_consistency(one.displacement, other.displacement)[disk]
     assert low <= float(jnp.mean(away)) < high
     assert float(jnp.mean(jnp.abs(one.displacement[disk]))) > 0.5
+
+
+def test_smoother_pairs_are_held_to_smoother_fields():
+    """The weight goes with the inverse root of the roughness below .03, and is 1 above."""
+    rng = np.random.default_rng(4)
+    noise = rng.normal(size=(2, 16, 18))
+    unit = noise / np.sqrt(grad_l2(jnp.asarray(np.moveaxis(noise, 0, -1))))
+    for rough, expected in ((0.03 / 16, 4.0), (0.03 / 4, 2.0), (0.03, 1.0), (0.3, 1.0)):
+        planes = tuple(jnp.asarray(np.sqrt(rough) * unit))
+        np.testing.assert_allclose(stiffened(0.7, planes, (1.0, 1.0)), 0.7 * expected, rtol=1e-6)
+    # Sides of voxels of any unit: the roughness of lengths is that of voxels.
+    np.testing.assert_allclose(stiffened(1.0, planes, (2.0, 2.0)), 1.0)
+    still = (jnp.zeros((16, 18)),) * 2
+    assert np.isfinite(stiffened(0.7, still, (1.0, 1.0)))
+    assert np.isnan(stiffened(0.7, (still[0] * jnp.nan, still[1]), (1.0, 1.0)))
+
+
+def test_noise_of_two_scans_of_one_thing_is_fitted_less(monkeypatch):
+    """Than with the weight that suits two people, by half of the roughness and more."""
+    rng = np.random.default_rng(5)
+    image = gaussian_filter(rng.normal(size=(40, 44, 36)), 3)
+    image = (image - image.min()) / np.ptp(image)
+    scans = [jnp.asarray(image + 0.01 * rng.normal(size=image.shape), "float32") for _ in "ab"]
+    rough = float(grad_l2(register(*scans).displacement))
+    monkeypatch.setattr(_register, "stiffened", lambda smoothness, planes, spacing: smoothness)
+    assert rough < float(grad_l2(register(*scans).displacement)) / 2
