@@ -15,7 +15,15 @@ from jaxtyping import Array, Float
 
 from jaxml import checks
 from jaxml.optimizer import optimizer_step
-from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled
+from jaxml.registration._extent import Size, extended, halved_size
+from jaxml.registration._images import (
+    Image,
+    Images,
+    Spacing,
+    checked_pair,
+    scaled,
+    with_room,
+)
 from jaxml.registration._linear import Kind, exponential, generators, of_kind, rotations
 from jaxml.registration._masks import Mask
 from jaxml.registration._mutual_information import cubic_b_spline, information
@@ -114,7 +122,9 @@ def affine(
     """
     checks.choice(get_args(Kind), kind=kind)
     first, second = checked_pair(fixed, moving, fixed_mask, moving_mask, spacing, shortest=4)
-    return aligned(scaled(first), scaled(second), kind, checked_initial(initial, first, second))
+    initial = checked_initial(initial, first, second)
+    first, second = with_room(first, second)
+    return aligned(scaled(first), scaled(second), kind, initial)
 
 
 def checked_initial(initial: Array | None, fixed: Image, moving: Image) -> Array:
@@ -180,13 +190,14 @@ def _scene(fixed: Image, moving: Image, *, pooling) -> _Scene:
     images = fixed, moving
     dtype = fixed.channels[0].dtype
 
-    def padded(image, factors):
-        image = _pooled(image, factors)
-        return jnp.pad(image, [(0, -n % _MULTIPLE) for n in image.shape], mode="edge")
+    def padded(array, factors, size):
+        array = _pooled(array, factors, size)
+        return jnp.pad(array, [(0, -n % _MULTIPLE) for n in array.shape], mode="edge")
 
     def pad_all(tree):
         return tuple(
-            jax.tree.map(lambda x, f=f: padded(x, f), t) for t, f in zip(tree, pooling, strict=True)
+            jax.tree.map(lambda x, f=f, i=i: padded(x, f, i.size), t)
+            for t, f, i in zip(tree, pooling, images, strict=True)
         )
 
     arrays = lambda rows: tuple(jnp.asarray(row, dtype) for row in rows)
@@ -361,11 +372,12 @@ def _pooling(voxels: int, fixed: Image, moving: Image) -> tuple[tuple[int, ...],
     )
 
 
-def _pooled(image: Array, factors: tuple[int, ...]) -> Array:
-    """Means over that many voxels along each axis."""
+def _pooled(array: Array, factors: tuple[int, ...], size: Size) -> Array:
+    """Means over that many voxels along each axis; the border goes on beyond the volume."""
     for power in range(max(factors).bit_length() - 1):
-        image = halve(image, tuple(a for a, f in enumerate(factors) if f >> power > 1))
-    return image
+        axes = tuple(a for a, f in enumerate(factors) if f >> power > 1)
+        array, size = halve(extended(array, size), axes), halved_size(size, axes)
+    return extended(array, size)
 
 
 def _spread(n: int, ndim: int) -> np.ndarray:

@@ -10,8 +10,9 @@ from jaxtyping import Array
 
 from jaxml.optimizer import optimizer_step
 from jaxml.registration._diffeomorphic import diffeomorphic_layer, layer_residual
+from jaxml.registration._extent import Size, cut, extended, mean_within, within
 from jaxml.registration._flat import Planes, components
-from jaxml.registration._foldfree import fold_free
+from jaxml.registration._foldfree import unfolded
 from jaxml.registration._pyramid import Level, between
 from jaxml.registration._resolution import double
 from jaxml.registration._sampling import mapped, sample
@@ -19,6 +20,8 @@ from jaxml.registration._sampling import mapped, sample
 Measure = Callable[..., Array]
 # Roughness of the fields by the symmetric method between brains of two people, voxels of 2 mm.
 _USUAL_ROUGHNESS = 0.03
+# By how much the weight of the roughness may grow where fields are smoother.
+_LARGEST_FACTOR = 10.0
 
 
 def energy(
@@ -49,8 +52,9 @@ def energy(
       projection: as for `register`.
     """
     losses = []
-    for here, there, count in zip(fixed, moving, counts, strict=True):
-        planes = double(planes, here.image.shape)
+    for i, (here, there, count) in enumerate(zip(fixed, moving, counts, strict=True)):
+        coarser = fixed[max(i - 1, 0)].image.size
+        planes = double(planes, here.image.channels[0].shape, coarser)
         planes, loss = energy_level(
             here,
             there,
@@ -83,14 +87,14 @@ def energy_level(
 ):
     """Return the planes after the steps of one resolution, and the losses before each."""
     matrix = between(fixed, moving, affine)
-    dtype = affine.dtype
+    dtype, size = affine.dtype, fixed.image.size
     sides = jnp.asarray(fixed.image.spacing, dtype)
 
     def likeness(planes):
         planes = mapped(planes, matrix)
         masks = fixed.image.mask, moved_mask(moving.image.mask, planes)
-        weights = jax.lax.stop_gradient(mask_argument(*masks))
-        moved = [sample(m, planes) for m in moving.image.channels]
+        weights = jax.lax.stop_gradient(weights_of(planes[0].shape, size, *masks))
+        moved = [cut(sample(m, planes), size) for m in moving.image.channels]
         return mean_measure(measures, fixed.image.channels, moved, weights)
 
     def loss(planes):
@@ -99,7 +103,7 @@ def energy_level(
             reconstruction = diffeomorphic_layer(jnp.stack(planes, axis=-1))
             penalty = poisson_weight * layer_residual(reconstruction)
             planes = components(reconstruction.displacement)
-        return likeness(planes) + smoothness * roughness(planes, sides) + penalty
+        return likeness(planes) + smoothness * roughness(planes, sides, size) + penalty
 
     adam = optax.scale_by_adam()
     # As long in mm along each axis; in voxels of the shortest side as long as said.
@@ -112,30 +116,36 @@ def energy_level(
         value, gradient = jax.value_and_grad(loss)(planes)
         # The variable is the field before a smoothing. That is self-adjoint: it takes the
         # gradient to the variable, and the step of the variable back to the field.
-        gradient = tuple(smoothed(g, binomial) for g in gradient)
+        gradient = tuple(smoothed(g, binomial, size) for g in gradient)
         direction, moments = optimizer_step(adam.update, gradient, moments)
         share = (1 + jnp.cos(jnp.pi * i / steps)) / 2
         moved = zip(planes, direction, lengths, strict=True)
-        planes = tuple(p - length * share * smoothed(d, binomial) for p, d, length in moved)
+        planes = tuple(p - length * share * smoothed(d, binomial, size) for p, d, length in moved)
         return (planes, moments), value
 
     times = jnp.arange(steps, dtype=dtype)
     (planes, _), losses = jax.lax.scan(step, (start, adam.init(start)), times)
     if projection == "fold_free":
-        planes = components(fold_free(jnp.stack(planes, axis=-1)).displacement)
+        planes = unfolded(planes, size)
     return planes, losses
 
 
-@functools.partial(jax.jit, static_argnames="spacing")
-def stiffened(smoothness, planes: Planes, spacing: tuple[float, ...]) -> Array:
+@jax.jit
+def stiffened(smoothness, planes: Planes, spacing, size: Size = None) -> Array:
     """Return the weight of the roughness for a pair that so smooth a field has brought together.
 
     The rougher the field has to be, the less smooth are those that are likely for this pair: the
     weight goes with the inverse of the root mean square of the derivatives.
+
+    Args:
+      smoothness: the weight for two people.
+      planes: the field, one plane a component.
+      spacing: sides of a voxel.
+      size: of the volume, where it does not fill the planes.
     """
-    rough = roughness(planes, jnp.asarray(spacing, planes[0].dtype))
-    # No field at all is needed by images that are alike: its weight must stay finite.
-    least = jnp.finfo(rough.dtype).eps
+    rough = roughness(planes, jnp.asarray(spacing, planes[0].dtype), size)
+    # Images that are alike need no field at all: what there is of one is rounding.
+    least = _USUAL_ROUGHNESS / _LARGEST_FACTOR**2
     return smoothness * jnp.sqrt(jnp.maximum(1, _USUAL_ROUGHNESS / jnp.maximum(rough, least)))
 
 
@@ -145,10 +155,20 @@ def mean_measure(measures, fixed, moved, weights) -> Array:
     return functools.reduce(jnp.add, values) / len(values)
 
 
-def mask_argument(*masks: Array | None) -> dict[str, Array]:
-    """Return the argument of a measure for voxels that all the masks that there are let count."""
+def weights_of(shape: tuple[int, ...], size: Size, *masks: Array | None) -> dict[str, Array]:
+    """Return the arguments of a measure for the voxels that count.
+
+    Those that all the masks that there are let count; where the volume does not fill its
+    arrays of `shape`, those within it.
+    """
     there = [mask for mask in masks if mask is not None]
-    return {"mask": functools.reduce(jnp.multiply, there)} if there else {}
+    weights = {"mask": functools.reduce(jnp.multiply, there)} if there else {}
+    if size is None:
+        return weights
+    inside = within(shape, size)
+    # Beyond the volume lies background, which counts in the windows that reach there.
+    weights = {name: jnp.where(inside, mask, 1) for name, mask in weights.items()}
+    return {**weights, "within": inside}
 
 
 def moved_mask(mask: Array | None, planes: Planes) -> Array | None:
@@ -161,8 +181,9 @@ def moved_mask(mask: Array | None, planes: Planes) -> Array | None:
     return jnp.where(left_out > 1e-3, 0, 1 - left_out)
 
 
-def smoothed(plane: Array, widths: tuple[tuple[int, ...], ...]) -> Array:
+def smoothed(plane: Array, widths: tuple[tuple[int, ...], ...], size: Size = None) -> Array:
     """Return means over so many voxels along each axis, one after another, border repeated."""
+    plane = extended(plane, size)
     for axis, sums in enumerate(widths):
         reach = sum(n - 1 for n in sums) // 2
         rim = [(reach, reach) if a == axis else (0, 0) for a in range(plane.ndim)]
@@ -174,14 +195,16 @@ def smoothed(plane: Array, widths: tuple[tuple[int, ...], ...]) -> Array:
     return plane
 
 
-def roughness(planes: Planes, sides: Array) -> Array:
+def roughness(planes: Planes, sides: Array, size: Size = None) -> Array:
     """`grad_l2` of a field in planes: a stack of them would be one copy more in every step.
 
     Component and axis are those of lengths: a voxel has these sides.
     """
     ndim = len(planes)
+    # One difference fewer than voxels along its axis.
+    inner = [size and tuple(n - int(b == a) for b, n in enumerate(size)) for a in range(ndim)]
     squares = [
-        (sides[k] / sides[a]) ** 2 * jnp.mean(jnp.diff(p, axis=a) ** 2)
+        (sides[k] / sides[a]) ** 2 * mean_within(jnp.diff(p, axis=a) ** 2, inner[a])
         for k, p in enumerate(planes)
         for a in range(ndim)
     ]

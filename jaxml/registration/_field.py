@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxml import checks
 from jaxml.precision import half_as_single
-from jaxml.registration._flat import components, flatten, interior
+from jaxml.registration._extent import Size, within
+from jaxml.registration._flat import Planes, components, flatten, interior
 from jaxml.registration._inputs import check_field
 from jaxml.registration._sampling import mapped
 from jaxml.registration._tetrahedra import determinants, simplex_grid
@@ -95,14 +96,7 @@ def min_jacobian_determinant(u: Float[Array, "*volume ndim"]) -> Float[Array, "*
     registration" (IJCV 2024).
     """
     check_field(u=u)
-    grid = simplex_grid(u.shape[:-1])
-    planes = determinants(flatten(components(u), grid.layout), grid)
-
-    def smaller(a, b):
-        # Where one simplex has no determinant the voxel has none.
-        return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), jnp.minimum(a, b), jnp.nan)
-
-    return interior(functools.reduce(smaller, planes), grid.layout)
+    return _smallest_determinants(components(u), None)
 
 
 @half_as_single
@@ -129,6 +123,28 @@ def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") 
     else:
         determinant = jacobian_determinant(u, scheme=scheme)
     return jnp.sum(~(determinant > 0), dtype=jnp.int32)
+
+
+def count_digital_folds(planes: Planes, size: Size) -> Int[Array, ""]:
+    """Return the number of digital folds of a field in planes, as `count_folds` has it.
+
+    Args:
+      planes: displacement in voxels, one plane a component.
+      size: of the volume, where it does not fill the planes.
+    """
+    folded = ~(_smallest_determinants(planes, size) > 0)
+    return jnp.sum(folded & within(folded.shape, size), dtype=jnp.int32)
+
+
+def _smallest_determinants(planes: Planes, size: Size) -> Array:
+    grid = simplex_grid(planes[0].shape)
+
+    def smaller(a, b):
+        # Where one simplex has no determinant the voxel has none.
+        return jnp.where(jnp.isfinite(a) & jnp.isfinite(b), jnp.minimum(a, b), jnp.nan)
+
+    every = determinants(flatten(planes, grid.layout, size), grid)
+    return interior(functools.reduce(smaller, every), grid.layout)
 
 
 @half_as_single

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxml.registration._extent import Size, along, extended, within
+
 Plane = jax.Array
 Planes = tuple[Plane, ...]
 Offset = tuple[int, ...]
@@ -44,8 +46,15 @@ def components(u: Float[Array, "*volume ndim"]) -> tuple[Float[Array, "*volume"]
     return tuple(u[..., k] for k in range(u.shape[-1]))
 
 
-def flatten(planes: Planes, layout: Layout) -> Planes:
-    """Return planes `[D, H, W]` as flat planes: ghosts repeat the border, slack of 2."""
+def flatten(planes: Planes, layout: Layout, size: Size = None) -> Planes:
+    """Return planes `[D, H, W]` as flat planes: ghosts repeat the border, slack of 2.
+
+    Args:
+      planes: one a component.
+      layout: of the planes.
+      size: of the volume, where it does not fill them.
+    """
+    planes = tuple(extended(p, size) for p in planes)
     return tuple(jnp.pad(jnp.pad(p, 1, mode="edge").reshape(-1), 2 * layout.slack) for p in planes)
 
 
@@ -55,9 +64,9 @@ def interior(plane: Plane, layout: Layout) -> Float[Array, "*volume"]:
     return full[tuple(slice(1, -1) for _ in layout.shape)]
 
 
-def inside(layout: Layout) -> Bool[Array, " flat"]:
+def inside(layout: Layout, size: Size = None) -> Bool[Array, " flat"]:
     """Return the flat mask, with slack of 1, of the voxels of the volume."""
-    return jnp.pad(jnp.pad(jnp.ones(layout.shape, bool), 1).reshape(-1), layout.slack)
+    return jnp.pad(jnp.pad(within(layout.shape, size), 1).reshape(-1), layout.slack)
 
 
 def inner_edges(layout: Layout) -> list[Bool[Array, " flat"]]:
@@ -66,8 +75,13 @@ def inner_edges(layout: Layout) -> list[Bool[Array, " flat"]]:
     return [mask & jnp.roll(mask, -stride) for stride in layout.strides]
 
 
-def add_ghosts(padded: Float[Array, "*padded"]) -> Float[Array, "*volume"]:
+def add_ghosts(padded: Float[Array, "*padded"], size: Size = None) -> Float[Array, "*volume"]:
     """Return the volume with its ghosts added to the border: the transpose of repeating it."""
+    for axis, n in enumerate(size or ()):
+        # The ghost after the last voxel, which is one of the array.
+        n, place = jnp.asarray(n, jnp.int32), along(axis, padded.shape)
+        ghost = jax.lax.dynamic_slice_in_dim(padded, n + 1, 1, axis)
+        padded = jnp.where(place == n, padded + ghost, jnp.where(place == n + 1, 0, padded))
     for axis, n in enumerate(padded.shape):
         cuts = ((0, 1), (1, 2), (2, n - 2), (n - 2, n - 1), (n - 1, n))
         ghost, first, middle, last, end = (

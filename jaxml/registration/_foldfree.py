@@ -10,6 +10,7 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from jaxml import checks
+from jaxml.registration._extent import Size, extended, halved_size, within
 from jaxml.registration._flat import (
     Plane,
     Planes,
@@ -36,6 +37,7 @@ COARSEST = 32
 PERIOD = 5
 # From iteration PATIENCE on, every second iteration smooths around all folds that are left.
 PATIENCE = 40
+EPSILON, MAX_ITERATIONS = 0.01, 500
 
 
 @jax.tree_util.register_dataclass
@@ -59,9 +61,9 @@ class FoldFree:
 def fold_free(
     u: Float[Array, "*volume ndim"],
     *,
-    epsilon: float = 0.01,
+    epsilon: float = EPSILON,
     scheme: str = "digital",
-    max_iterations: int = 500,
+    max_iterations: int = MAX_ITERATIONS,
 ) -> FoldFree:
     """Return a field close to `u` whose determinants are all at least epsilon.
 
@@ -95,21 +97,41 @@ def fold_free(
     checks.single_or_double(u=u)
     checks.between(0, 0.9, epsilon=epsilon)
     checks.counts(least=0, max_iterations=max_iterations)
-    grid = simplex_grid(u.shape[:-1], scheme=scheme)
-    start, before = _corrected_by_means(components(u), scheme, epsilon, max_iterations)
-    planes, folds, iterations = _iterate(start, grid, epsilon, max_iterations)
+    planes, folds, iterations = _projected(components(u), None, scheme, epsilon, max_iterations)
     displacement = jnp.stack(planes, axis=-1)
     square = jnp.mean((displacement - u) ** 2)
     # The root has no derivative at 0, where nothing was changed.
     change_rms = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-    result = FoldFree(displacement, folds, before + iterations, change_rms)
+    result = FoldFree(displacement, folds, iterations, change_rms)
     return nan_unless(jnp.all(jnp.isfinite(u)), result)
 
 
+def unfolded(planes: Planes, size: Size) -> Planes:
+    """Return the planes that `fold_free` has for a field in planes.
+
+    Args:
+      planes: displacement in voxels, one plane a component.
+      size: of the volume, where it does not fill the planes.
+    """
+    projected, _, _ = _projected(planes, size, "digital", EPSILON, MAX_ITERATIONS)
+    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(p)) for p in planes])
+    return nan_unless(finite, projected)
+
+
+def _projected(
+    planes: Planes, size: Size, scheme: str, epsilon: float, limit: int
+) -> tuple[Planes, Array, Array]:
+    """Return the planes without folds, the folds left, and the iterations."""
+    grid = simplex_grid(planes[0].shape, scheme=scheme)
+    start, before = _corrected_by_means(planes, size, scheme, epsilon, limit)
+    planes, folds, iterations = _iterate(start, size, grid, epsilon, limit)
+    return planes, folds, before + iterations
+
+
 # A call outside of jit would compile the branches anew each time.
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _corrected_by_means(
-    planes: Planes, scheme: str, epsilon: float, limit: int
+    planes: Planes, size: Size, scheme: str, epsilon: float, limit: int
 ) -> tuple[Planes, Array]:
     """Return the planes after the correction of their means, and the iterations of that."""
     none, shape = jnp.int32(0), planes[0].shape
@@ -119,29 +141,31 @@ def _corrected_by_means(
 
     def correct(planes: Planes) -> tuple[Planes, Array]:
         # Half as many voxels: displacements in voxels are half as large.
-        means = tuple(halve(p) / 2 for p in planes)
-        corrected, _, iterations = _iterate(means, half, epsilon, limit)
+        means = tuple(halve(extended(p, size)) / 2 for p in planes)
+        fewer = halved_size(size, range(len(shape)))
+        corrected, _, iterations = _iterate(means, fewer, half, epsilon, limit)
         change = tuple(c - m for c, m in zip(corrected, means, strict=True))
-        fine = double(change, shape)
+        fine = double(change, shape, fewer)
         return tuple(p + c for p, c in zip(planes, fine, strict=True)), iterations
 
     grid = simplex_grid(shape, scheme=scheme)
-    folds = _count(_measure(grid, epsilon)(planes), epsilon)
-    return jax.lax.cond(folds > 0, correct, lambda planes: (planes, none), planes)
+    folds = _count(_measure(grid, epsilon, size)(planes), epsilon)
+    is_large = functools.reduce(jnp.minimum, size or shape) >= COARSEST
+    return jax.lax.cond((folds > 0) & is_large, correct, lambda planes: (planes, none), planes)
 
 
 def _iterations(
-    planes: Planes, grid: Grid, epsilon: float, limit: int
+    planes: Planes, size: Size, grid: Grid, epsilon: float, limit: int
 ) -> tuple[Planes, Array, Array]:
     """Return the planes after the last iteration, the folds left, and the iterations."""
 
     @sequential_vmap
-    def run(planes):
-        measure = _measure(grid, epsilon)
+    def run(planes, size):
+        measure = _measure(grid, epsilon, size)
 
         def advance(state):
             i, planes, heat, measured, _ = state
-            planes, heat = _step(i, planes, heat, measured, grid, epsilon)
+            planes, heat = _step(i, planes, heat, measured, size, grid, epsilon)
             measured = measure(planes)
             return i + 1, planes, heat, measured, _count(measured, epsilon)
 
@@ -151,12 +175,12 @@ def _iterations(
         i, planes, *_, folds = jax.lax.while_loop(unfinished, advance, start)
         return planes, folds, i
 
-    return run(planes)
+    return run(planes, size)
 
 
-def _iterations_forward(planes, grid, epsilon, limit):
-    planes_out, folds, iterations = _iterations(planes, grid, epsilon, limit)
-    return (planes_out, folds, iterations), (planes, iterations)
+def _iterations_forward(planes, size, grid, epsilon, limit):
+    planes_out, folds, iterations = _iterations(planes, size, grid, epsilon, limit)
+    return (planes_out, folds, iterations), (planes, size, iterations)
 
 
 def _iterations_backward(grid, epsilon, limit, residuals, cotangents):
@@ -166,11 +190,12 @@ def _iterations_backward(grid, epsilon, limit, residuals, cotangents):
     between two of them is run again with all of its states kept.
     """
     stride = max(1, math.isqrt(limit))
+    planes, size, iterations = residuals
 
     @sequential_vmap
-    def run(planes, iterations, cotangent):
-        measure = _measure(grid, epsilon)
-        step = lambda i, planes, heat: _step(i, planes, heat, measure(planes), grid, epsilon)
+    def run(planes, size, iterations, cotangent):
+        measure = _measure(grid, epsilon, size)
+        step = lambda i, planes, heat: _step(i, planes, heat, measure(planes), size, grid, epsilon)
         keep = lambda kept, k, state: jax.tree.map(lambda b, x: b.at[k].set(x), kept, state)
         empty = lambda n: jax.tree.map(
             lambda x: jnp.zeros((n, *x.shape), x.dtype), (planes, _cold(planes))
@@ -204,22 +229,21 @@ def _iterations_backward(grid, epsilon, limit, residuals, cotangents):
         stretches = (iterations + stride - 1) // stride
         return jax.lax.fori_loop(0, stretches, stretch, cotangent)
 
-    planes, iterations = residuals
-    return (run(planes, iterations, cotangents[0]),)
+    return run(planes, size, iterations, cotangents[0]), None
 
 
-_differentiable = jax.custom_vjp(_iterations, nondiff_argnums=(1, 2, 3))
+_differentiable = jax.custom_vjp(_iterations, nondiff_argnums=(2, 3, 4))
 _differentiable.defvjp(_iterations_forward, _iterations_backward)
 # A call outside of jit would compile the loops anew each time.
-_iterate = jax.jit(_differentiable, static_argnums=(1, 2, 3))
+_iterate = jax.jit(_differentiable, static_argnums=(2, 3, 4))
 
 
-def _measure(grid: Grid, epsilon: float):
+def _measure(grid: Grid, epsilon: float, size: Size):
     """Return the function of planes to (flat planes, step a simplex, smallest determinant)."""
-    mask = inside(grid.layout)
+    mask = inside(grid.layout, size)
 
     def measure(planes: Planes) -> tuple[Planes, list[Plane], Plane]:
-        flat = flatten(planes, grid.layout)
+        flat = flatten(planes, grid.layout, size)
         steps, smallest = multipliers(flat, mask, grid, below=epsilon, target=epsilon + MARGIN)
         return flat, steps, smallest
 
@@ -234,25 +258,25 @@ def _cold(planes: Planes) -> Plane:
     return jnp.zeros_like(planes[0])
 
 
-def _step(i, planes: Planes, heat: Plane, measured, grid: Grid, epsilon: float):
+def _step(i, planes: Planes, heat: Plane, measured, size: Size, grid: Grid, epsilon: float):
     """Return planes and heat after iteration `i`, a correction or a smoothing."""
     late = i >= PATIENCE
     smoothing = jnp.where(late, i % 2 == 0, i % PERIOD == PERIOD - 1)
-    smooth = functools.partial(_smooth, i, late, grid=grid, epsilon=epsilon)
-    correct = functools.partial(_correct, grid=grid)
+    smooth = functools.partial(_smooth, i, late, size=size, grid=grid, epsilon=epsilon)
+    correct = functools.partial(_correct, size=size, grid=grid)
     return jax.lax.cond(smoothing, smooth, correct, planes, heat, *measured)
 
 
-def _correct(planes: Planes, heat: Plane, flat, steps, smallest, *, grid: Grid):
-    pull = correction(flat, steps, grid)
-    spread = neighbor_mean(flatten(pull, grid.layout), grid.layout)
+def _correct(planes: Planes, heat: Plane, flat, steps, smallest, *, size: Size, grid: Grid):
+    pull = correction(flat, steps, grid, size)
+    spread = neighbor_mean(flatten(pull, grid.layout, size), grid.layout)
     planes = tuple(
         c + RELAXATION * (p + SPREAD * s) for c, p, s in zip(planes, pull, spread, strict=True)
     )
     return planes, heat
 
 
-def _smooth(i, late, planes: Planes, heat: Plane, flat, steps, smallest, *, grid, epsilon):
+def _smooth(i, late, planes: Planes, heat: Plane, flat, steps, smallest, *, size, grid, epsilon):
     """Move folded voxels, and late in the run their surroundings, to the mean of neighbors.
 
     Heat is 1 on a fold and fades by `decay` a voxel from it, always less as time passes: in
@@ -262,7 +286,7 @@ def _smooth(i, late, planes: Planes, heat: Plane, flat, steps, smallest, *, grid
     folded = (smallest < jnp.where(late, epsilon, 0.0)).astype(heat.dtype)
     decay = jnp.minimum(0.3 + 0.005 * (i - PATIENCE).astype(heat.dtype), 0.95)
     spread = jnp.maximum(folded, decay * _largest_neighbor(heat))
-    heat = jnp.where(late & (spread > 1e-3), spread, 0)
+    heat = jnp.where(late & (spread > 1e-3) & within(heat.shape, size), spread, 0)
     weight = jnp.maximum(heat, folded)
     mean = neighbor_mean(flat, grid.layout)
     return tuple(c + weight * (m - c) for c, m in zip(planes, mean, strict=True)), heat

@@ -1,11 +1,15 @@
 """The images of a registration: channels, masks, the sides of a voxel, intensities of 0 to 1."""
 
+import functools
+import math
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml import checks
+from jaxml.registration._extent import Size, common_shape, cut, placed, within
 from jaxml.registration._inputs import check_images
 from jaxml.registration._masks import Mask, inside, mask_weights
 from jaxml.tracing import is_concrete, known
@@ -24,19 +28,22 @@ class Image(NamedTuple):
     """One side of a registration.
 
     Attributes:
-      channels: `[*volume]` each, of one shape, without NaN.
-      mask: weights `[*volume]`, 0 where a voxel does not count; None where all of them do.
+      channels: `[*volume]` each, of one shape, without NaN; 0 beyond the volume.
+      mask: weights `[*volume]`, 0 where a voxel does not count; None where all of them do. 1
+        beyond the volume, as background has it.
       spacing: sides of a voxel.
+      size: voxels of the volume in its arrays; None where it fills them.
     """
 
     channels: tuple[Array, ...]
     mask: Array | None
     spacing: tuple[float, ...]
+    size: Size = None
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of voxels along each axis."""
-        return self.channels[0].shape
+    def shape(self) -> tuple[Any, ...]:
+        """Number of voxels along each axis: integers, which a program traces."""
+        return self.size or self.channels[0].shape
 
 
 def checked_pair(
@@ -79,33 +86,67 @@ def checked_pair(
     )
 
 
+def with_room(fixed: Image, moving: Image) -> tuple[Image, Image]:
+    """Return both images in arrays of one shape, which many pairs have in common."""
+    shape = common_shape(fixed.shape, moving.shape)
+
+    def place(image: Image) -> Image:
+        channels = tuple(placed(channel, shape) for channel in image.channels)
+        mask = None if image.mask is None else placed(image.mask, shape, beyond=1)
+        return Image(channels, mask, image.spacing, image.shape)
+
+    return place(fixed), place(moving)
+
+
 def scaled(image: Image) -> Image:
     """Return an image with intensities from 0, the least, to 1, their 99.9th percentile.
 
     Raises:
       ValueError: a channel has the same value in all voxels that count.
     """
-    return image._replace(channels=tuple(_scaled(c, image.mask) for c in image.channels))
+    units = []
+    for channel in image.channels:
+        unit, contrast = _unit(channel, image.mask, image.size)
+        if not known(contrast, lambda contrast: ~(contrast <= 0)):
+            raise checks.refused(
+                "image", channel, "images with contrast", holds="the same value everywhere"
+            )
+        units.append(unit)
+    return image._replace(channels=tuple(units))
 
 
-def _scaled(channel: Array, mask: Array | None) -> Array:
-    counts = jnp.ones(channel.shape, bool) if mask is None else mask > 0
+@jax.jit
+def _unit(channel: Array, mask: Array | None, size: Size) -> tuple[Array, Array]:
+    """Return a channel with intensities of 0 to 1, and the range that it had."""
+    counts = within(channel.shape, size)
+    counts = counts if mask is None else counts & (mask > 0)
     low = jnp.min(channel, where=counts, initial=jnp.inf)
-    stride = -(-channel.size // _LOOKED_AT)
-    some, there = channel.reshape(-1)[::stride], counts.reshape(-1)[::stride]
-    above = jnp.where(there & (some > low), some, jnp.nan)
+    some = _evenly(channel.shape, size)
+    values = channel.reshape(-1).at[some].get(mode="fill", fill_value=jnp.nan)
+    there = counts.reshape(-1).at[some].get(mode="fill", fill_value=False)
+    above = jnp.where(there & (values > low), values, jnp.nan)
     # Of a few bright voxels the subset may hold none.
     high = jnp.nanpercentile(above, _HIGH)
     high = jnp.where(jnp.isnan(high), jnp.max(channel, where=counts, initial=-jnp.inf), high)
-    if not known(high - low, lambda contrast: ~(contrast <= 0)):
-        raise checks.refused(
-            "image", channel, "images with contrast", holds="the same value everywhere"
-        )
     # 0 times the intensity: no infinite one is taken for a bright one.
     unit = 0 * channel + jnp.clip(
         (channel - low) / jnp.maximum(high - low, jnp.finfo(channel.dtype).tiny), 0, 1
     )
-    return unit if mask is None else jnp.where(mask > 0, unit, 0)
+    unit = unit if mask is None else jnp.where(mask > 0, unit, 0)
+    return cut(unit, size), high - low
+
+
+def _evenly(shape: tuple[int, ...], size: Size) -> Array:
+    """Return flat indices, in arrays of `shape`, of every so many voxels; else one beyond."""
+    sides = [jnp.asarray(n, jnp.int32) for n in size or shape]
+    number = functools.reduce(jnp.multiply, sides)
+    voxel = jnp.arange(min(math.prod(shape), _LOOKED_AT), dtype=jnp.int32)
+    voxel = voxel * ((number - 1) // _LOOKED_AT + 1)
+    rest, index, stride = voxel, jnp.zeros_like(voxel), 1
+    for side, length in zip(reversed(sides), reversed(shape), strict=True):
+        index = index + rest % side * stride
+        rest, stride = rest // side, stride * length
+    return jnp.where(voxel < number, index, math.prod(shape))
 
 
 def _channels(images: Images) -> tuple[Array, ...]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxml.registration._extent import Size, cut, extended, halved_size, within
 from jaxml.registration._images import Image
 from jaxml.registration._resolution import halve
 
@@ -38,13 +39,13 @@ def pyramid(image: Image, side: float, levels: int) -> list[Level]:
     stack, factors = [], (1.0,) * len(image.shape)
     for level in range(levels):
         while axes := halved_axes(image.shape, image.spacing, side * 2**level):
-            channels, mask = _halved(image.channels, image.mask, axes=axes)
+            channels, mask = _halved(image.channels, image.mask, image.size, axes=axes)
             times = [2 if a in axes else 1 for a in range(len(factors))]
             spacing, factors = (
                 tuple(x * t for x, t in zip(xs, times, strict=True))
                 for xs in (image.spacing, factors)
             )
-            image = Image(channels, mask, spacing)
+            image = Image(channels, mask, spacing, halved_size(image.size, axes))
         stack.append(Level(image, factors))
     return stack
 
@@ -80,10 +81,12 @@ def between(
 
 
 @functools.partial(jax.jit, static_argnames="axes")
-def _halved(channels: tuple[Array, ...], mask: Array | None, *, axes: tuple[int, ...]):
+def _halved(channels: tuple[Array, ...], mask: Array | None, size: Size, *, axes: tuple[int, ...]):
     """Return channels and mask of half the resolution: means of the voxels that count."""
+    means, half = (lambda x: halve(extended(x, size), axes)), halved_size(size, axes)
     if mask is None:
-        return tuple(halve(c, axes) for c in channels), None
-    half = halve(mask, axes)
-    safe = jnp.where(half > 0, half, 1)
-    return tuple(halve(c * mask, axes) / safe for c in channels), half
+        return tuple(cut(means(c), half) for c in channels), None
+    share = means(mask)
+    safe = jnp.where(share > 0, share, 1)
+    channels = tuple(cut(means(c * mask) / safe, half) for c in channels)
+    return channels, jnp.where(within(share.shape, half), share, 1)

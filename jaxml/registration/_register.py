@@ -12,26 +12,37 @@ from jaxml import checks
 from jaxml.registration._affine import Kind, aligned, checked_initial
 from jaxml.registration._diffeomorphic import diffeomorphic_layer
 from jaxml.registration._energy import Measure, energy, stiffened
-from jaxml.registration._field import count_folds
+from jaxml.registration._field import count_digital_folds
 from jaxml.registration._flat import Planes, components
-from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled
+from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled, with_room
 from jaxml.registration._inputs import Projection
 from jaxml.registration._masks import Mask
 from jaxml.registration._mutual_information import mutual_information
 from jaxml.registration._pyramid import most_levels, pyramid
 from jaxml.registration._sampling import mapped, sample
-from jaxml.registration._similarity import mse, ncc
+from jaxml.registration._similarity import mse, ncc, ncc_within
 from jaxml.registration._symmetric import symmetric
 
 Method = Literal["both", "symmetric", "energy"]
 Similarity = Literal["ncc", "mi", "mse"] | Measure
 
-# Measure of a name, and the weight of the roughness that suits its size where none is given:
-# on brains, the weight of "mi" makes fields as rough as that of "ncc".
-_MEASURES: dict[str, tuple[Measure, float]] = {
-    "ncc": (ncc, 0.7),
-    "mi": (mutual_information, 3.0),
-    "mse": (mse, 0.014),
+
+def _masked(measure: Measure) -> Measure:
+    """Return a measure of volumes in the corner of arrays, from one that leaves out masks."""
+
+    def masked(fixed: Array, moved: Array, *, within: Array, mask: Array | None = None) -> Array:
+        weights = within.astype(fixed.dtype)
+        return measure(fixed, moved, mask=weights if mask is None else weights * mask)
+
+    return masked
+
+
+# Measure of a name, the same within arrays, and the weight of the roughness that suits its size
+# where none is given: on brains, the weight of "mi" makes fields as rough as that of "ncc".
+_MEASURES: dict[str, tuple[Measure, Measure, float]] = {
+    "ncc": (ncc, ncc_within, 0.7),
+    "mi": (mutual_information, _masked(mutual_information), 3.0),
+    "mse": (mse, _masked(mse), 0.014),
 }
 # Where the caller sets no `levels`, the coarsest image keeps this many voxels along each axis.
 _COARSEST = 16
@@ -97,13 +108,15 @@ def register(
     energy: u itself is changed, so that similarity(fixed, moved) + smoothness * roughness(u)
       becomes less, with the fixed image left where it is. It fits more closely. Steps are smoothed
       by (1, 2, 1) / 4 along each axis. After the symmetric method the weight of the roughness
-      is larger by sqrt(.03 / roughness(u)) where u is smoother than between the brains of two
-      people, .03: of two scans of one person most of what is left to fit is noise.
+      is larger by sqrt(.03 / roughness(u)), at most tenfold, where u is smoother than between the
+      brains of two people, .03: of two scans of one person most of what is left to fit is noise.
 
     The roughness is `grad_l2`, and steps are those of Adam, whose length falls to 0 along a
     cosine on each level.
 
-    Compiled once for each shape and setting. Pass the same function as `similarity` each time: a
+    Compiled once for each setting and for each of few shapes, multiples of 16 along each axis,
+    that images are laid into; what is beside them has no influence. With a function as
+    `similarity`, and with "layer", once for each shape; pass the same function each time, as a
     new lambda each call is compiled each call.
 
     Args:
@@ -151,7 +164,7 @@ def register(
     """
     first, second = checked_pair(fixed, moving, fixed_mask, moving_mask, spacing, shortest=4)
     checks.choice((*get_args(Kind), None), affine=affine)
-    measures, named, weight = _checked_similarity(similarity, len(first.channels))
+    named, weight = _checked_similarity(similarity, len(first.channels))
     levels = _checked_levels(first, levels)
     checks.choice(get_args(Method), method=method)
     counts = _checked_steps(steps, levels, method)
@@ -161,6 +174,10 @@ def register(
     checks.positive(learning_rate=learning_rate)
     start = checked_initial(initial, first, second)
 
+    # A function of the caller's, and the layer, take volumes as they are.
+    if all(named) and projection != "layer":
+        first, second = with_room(first, second)
+    measures = _measures(similarity, first)
     units = scaled(first), scaled(second)
     if affine is not None:
         start = aligned(*units, affine, start).matrix
@@ -171,7 +188,8 @@ def register(
     side = min(first.spacing)
     # The coarsest level first.
     here, there = (pyramid(image, side, levels)[::-1] for image in compared)
-    planes: Planes = (jnp.zeros(here[0].image.shape, start.dtype),) * start.shape[0]
+    coarsest = here[0].image.channels[0]
+    planes: Planes = (jnp.zeros(coarsest.shape, start.dtype),) * coarsest.ndim
     how = {"measures": measures, "projection": projection}
     losses = []
     if method != "energy":
@@ -181,26 +199,27 @@ def register(
         # The energy follows on the finest level alone.
         here, there, counts = here[-1:], there[-1:], counts[-1:]
     if method == "both":
-        smoothness = stiffened(smoothness, planes, here[-1].image.spacing)
+        smoothness = stiffened(smoothness, planes, first.spacing, first.size)
     if method != "symmetric":
         planes, more = energy(
             here, there, start, planes, counts, smoothness, learning_rate, poisson_weight, **how
         )
         losses = [*losses, *more]
-    return _result(
-        moving, second.channels, start, planes, jnp.concatenate(losses), projection=projection
-    )
+    u, channels, folds = _result(second, start, planes, first.size, projection=projection)
+    volume = tuple(slice(n) for n in first.shape)
+    channels = tuple(channel[volume] for channel in channels)
+    moved = channels if isinstance(moving, tuple | list) else channels[0]
+    return Registration(u[volume], start, moved, jnp.concatenate(losses), folds)
 
 
 @functools.partial(jax.jit, static_argnames="projection")
-def _result(moving, channels, affine, planes, loss, *, projection):
-    u = jnp.stack(planes, axis=-1)
+def _result(moving: Image, affine, planes, size, *, projection):
+    """Return the displacement, the moved channels, and the number of folds."""
     if projection == "layer":
-        u = diffeomorphic_layer(u).displacement
-    moved = tuple(sample(channel, mapped(components(u), affine)) for channel in channels)
-    if not isinstance(moving, tuple | list):
-        (moved,) = moved
-    return Registration(u, affine, moved, loss, count_folds(u, scheme="digital"))
+        u = diffeomorphic_layer(jnp.stack(planes, axis=-1)).displacement
+        planes = components(u)
+    moved = tuple(sample(channel, mapped(planes, affine)) for channel in moving.channels)
+    return jnp.stack(planes, axis=-1), moved, count_digital_folds(planes, size)
 
 
 def _choose(named: bool, unit: Array, plain: Array) -> Array:
@@ -209,9 +228,9 @@ def _choose(named: bool, unit: Array, plain: Array) -> Array:
 
 def _checked_similarity(
     similarity: Similarity | tuple[Similarity, ...], channels: int
-) -> tuple[tuple[Measure, ...], tuple[bool, ...], float]:
-    """Return each channel's measure, whether it goes by a name, and the weight that suits."""
-    each = tuple(similarity) if isinstance(similarity, tuple | list) else (similarity,) * channels
+) -> tuple[tuple[bool, ...], float]:
+    """Return whether each channel's measure goes by a name, and the weight that suits."""
+    each = _each(similarity, channels)
     if len(each) != channels:
         raise checks.refused(
             "similarity", similarity, f"one, or one for each of {channels} channels"
@@ -220,10 +239,21 @@ def _checked_similarity(
         if not callable(one) and one not in _MEASURES:
             accepted = ", ".join(map(repr, _MEASURES)) + " or a function of (fixed, moved)"
             raise checks.refused("similarity", one, accepted)
-    measures = tuple(one if callable(one) else _MEASURES[one][0] for one in each)
     named = tuple(not callable(one) for one in each)
-    weights = [1.0 if callable(one) else _MEASURES[one][1] for one in each]
-    return measures, named, sum(weights) / len(weights)
+    weights = [1.0 if callable(one) else _MEASURES[one][-1] for one in each]
+    return named, sum(weights) / len(weights)
+
+
+def _each(similarity: Similarity | tuple[Similarity, ...], channels: int) -> tuple[Similarity, ...]:
+    return tuple(similarity) if isinstance(similarity, tuple | list) else (similarity,) * channels
+
+
+def _measures(similarity: Similarity | tuple[Similarity, ...], fixed: Image) -> tuple[Measure, ...]:
+    """Return each channel's measure."""
+    each = _each(similarity, len(fixed.channels))
+    plain = fixed.size is None
+    named = {name: (own if plain else room) for name, (own, room, _) in _MEASURES.items()}
+    return tuple(one if callable(one) else named[one] for one in each)
 
 
 def _checked_levels(fixed: Image, levels: int | None) -> int:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxml.registration._extent import Size, extended
 from jaxml.registration._flat import Planes
 
 
@@ -23,12 +24,13 @@ def halve(
     return jnp.mean(image.reshape(pairs), axis=tuple(range(1, 2 * image.ndim, 2)))
 
 
-def double(planes: Planes, shape: tuple[int, ...]) -> Planes:
+def double(planes: Planes, shape: tuple[int, ...], size: Size = None) -> Planes:
     """Return displacements on a grid of `shape` from those on its half along some or all axes.
 
     Args:
       planes: components in voxels of their own grid.
       shape: of the finer grid; an axis of the length it has is not doubled.
+      size: of the volume on the coarse grid, where it does not fill it.
     """
     coarse = planes[0].shape
     if coarse == shape:
@@ -36,6 +38,7 @@ def double(planes: Planes, shape: tuple[int, ...]) -> Planes:
     factors = [1 if n == m else 2 for n, m in zip(coarse, shape, strict=True)]
     whole = tuple(f * n for f, n in zip(factors, coarse, strict=True))
     cut = tuple(slice(n) for n in shape)
+    planes = tuple(extended(p, size) for p in planes)
     # A voxel is larger there: displacements in voxels grow as it becomes smaller.
     return tuple(
         factor * jax.image.resize(p, whole, "linear")[cut]

@@ -6,7 +6,7 @@ All are scalars to be minimised and differentiable in their arrays. Images are `
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxml import checks
 from jaxml.precision import half_as_single
@@ -53,15 +53,31 @@ def ncc(
     if window < 1 or window % 2 == 0:
         raise checks.refused("window", window, "an odd number, 1 or more")
     weights = mask_weights(mask, fixed)
-    if weights is not None:
-        return _masked_ncc(fixed, moved, weights, window)
-    total = lambda plane: _window_sum(plane, window)
-    n = window**fixed.ndim
-    f, m = total(fixed), total(moved)
-    cross = total(fixed * moved) - f * m / n
-    fixed_variance = total(fixed * fixed) - f * f / n
-    moved_variance = total(moved * moved) - m * m / n
-    return -jnp.mean(cross * cross / (fixed_variance * moved_variance + _NCC_FLOOR))
+    squares = _correlations(fixed, moved, weights, window)
+    return -(jnp.mean(squares) if weights is None else _weighted_mean(squares, weights))
+
+
+def ncc_within(
+    fixed: Float[Array, "*volume"],
+    moved: Float[Array, "*volume"],
+    *,
+    within: Bool[Array, "*volume"],
+    mask: Mask = None,
+    window: int = 9,
+) -> Float[Array, ""]:
+    """Return `ncc` of volumes in the corner of arrays that are 0 beyond them.
+
+    Args:
+      fixed: array with a volume.
+      moved: array of the same shape.
+      within: voxels of the volume; False beyond it.
+      mask: weight of each voxel, as for `ncc`, and 1 beyond the volume.
+      window: as for `ncc`.
+    """
+    weights = mask_weights(mask, fixed)
+    squares = _correlations(fixed, moved, weights, window)
+    within = within.astype(squares.dtype)
+    return -_weighted_mean(squares, within if weights is None else weights * within)
 
 
 @half_as_single
@@ -167,19 +183,25 @@ def bending_energy(u: Float[Array, "*volume ndim"]) -> Float[Array, ""]:
     return sum((square(a, b) for a, b in pairs), jnp.zeros((), u.dtype))
 
 
-def _masked_ncc(fixed: Array, moved: Array, weights: Array, window: int) -> Array:
-    """`ncc` with weights. Voxels outside of the volume are 0 of weight 1, as without weights."""
-    fixed, moved = inside(fixed, weights), inside(moved, weights)
-    total = lambda plane: _window_sum(weights * plane, window)
-    n = _window_sum(jnp.pad(weights, window // 2, constant_values=1), window, "VALID")
-    # Windows around voxels of weight 0 count for nothing, and may be empty.
-    n = jnp.where(weights == 0, 1, n)
+def _correlations(fixed: Array, moved: Array, weights: Array | None, window: int) -> Array:
+    """Squared correlation in the window around each voxel; 0 around those of weight 0.
+
+    Voxels outside of the volume are 0 of weight 1, with and without weights.
+    """
+    if weights is None:
+        total, n = (lambda plane: _window_sum(plane, window)), window**fixed.ndim
+    else:
+        fixed, moved = inside(fixed, weights), inside(moved, weights)
+        total = lambda plane: _window_sum(weights * plane, window)
+        n = _window_sum(jnp.pad(weights, window // 2, constant_values=1), window, "VALID")
+        # Windows around voxels of weight 0 count for nothing, and may be empty.
+        n = jnp.where(weights == 0, 1, n)
     f, m = total(fixed), total(moved)
     cross = total(fixed * moved) - f * m / n
     fixed_variance = total(fixed * fixed) - f * f / n
     moved_variance = total(moved * moved) - m * m / n
-    square = cross * cross / (fixed_variance * moved_variance + _NCC_FLOOR)
-    return -_weighted_mean(jnp.where(weights == 0, 0, square), weights)
+    squares = cross * cross / (fixed_variance * moved_variance + _NCC_FLOOR)
+    return squares if weights is None else jnp.where(weights == 0, 0, squares)
 
 
 def _weighted_mean(plane: Array, weights: Array) -> Array:

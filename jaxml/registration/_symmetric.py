@@ -16,15 +16,16 @@ from jaxtyping import Array, Float
 
 from jaxml.optimizer import optimizer_step
 from jaxml.registration._energy import (
-    mask_argument,
     mean_measure,
     moved_mask,
     roughness,
     smoothed,
+    weights_of,
 )
+from jaxml.registration._extent import Size, along, cut, extended
 from jaxml.registration._field import compose
 from jaxml.registration._flat import Planes, components, total
-from jaxml.registration._foldfree import fold_free
+from jaxml.registration._foldfree import unfolded
 from jaxml.registration._inputs import Projection
 from jaxml.registration._inverse import inverse
 from jaxml.registration._pyramid import Level, between
@@ -63,11 +64,12 @@ def symmetric(
     # Displacements from the middle to the fixed image and, before the affine map, to the moving.
     halves, losses = (planes, planes), []
     for level, count in enumerate(counts):
+        shape, coarser = fixed[level].image.channels[0].shape, fixed[max(level - 1, 0)].image.size
         halves, loss = symmetric_level(
             fixed[level],
             moving[level],
             affine,
-            tuple(double(half, fixed[level].image.shape) for half in halves),
+            tuple(double(half, shape, coarser) for half in halves),
             smoothness,
             rate,
             steps=count,
@@ -77,7 +79,7 @@ def symmetric(
             ),
         )
         losses.append(loss)
-    return _whole(halves, projection=projection), losses
+    return _whole(halves, fixed[-1].image.size, projection=projection), losses
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "measures", "widths"))
@@ -86,7 +88,7 @@ def symmetric_level(
 ):
     """Return both halves after the steps of one resolution, and the losses before each."""
     matrix = between(fixed, moving, affine)
-    dtype = affine.dtype
+    dtype, size, other = affine.dtype, fixed.image.size, moving.image.size
     sides = jnp.asarray(fixed.image.spacing, dtype)
     # The roughness of a half is a quarter of that of the whole, and there are two of them.
     weight = 2 * smoothness
@@ -99,28 +101,28 @@ def symmetric_level(
         (to_fixed, to_moving), moments = state
         places = mapped(to_moving, matrix)
         images = (
-            tuple(_extended(channel, to_fixed) for channel in fixed.image.channels),
-            tuple(_extended(channel, places) for channel in moving.image.channels),
+            tuple(cut(_at(c, to_fixed, size), size) for c in fixed.image.channels),
+            tuple(cut(_at(c, places, other), size) for c in moving.image.channels),
         )
-        weights = mask_argument(
-            moved_mask(fixed.image.mask, to_fixed), moved_mask(moving.image.mask, places)
-        )
+        masks = moved_mask(fixed.image.mask, to_fixed), moved_mask(moving.image.mask, places)
+        weights = weights_of(places[0].shape, size, *masks)
         likeness = lambda images: mean_measure(measures, images[0], images[1], weights)
         value, slopes = jax.value_and_grad(likeness)(images)
-        rough = lambda halves: weight * total(roughness(half, sides) for half in halves)
+        rough = lambda halves: weight * total(roughness(half, sides, size) for half in halves)
         penalty, pull = jax.value_and_grad(rough)((to_fixed, to_moving))
         forces = [
-            tuple(map(jnp.add, _force(moved, slope), rest))
+            tuple(map(jnp.add, _force(moved, slope, size), rest))
             for moved, slope, rest in zip(images, slopes, pull, strict=True)
         ]
-        gradient = tuple(smoothed((m - f) / 2, widths) for f, m in zip(*forces, strict=True))
+        gradient = tuple(smoothed((m - f) / 2, widths, size) for f, m in zip(*forces, strict=True))
         direction, moments = optimizer_step(adam.update, gradient, moments)
         share = (1 + jnp.cos(jnp.pi * i / steps)) / 2
         update = tuple(
-            jnp.clip(-length * share * smoothed(d, widths), -longest, longest)
+            jnp.clip(-length * share * smoothed(d, widths, size), -longest, longest)
             for d, length in zip(direction, lengths, strict=True)
         )
-        halves = advected(to_fixed, tuple(-e for e in update)), advected(to_moving, update)
+        opposite = tuple(-e for e in update)
+        halves = advected(to_fixed, opposite, size), advected(to_moving, update, size)
         return (halves, moments), value + penalty
 
     times = jnp.arange(steps, dtype=dtype)
@@ -129,19 +131,18 @@ def symmetric_level(
 
 
 @functools.partial(jax.jit, static_argnames="projection")
-def _whole(halves: tuple[Planes, Planes], *, projection: Projection) -> Planes:
+def _whole(halves: tuple[Planes, Planes], size: Size, *, projection: Projection) -> Planes:
     """Return the displacement from the fixed image to the moving one, by way of the middle."""
-    to_fixed, to_moving = (jnp.stack(half, axis=-1) for half in halves)
+    to_fixed, to_moving = halves
     if projection == "fold_free":
         # Only a map without folds has an inverse.
-        to_fixed = fold_free(to_fixed).displacement
-    u = compose(to_moving, inverse(to_fixed))
-    if projection == "fold_free":
-        u = fold_free(u).displacement
-    return components(u)
+        to_fixed = unfolded(to_fixed, size)
+    field = lambda planes: jnp.stack([extended(p, size) for p in planes], axis=-1)
+    planes = components(compose(field(to_moving), inverse(field(to_fixed))))
+    return unfolded(planes, size) if projection == "fold_free" else planes
 
 
-def advected(planes: Planes, update: Planes) -> Planes:
+def advected(planes: Planes, update: Planes, size: Size = None) -> Planes:
     """Return the displacement of the map p + u(p), taken at p + e(p).
 
     By first-order upwind differences, which for |e| below 1 / ndim are a mean of neighbors.
@@ -149,44 +150,50 @@ def advected(planes: Planes, update: Planes) -> Planes:
     Args:
       planes: u in voxels, one plane a component.
       update: e in voxels.
+      size: of the volume, where it does not fill the planes.
     """
     moved = []
     for u, own in zip(planes, update, strict=True):
         change = own
         for axis, e in enumerate(update):
-            before, after = _neighbors(u, axis)
+            before, after = _neighbors(u, axis, size)
             change = change + jnp.maximum(e, 0) * (after - u) + jnp.maximum(-e, 0) * (before - u)
         moved.append(u + change)
     return tuple(moved)
 
 
-def _extended(image: Array, planes: Planes) -> Array:
+def _at(image: Array, planes: Planes, size: Size) -> Array:
     """Return an image at p + u(p), with its border repeated outside.
 
     Zeros there would be edges that pull where an image does not end in its background.
     """
     places = []
-    for axis, (u, n) in enumerate(zip(planes, image.shape, strict=True)):
+    for axis, (u, n) in enumerate(zip(planes, size or image.shape, strict=True)):
         voxel = jax.lax.broadcasted_iota(u.dtype, u.shape, axis)
-        places.append(jnp.clip(voxel + u, 0, n - 1) - voxel)
+        places.append(jnp.clip(voxel + u, 0, jnp.asarray(n - 1, u.dtype)) - voxel)
     return sample(image, tuple(places))
 
 
-def _force(images: tuple[Array, ...], slopes: tuple[Array, ...]) -> Planes:
+def _force(images: tuple[Array, ...], slopes: tuple[Array, ...], size: Size) -> Planes:
     """Return the derivative of the measure with respect to a move of the moved images."""
     by_axis = []
     for axis in range(images[0].ndim):
-        differences = [after - before for before, after in (_neighbors(i, axis) for i in images)]
+        neighbors = [_neighbors(image, axis, size) for image in images]
+        differences = [after - before for before, after in neighbors]
         by_axis.append(total(map(jnp.multiply, slopes, differences)) / 2)
     return tuple(by_axis)
 
 
-def _neighbors(plane: Array, axis: int) -> tuple[Array, Array]:
+def _neighbors(plane: Array, axis: int, size: Size) -> tuple[Array, Array]:
     """Return the value before each voxel and the one after it; the border repeats itself."""
     rim = [(1, 1) if a == axis else (0, 0) for a in range(plane.ndim)]
     padded, n = jnp.pad(plane, rim, mode="edge"), plane.shape[axis]
-    cut = functools.partial(jax.lax.slice_in_dim, padded, axis=axis)
-    return cut(0, n), cut(2, n + 2)
+    shifted = functools.partial(jax.lax.slice_in_dim, padded, axis=axis)
+    before, after = shifted(0, n), shifted(2, n + 2)
+    if size is not None:
+        last = jnp.asarray(size[axis], jnp.int32) - 1
+        after = jnp.where(along(axis, plane.shape) == last, plane, after)
+    return before, after
 
 
 def _widths(spacing: tuple[float, ...], is_coarse: bool) -> tuple[tuple[int, ...], ...]:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxml import checks
+from jaxml.registration._extent import Size
 from jaxml.registration._flat import (
     Layout,
     Offset,
@@ -91,13 +92,14 @@ def multipliers(
     return steps, jnp.where(mask, smallest, 1)
 
 
-def correction(flat: Planes, steps: list[Plane], grid: Grid) -> Planes:
+def correction(flat: Planes, steps: list[Plane], grid: Grid, size: Size = None) -> Planes:
     """Return the sum over simplices of step * gradient with respect to the displacement.
 
     Args:
       flat: displacement, flat planes with slack of 2.
       steps: one flat plane a simplex, with slack of 1, 0 outside of the volume.
       grid: layout and simplices.
+      size: of the volume, where it does not fill the planes.
 
     Returns:
       Planes `[D, H, W]`, one a component.
@@ -115,7 +117,7 @@ def correction(flat: Planes, steps: list[Plane], grid: Grid) -> Planes:
             flat,
             steps,
         )
-        corrections.append(add_ghosts(moved.reshape(padded)))
+        corrections.append(add_ghosts(moved.reshape(padded), size))
     return tuple(corrections)
 
 

@@ -271,7 +271,7 @@ def test_wide_folds_are_undone_at_half_the_resolution():
     shape = (64, 64)
     u = jnp.asarray(reference.folded_noise(1, shape, 6, 0.05), "float32")
     planes = tuple(jnp.moveaxis(u, -1, 0))
-    alone, _, iterations = foldfree._iterate(planes, simplex_grid(shape), 0.01, 500)
+    alone, _, iterations = foldfree._iterate(planes, None, simplex_grid(shape), 0.01, 500)
     found = fold_free(u)
     assert reference.folds(np.asarray(found.displacement)) == RESTS
     assert found.iterations < iterations
