@@ -19,12 +19,12 @@ import harness
 
 FOLDER = Path(__file__).parent
 SCRIPTS = (
-    "multifractal", "registration", "registration_peers", "backdoor", "selftraining", "unlearning",
-    "coreset", "scaling",
+    "multifractal", "registration", "registration_peers", "registration_tools", "backdoor",
+    "selftraining", "unlearning", "coreset", "scaling",
 )  # fmt: skip
 PACKAGES = (
     "jaxml-methods", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "torch", "transformers",
-    "MFDFA", "mf-toolkit", "fathon", "neurokit2", "antspyx",
+    "MFDFA", "mf-toolkit", "fathon", "neurokit2", "antspyx", "itk-elastix",
 )  # fmt: skip
 
 

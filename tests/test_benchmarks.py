@@ -130,6 +130,37 @@ def test_what_the_comparison_with_ants_lacks_is_one_line(script, monkeypatch, ca
     )
 
 
+def test_overlaps_are_compared_at_the_smoothness_of_each_tool(script, monkeypatch, tmp_path):
+    tools = script("registration_tools")
+    figures = {
+        "jaxml, symmetric, smoothness 6": (0.6, 0.2),
+        "jaxml, symmetric, smoothness 3": (0.7, 0.4),
+        "ANTs SyN": (0.62, 0.25),
+        "elastix, B-splines": (0.5, 0.7),
+    }
+    one = tools.Pair("one", (), (), (), np.eye(3, 4))
+    row = lambda pair, tool: tools.Row(*figures[tool], (0, 2, 0, 1), 3.0)
+    monkeypatch.setattr(tools, "judged", row)
+    lines = list(tools.brains([one, one], list(figures), tmp_path / "curve.png"))
+    assert "| ANTs SyN | 0.6200 | 0.250 | 2 | 3.0 |" in lines
+    assert "| ANTs SyN | 0.250 | 0.6200 | 0.6250 |" in lines
+    assert "| elastix, B-splines | 0.700 | 0.5000 | not reached |" in lines
+    assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_tools_are_judged_by_their_displacement(script, monkeypatch):
+    """A shift that is known: the labels come back, the field has no folds and no roughness."""
+    tools = script("registration_tools")
+    labels = np.zeros((12, 14), np.int32)
+    labels[3:7, 4:9] = 5
+    moved = np.roll(labels, (2, 1), (0, 1))
+    affine = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    pair = tools.Pair("one", (labels, moved), (labels, moved), ((1.0, 1.0),) * 2, affine)
+    monkeypatch.setitem(tools.TOOLS, "shift", lambda pair: np.ones((12, 14, 2), np.float32))
+    row = tools.judged(pair, "shift")
+    assert (row.overlap, row.folds) == (1.0, (0, 0, 0, 0)) and row.sd == pytest.approx(0, abs=1e-6)
+
+
 def test_the_turn_of_a_header_is_about_the_middle(script, scan):
     turn = script("registration_peers")._turn
     degrees, shift, matrix = turn(np.random.default_rng(3), scan)

@@ -77,11 +77,13 @@ def test_navigation_has_every_page_and_notebook():
     assert sorted(NAVIGATION) == sorted([*PAGES, *notebooks])
 
 
-def test_pictures_of_the_readme_are_there_and_no_others():
-    shown = re.findall(r"^!\[.+\]\((\S+)\)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_pictures_that_are_shown_are_there_and_no_others():
+    pictures = lambda text: re.findall(r"^!\[.+\]\((\S+)\)$", text, re.MULTILINE)
+    readme = pictures((ROOT / "README.md").read_text())
+    pages = [f"docs/{path}" for text in PAGES.values() for path in pictures(text)]
     there = [str(path.relative_to(ROOT)) for path in ROOT.joinpath("docs/pictures").iterdir()]
-    assert len(shown) >= 5
-    assert sorted(shown) == sorted(there)
+    assert len(readme) >= 5 and pages
+    assert sorted({*readme, *pages}) == sorted(there)
 
 
 def test_pages_link_to_notebooks_that_exist():
