@@ -51,7 +51,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Row:
-    """What one tool made of one pair: folds by forward, backward, central and digital ones."""
+    """What one tool made of one pair; folds by forward, backward, central, digital criteria."""
 
     overlap: float
     sd: float
@@ -130,7 +130,8 @@ def _is_curve(tool: str) -> bool:
 def _curve(means: dict[str, tuple[float, float]]) -> bytes:
     figure, axes = plots.new_figure(5.5, 4)
     curve = sorted((sd, overlap) for tool, (overlap, sd) in means.items() if _is_curve(tool))
-    axes.plot(*zip(*curve, strict=True), "o-", label="jaxml, symmetric")
+    sds, overlaps = [sd for sd, _ in curve], [overlap for _, overlap in curve]
+    axes.plot(sds, overlaps, "o-", label="jaxml, symmetric")
     for tool, (overlap, sd) in means.items():
         if not _is_curve(tool):
             axes.plot(sd, overlap, "s" if tool.startswith("jaxml") else "^", label=tool)
@@ -165,18 +166,17 @@ def organs(data: Path, few: int | None) -> Iterator[str]:
 
 
 def brain_pairs(data: Path, few: int | None) -> list[Pair]:
-    """Return 8 pairs of people, of native scans, and brains A and B in both directions."""
-    pairs = [
-        load_pair(data, "brains_2mm", a, b) for a, b in zip(_BRAINS, _BRAINS[1:], strict=False)
-    ]
+    """Return 8 pairs of people, or fewer; of all 8, brains A and B in both directions too."""
+    couples = list(zip(_BRAINS, _BRAINS[1:], strict=False))[:few]
+    pairs = [load_pair(data, "brains_2mm", fixed, moving) for fixed, moving in couples]
     if few:
         return pairs
     both = load_brain_pair(data)
     only = lambda labels: np.where(np.isin(labels, both.labels), labels, 0)
     sides = ((both.a, only(both.a_labels)), (both.b, only(both.b_labels)))
-    for (image, labels), (other, others) in (sides, sides[::-1]):
+    for name, ((image, labels), (other, others)) in (("A <- B", sides), ("B <- A", sides[::-1])):
         two = ((2.0,) * 3,) * 2
-        pairs.append(Pair("A and B", (image, other), (labels, others), two, np.eye(3, 4)))
+        pairs.append(Pair(name, (image, other), (labels, others), two, np.eye(3, 4)))
     return pairs
 
 

@@ -172,10 +172,11 @@ def aligned(fixed: Image, moving: Image, kind: Kind, initial: Array) -> Alignmen
     """Return the result of `affine` for images with intensities of 0 to 1."""
     # Coordinates of hundreds and sums of thousands: GPUs multiply matrices in half of float32.
     with jax.default_matmul_precision("highest"):
-        scenes = [
-            _scene(fixed, moving, pooling=_pooling(stage.voxels, fixed, moving))
-            for stage in _STAGES
-        ]
+        scenes = []
+        for stage in _STAGES:
+            pooling = _pooling(stage.voxels, fixed, moving)
+            shapes = _shapes_there(pooling, fixed, moving)
+            scenes.append(_scene(fixed, moving, pooling=pooling, shapes_there=shapes))
         before, start = _start(scenes[0], initial, kind=kind)
         maps, favor = _first_look(scenes[0], start)
         # Few parameters first: rotations are far off, scales are not.
@@ -185,19 +186,20 @@ def aligned(fixed: Image, moving: Image, kind: Kind, initial: Array) -> Alignmen
         return _result(scenes[-1], before, start, maps)
 
 
-@functools.partial(jax.jit, static_argnames="pooling")
-def _scene(fixed: Image, moving: Image, *, pooling) -> _Scene:
+@functools.partial(jax.jit, static_argnames=("pooling", "shapes_there"))
+def _scene(fixed: Image, moving: Image, *, pooling, shapes_there) -> _Scene:
     images = fixed, moving
     dtype = fixed.channels[0].dtype
 
-    def padded(array, factors, size):
-        array = _pooled(array, factors, size)
-        return jnp.pad(array, [(0, -n % _MULTIPLE) for n in array.shape], mode="edge")
+    def padded(array, factors, size, shape):
+        array = _pooled(array, factors, size)[tuple(map(slice, shape))]
+        rest = [(0, m - n) for n, m in zip(array.shape, shape, strict=True)]
+        return jnp.pad(array, rest, mode="edge")
 
     def pad_all(tree):
+        rows = zip(tree, pooling, images, shapes_there, strict=True)
         return tuple(
-            jax.tree.map(lambda x, f=f, i=i: padded(x, f, i.size), t)
-            for t, f, i in zip(tree, pooling, images, strict=True)
+            jax.tree.map(lambda x, f=f, i=i, s=s: padded(x, f, i.size, s), t) for t, f, i, s in rows
         )
 
     arrays = lambda rows: tuple(jnp.asarray(row, dtype) for row in rows)
@@ -372,11 +374,19 @@ def _pooling(voxels: int, fixed: Image, moving: Image) -> tuple[tuple[int, ...],
     )
 
 
+def _shapes_there(pooling, fixed: Image, moving: Image) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the arrays of both pooled images, which depend on the volumes alone."""
+    # Multiples of the voxels that are left.
+    rounded = lambda n, f: -(-n // (f * _MULTIPLE)) * _MULTIPLE
+    sides = zip((fixed, moving), pooling, strict=True)
+    return tuple(tuple(map(rounded, image.shape, factors)) for image, factors in sides)
+
+
 def _pooled(array: Array, factors: tuple[int, ...], size: Size) -> Array:
     """Means over that many voxels along each axis; the border goes on beyond the volume."""
     for power in range(max(factors).bit_length() - 1):
         axes = tuple(a for a, f in enumerate(factors) if f >> power > 1)
-        array, size = halve(extended(array, size), axes), halved_size(size, axes)
+        array, size = halve(array, axes, size), halved_size(size, axes)
     return extended(array, size)
 
 

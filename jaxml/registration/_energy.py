@@ -18,8 +18,9 @@ from jaxml.registration._resolution import double
 from jaxml.registration._sampling import mapped, sample
 
 Measure = Callable[..., Array]
-# Roughness of the fields by the symmetric method between brains of two people, voxels of 2 mm.
-_USUAL_ROUGHNESS = 0.03
+# Mean length of the derivatives, each weighted by itself, that the fields of the symmetric method
+# have at least between brains of two people.
+_USUAL_SLOPE = 0.22
 # By how much the weight of the roughness may grow where fields are smoother.
 _LARGEST_FACTOR = 10.0
 
@@ -43,7 +44,7 @@ def energy(
       fixed: levels of the fixed image, coarse first.
       moving: levels of the moving image.
       affine: `[ndim, ndim + 1]`, between the voxels of the whole images.
-      planes: the field to start with, one plane a component, of the first level or coarser.
+      planes: the field to start with, one plane a component, of the first level.
       counts: steps of each level.
       smoothness: weight of `roughness`.
       rate: length of the first steps of a level, in voxels.
@@ -132,10 +133,11 @@ def energy_level(
 
 @jax.jit
 def stiffened(smoothness, planes: Planes, spacing, size: Size = None) -> Array:
-    """Return the weight of the roughness for a pair that so smooth a field has brought together.
+    """Return a larger weight of the roughness where the field is smooth already.
 
-    The rougher the field has to be, the less smooth are those that are likely for this pair: the
-    weight goes with the inverse of the root mean square of the derivatives.
+    The rougher a field has to be, the less smooth are those that are likely for this pair: the
+    weight goes with the inverse of the size of the derivatives. That is their mean length, each
+    weighted by itself, so that background at rest does not count.
 
     Args:
       smoothness: the weight for two people.
@@ -143,10 +145,20 @@ def stiffened(smoothness, planes: Planes, spacing, size: Size = None) -> Array:
       spacing: sides of a voxel.
       size: of the volume, where it does not fill the planes.
     """
-    rough = roughness(planes, jnp.asarray(spacing, planes[0].dtype), size)
+    squares = jnp.zeros_like(planes[0])
+    for plane, side in zip(planes, spacing, strict=True):
+        plane = extended(plane, size)
+        for axis, other in enumerate(spacing):
+            last = jax.lax.slice_in_dim(plane, plane.shape[axis] - 1, None, axis=axis)
+            step = jnp.diff(plane, axis=axis, append=last) * jnp.asarray(side / other, plane.dtype)
+            squares = squares + step**2
+    squares = cut(squares, size)
+    # The root has no derivative at 0.
+    lengths = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    whole = jnp.sum(lengths)
+    mean = jnp.sum(squares) / jnp.where(whole > 0, whole, 1) / len(planes)
     # Images that are alike need no field at all: what there is of one is rounding.
-    least = _USUAL_ROUGHNESS / _LARGEST_FACTOR**2
-    return smoothness * jnp.sqrt(jnp.maximum(1, _USUAL_ROUGHNESS / jnp.maximum(rough, least)))
+    return smoothness * jnp.clip(_USUAL_SLOPE / jnp.maximum(mean, 1e-6), 1, _LARGEST_FACTOR)
 
 
 def mean_measure(measures, fixed, moved, weights) -> Array:
@@ -158,8 +170,8 @@ def mean_measure(measures, fixed, moved, weights) -> Array:
 def weights_of(shape: tuple[int, ...], size: Size, *masks: Array | None) -> dict[str, Array]:
     """Return the arguments of a measure for the voxels that count.
 
-    Those that all the masks that there are let count; where the volume does not fill its
-    arrays of `shape`, those within it.
+    Those that every mask given lets count; where the volume does not fill its arrays of
+    `shape`, those within it.
     """
     there = [mask for mask in masks if mask is not None]
     weights = {"mask": functools.reduce(jnp.multiply, there)} if there else {}
@@ -167,7 +179,7 @@ def weights_of(shape: tuple[int, ...], size: Size, *masks: Array | None) -> dict
         return weights
     inside = within(shape, size)
     # Beyond the volume lies background, which counts in the windows that reach there.
-    weights = {name: jnp.where(inside, mask, 1) for name, mask in weights.items()}
+    weights = {name: cut(mask, size, beyond=1) for name, mask in weights.items()}
     return {**weights, "within": inside}
 
 

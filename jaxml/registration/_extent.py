@@ -4,6 +4,7 @@ The size of a volume is a tuple of the voxels along each axis, whose values a pr
 any others; None says that the volume fills its array. What lies beyond the volume never counts.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -12,14 +13,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 Size = tuple[int | Int[Array, ""], ...] | None
 
-# Arrays have a multiple of this along each axis: 16 shapes in 1, for a third more voxels in
-# volumes of 75 voxels a side.
-_MULTIPLE = 16
+# Sides of arrays are multiples of 4 up to 16 voxels, of 8 up to 64, and of 16 beyond: a third
+# more voxels in volumes of 75 voxels a side.
+_MULTIPLES = ((16, 4), (64, 8), (float("inf"), 16))
+# Two arrays have one shape where that makes neither larger by more than this factor.
+_LARGEST_RATIO = 1.5
 
 
-def common_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of arrays that have room for volumes of all these shapes."""
-    return tuple(-(-max(sides) // _MULTIPLE) * _MULTIPLE for sides in zip(*shapes, strict=True))
+def roomy_shapes(*shapes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the shapes of arrays for volumes of these shapes, one for all where they are near."""
+    own = [tuple(map(_rounded_up, shape)) for shape in shapes]
+    joint = tuple(map(max, *own))
+    is_near = math.prod(joint) <= _LARGEST_RATIO * min(map(math.prod, own))
+    return [joint] * len(own) if is_near else own
+
+
+def _rounded_up(side: int) -> int:
+    multiple = next(multiple for longest, multiple in _MULTIPLES if side <= longest)
+    return -(-side // multiple) * multiple
 
 
 def placed(volume: Array, shape: tuple[int, ...], beyond: float = 0) -> Array:
@@ -41,9 +52,9 @@ def along(axis: int, shape: tuple[int, ...]) -> Int[Array, "*volume"]:
     return jax.lax.broadcasted_iota(jnp.int32, shape, axis)
 
 
-def cut(array: Float[Array, "*volume"], size: Size) -> Float[Array, "*volume"]:
-    """Return an array with 0 beyond the volume."""
-    return array if size is None else jnp.where(within(array.shape, size), array, 0)
+def cut(array: Float[Array, "*volume"], size: Size, beyond: float = 0) -> Float[Array, "*volume"]:
+    """Return an array with 0, or another number, beyond the volume."""
+    return array if size is None else jnp.where(within(array.shape, size), array, beyond)
 
 
 def extended(array: Float[Array, "*volume"], size: Size) -> Float[Array, "*volume"]:

@@ -119,9 +119,9 @@ def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") 
     """
     checks.choice(get_args(Scheme), scheme=scheme)
     if scheme == "digital":
-        determinant = min_jacobian_determinant(u)
-    else:
-        determinant = jacobian_determinant(u, scheme=scheme)
+        check_field(u=u)
+        return count_digital_folds(components(u), None)
+    determinant = jacobian_determinant(u, scheme=scheme)
     return jnp.sum(~(determinant > 0), dtype=jnp.int32)
 
 

@@ -10,7 +10,7 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Float, Int
 
 from jaxml import checks
-from jaxml.registration._extent import Size, extended, halved_size, within
+from jaxml.registration._extent import Size, cut, halved_size, within
 from jaxml.registration._flat import (
     Plane,
     Planes,
@@ -114,7 +114,9 @@ def unfolded(planes: Planes, size: Size) -> Planes:
       size: of the volume, where it does not fill the planes.
     """
     projected, _, _ = _projected(planes, size, "digital", EPSILON, MAX_ITERATIONS)
-    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(p)) for p in planes])
+    finite = functools.reduce(
+        jnp.logical_and, [jnp.all(jnp.isfinite(cut(p, size))) for p in planes]
+    )
     return nan_unless(finite, projected)
 
 
@@ -141,7 +143,7 @@ def _corrected_by_means(
 
     def correct(planes: Planes) -> tuple[Planes, Array]:
         # Half as many voxels: displacements in voxels are half as large.
-        means = tuple(halve(extended(p, size)) / 2 for p in planes)
+        means = tuple(halve(p, size=size) / 2 for p in planes)
         fewer = halved_size(size, range(len(shape)))
         corrected, _, iterations = _iterate(means, fewer, half, epsilon, limit)
         change = tuple(c - m for c, m in zip(corrected, means, strict=True))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxml import checks
-from jaxml.registration._extent import Size, common_shape, cut, placed, within
+from jaxml.registration._extent import Size, cut, placed, roomy_shapes, within
 from jaxml.registration._inputs import check_images
 from jaxml.registration._masks import Mask, inside, mask_weights
 from jaxml.tracing import is_concrete, known
@@ -42,7 +42,7 @@ class Image(NamedTuple):
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Number of voxels along each axis: integers, which a program traces."""
+        """Number of voxels along each axis: integers, traced inside a program."""
         return self.size or self.channels[0].shape
 
 
@@ -87,15 +87,15 @@ def checked_pair(
 
 
 def with_room(fixed: Image, moving: Image) -> tuple[Image, Image]:
-    """Return both images in arrays of one shape, which many pairs have in common."""
-    shape = common_shape(fixed.shape, moving.shape)
+    """Return both images in arrays of shapes that many pairs have in common."""
 
-    def place(image: Image) -> Image:
+    def place(image: Image, shape: tuple[int, ...]) -> Image:
         channels = tuple(placed(channel, shape) for channel in image.channels)
         mask = None if image.mask is None else placed(image.mask, shape, beyond=1)
         return Image(channels, mask, image.spacing, image.shape)
 
-    return place(fixed), place(moving)
+    ours, theirs = roomy_shapes(fixed.shape, moving.shape)
+    return place(fixed, ours), place(moving, theirs)
 
 
 def scaled(image: Image) -> Image:
@@ -108,8 +108,9 @@ def scaled(image: Image) -> Image:
     for channel in image.channels:
         unit, contrast = _unit(channel, image.mask, image.size)
         if not known(contrast, lambda contrast: ~(contrast <= 0)):
+            volume = channel[tuple(map(slice, image.shape))]
             raise checks.refused(
-                "image", channel, "images with contrast", holds="the same value everywhere"
+                "image", volume, "images with contrast", holds="the same value everywhere"
             )
         units.append(unit)
     return image._replace(channels=tuple(units))
@@ -137,7 +138,10 @@ def _unit(channel: Array, mask: Array | None, size: Size) -> tuple[Array, Array]
 
 
 def _evenly(shape: tuple[int, ...], size: Size) -> Array:
-    """Return flat indices, in arrays of `shape`, of every so many voxels; else one beyond."""
+    """Return flat indices, in arrays of `shape`, of every so many voxels of the volume.
+
+    There are as many as in the largest volume; the rest is out of range.
+    """
     sides = [jnp.asarray(n, jnp.int32) for n in size or shape]
     number = functools.reduce(jnp.multiply, sides)
     voxel = jnp.arange(min(math.prod(shape), _LOOKED_AT), dtype=jnp.int32)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxml.registration._extent import Size, cut, extended, halved_size, within
+from jaxml.registration._extent import Size, cut, halved_size
 from jaxml.registration._images import Image
 from jaxml.registration._resolution import halve
 
@@ -83,10 +83,10 @@ def between(
 @functools.partial(jax.jit, static_argnames="axes")
 def _halved(channels: tuple[Array, ...], mask: Array | None, size: Size, *, axes: tuple[int, ...]):
     """Return channels and mask of half the resolution: means of the voxels that count."""
-    means, half = (lambda x: halve(extended(x, size), axes)), halved_size(size, axes)
+    means, half = (lambda x: halve(x, axes, size)), halved_size(size, axes)
     if mask is None:
         return tuple(cut(means(c), half) for c in channels), None
     share = means(mask)
     safe = jnp.where(share > 0, share, 1)
     channels = tuple(cut(means(c * mask) / safe, half) for c in channels)
-    return channels, jnp.where(within(share.shape, half), share, 1)
+    return channels, cut(share, half, beyond=1)

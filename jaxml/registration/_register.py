@@ -27,8 +27,8 @@ Method = Literal["both", "symmetric", "energy"]
 Similarity = Literal["ncc", "mi", "mse"] | Measure
 
 
-def _masked(measure: Measure) -> Measure:
-    """Return a measure of volumes in the corner of arrays, from one that leaves out masks."""
+def _with_room(measure: Measure) -> Measure:
+    """Return a measure of volumes in the corner of arrays, from one that takes a mask."""
 
     def masked(fixed: Array, moved: Array, *, within: Array, mask: Array | None = None) -> Array:
         weights = within.astype(fixed.dtype)
@@ -41,8 +41,8 @@ def _masked(measure: Measure) -> Measure:
 # where none is given: on brains, the weight of "mi" makes fields as rough as that of "ncc".
 _MEASURES: dict[str, tuple[Measure, Measure, float]] = {
     "ncc": (ncc, ncc_within, 0.7),
-    "mi": (mutual_information, _masked(mutual_information), 3.0),
-    "mse": (mse, _masked(mse), 0.014),
+    "mi": (mutual_information, _with_room(mutual_information), 3.0),
+    "mse": (mse, _with_room(mse), 0.014),
 }
 # Where the caller sets no `levels`, the coarsest image keeps this many voxels along each axis.
 _COARSEST = 16
@@ -107,17 +107,18 @@ def register(
       to the middle and on to the moving one. Both directions of a pair are inverse of each other.
     energy: u itself is changed, so that similarity(fixed, moved) + smoothness * roughness(u)
       becomes less, with the fixed image left where it is. It fits more closely. Steps are smoothed
-      by (1, 2, 1) / 4 along each axis. After the symmetric method the weight of the roughness
-      is larger by sqrt(.03 / roughness(u)), at most tenfold, where u is smoother than between the
-      brains of two people, .03: of two scans of one person most of what is left to fit is noise.
+      by (1, 2, 1) / 4 along each axis. After the symmetric method, and where no `smoothness` is
+      given, the weight of the roughness grows by a factor of up to 10 where the field is smoother
+      than between the brains of two people: of two scans of one person most of what is left to
+      fit is noise.
 
     The roughness is `grad_l2`, and steps are those of Adam, whose length falls to 0 along a
     cosine on each level.
 
-    Compiled once for each setting and for each of few shapes, multiples of 16 along each axis,
-    that images are laid into; what is beside them has no influence. With a function as
-    `similarity`, and with "layer", once for each shape; pass the same function each time, as a
-    new lambda each call is compiled each call.
+    Compiled once for each setting and for each of a few shapes: images are laid into arrays whose
+    sides are multiples of 16 (of 8 up to 64 voxels, of 4 up to 16), and what lies beyond an image
+    has no influence. With a function as `similarity`, and with "layer", compiled for each shape;
+    pass the same function each time, as a new lambda each call is compiled each call.
 
     Args:
       fixed: image `[H, W]` or `[D, H, W]` of any range of intensities, or a tuple of such
@@ -142,7 +143,8 @@ def register(
         levels, 50 on the third ("energy": 100), and 10 on finer ones: fields are rough and hard
         to unfold where voxels much smaller than the structures are fitted for long.
       smoothness: weight of the roughness of the field; smaller fits closer and folds more. By
-        default .7, 3 for "mi", .014 for "mse", and 1 for a function.
+        default .7, 3 for "mi", .014 for "mse", and 1 for a function; with "both" more in the energy
+        where the field is smooth, see above.
       learning_rate: length of the first steps of each level in voxels of that level.
       projection: "fold_free", which projects the field of each level of the energy and what the
         symmetric method ends with: `folds` is 0 unless the projection did not end; "layer", with
@@ -169,6 +171,7 @@ def register(
     checks.choice(get_args(Method), method=method)
     counts = _checked_steps(steps, levels, method)
     checks.choice(get_args(Projection), projection=projection)
+    stiffens = smoothness is None
     smoothness = weight if smoothness is None else smoothness
     checks.at_least(0, smoothness=smoothness, poisson_weight=poisson_weight)
     checks.positive(learning_rate=learning_rate)
@@ -198,7 +201,7 @@ def register(
         )
         # The energy follows on the finest level alone.
         here, there, counts = here[-1:], there[-1:], counts[-1:]
-    if method == "both":
+    if method == "both" and stiffens:
         smoothness = stiffened(smoothness, planes, first.spacing, first.size)
     if method != "symmetric":
         planes, more = energy(

@@ -9,14 +9,16 @@ from jaxml.registration._flat import Planes
 
 
 def halve(
-    image: Float[Array, "*volume"], axes: tuple[int, ...] | None = None
+    image: Float[Array, "*volume"], axes: tuple[int, ...] | None = None, size: Size = None
 ) -> Float[Array, "*half"]:
     """Return means over 2 voxels along each axis; an odd axis repeats its last plane.
 
     Args:
       image: `[*volume]`.
       axes: the axes to halve; None for all.
+      size: of the volume, where it does not fill the array: its border is repeated.
     """
+    image = extended(image, size)
     axes = tuple(range(image.ndim)) if axes is None else axes
     odd = [(0, n % 2 if a in axes else 0) for a, n in enumerate(image.shape)]
     image = jnp.pad(image, odd, mode="edge")

@@ -1,6 +1,7 @@
 """Both images moved to a middle: each part against a second implementation in numpy."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -113,15 +114,17 @@ def test_both_directions_are_inverse_of_each_other(method, low, high):
 
 
 def test_smoother_pairs_are_held_to_smoother_fields():
-    """The weight goes with the inverse root of the roughness below .03, and is 1 above."""
-    rng = np.random.default_rng(4)
-    noise = rng.normal(size=(2, 16, 18))
-    unit = noise / np.sqrt(grad_l2(jnp.asarray(np.moveaxis(noise, 0, -1))))
-    for rough, expected in ((0.03 / 16, 4.0), (0.03 / 4, 2.0), (0.03, 1.0), (0.3, 1.0)):
-        planes = tuple(jnp.asarray(np.sqrt(rough) * unit))
-        np.testing.assert_allclose(stiffened(0.7, planes, (1.0, 1.0)), 0.7 * expected, rtol=1e-6)
-    # Sides of voxels of any unit: the roughness of lengths is that of voxels.
-    np.testing.assert_allclose(stiffened(1.0, planes, (2.0, 2.0)), 1.0)
+    """The weight goes with the inverse of the derivatives, whatever background there is."""
+    field = np.random.default_rng(4).normal(size=(2, 16, 18))
+    field[:, [0, -1]] = field[:, :, [0, -1]] = 0
+    steps = [np.diff(c, axis=a, append=0) for c in field for a in (0, 1)]
+    lengths = np.sqrt(np.sum(np.square(steps), axis=0)) / 2
+    unit = field / (np.sum(lengths**2) / np.sum(lengths))
+    for slope, expected in ((0.22 / 4, 4.0), (0.22 / 2, 2.0), (0.22, 1.0), (1.0, 1.0)):
+        planes = tuple(jnp.asarray(slope * unit))
+        more = tuple(jnp.pad(plane, 20) for plane in planes)
+        for sides, field in itertools.product(((1.0, 1.0), (2.0, 2.0)), (planes, more)):
+            np.testing.assert_allclose(stiffened(0.7, field, sides), 0.7 * expected, rtol=1e-6)
     still = (jnp.zeros((16, 18)),) * 2
     np.testing.assert_allclose(stiffened(0.7, still, (1.0, 1.0)), 7.0, rtol=1e-6)
     assert np.isnan(stiffened(0.7, (still[0] * jnp.nan, still[1]), (1.0, 1.0)))
