@@ -172,10 +172,12 @@ def register(
     counts = _checked_steps(steps, levels, method)
     checks.choice(get_args(Projection), projection=projection)
     stiffens = smoothness is None
-    smoothness = weight if smoothness is None else smoothness
-    checks.at_least(0, smoothness=smoothness, poisson_weight=poisson_weight)
+    weight = weight if smoothness is None else smoothness
+    checks.at_least(0, smoothness=weight, poisson_weight=poisson_weight)
     checks.positive(learning_rate=learning_rate)
     start = checked_initial(initial, first, second)
+    # Of one type, given or not: another one would be compiled anew.
+    rigidity = jnp.asarray(weight, start.dtype)
 
     # A function of the caller's, and the layer, take volumes as they are.
     if all(named) and projection != "layer":
@@ -197,15 +199,15 @@ def register(
     losses = []
     if method != "energy":
         planes, losses = symmetric(
-            here, there, start, planes, counts, smoothness, learning_rate, **how
+            here, there, start, planes, counts, rigidity, learning_rate, **how
         )
         # The energy follows on the finest level alone.
         here, there, counts = here[-1:], there[-1:], counts[-1:]
     if method == "both" and stiffens:
-        smoothness = stiffened(smoothness, planes, first.spacing, first.size)
+        rigidity = stiffened(rigidity, planes, first.spacing, first.size)
     if method != "symmetric":
         planes, more = energy(
-            here, there, start, planes, counts, smoothness, learning_rate, poisson_weight, **how
+            here, there, start, planes, counts, rigidity, learning_rate, poisson_weight, **how
         )
         losses = [*losses, *more]
     u, channels, folds = _result(second, start, planes, first.size, projection=projection)

@@ -455,7 +455,7 @@ def test_help_says_what_the_library_takes(capsys):
     for names in (PROJECTIONS, METHODS, AFFINES, SIMILARITIES):
         assert f"{', '.join(names[:-1])} or {names[-1]} (default: {names[0]})" in text
     assert {*SIMILARITIES} == {*_MEASURES}
-    weights = {name: weight for name, (_, weight) in _MEASURES.items()}
+    weights = {name: weight for name, (*_, weight) in _MEASURES.items()}
     default = "roughness (default: {ncc}, for mi {mi}, mse {mse})".format(**weights)
     assert default in text
     assert f"(default: {_STEPS['both'][0]}, fewer on fine ones)" in text
