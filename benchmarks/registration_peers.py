@@ -31,10 +31,10 @@ from jaxml import registration
 from jaxml.data import load_brain_pair
 
 SECTIONS = ("pairs", "turns", "contrast", "landmarks")
-_BRAINS = ("1003", "1004", "1023", "1024", "1101", "1104", "1107", "1110", "1113")
+BRAINS = ("1003", "1004", "1023", "1024", "1101", "1104", "1107", "1110", "1113")
 PAIRS = {
     **{f"brains_2mm/{a} <- {b}": (f"brains_2mm/{a}", f"brains_2mm/{b}")
-       for a, b in zip(_BRAINS, _BRAINS[1:], strict=False)},
+       for a, b in zip(BRAINS, BRAINS[1:], strict=False)},
     "heads_2mm/train02 <- train04": ("heads_2mm/train02", "heads_2mm/train04"),
     "heads_2mm/train04 <- tdveale": ("heads_2mm/train04", "heads_2mm/tdveale"),
     "spinal_cord/t1 <- t2": ("spinal_cord/t1", "spinal_cord/t2"),
@@ -213,10 +213,11 @@ def _outcomes(
 def _regularity(outcome: Outcome, fixed: Scan) -> str:
     u = jnp.asarray(outcome.displacement)
     counts = [int(registration.count_folds(u, scheme=s)) for s in ("digital", "forward")]
-    return f"{counts[0]:,} | {counts[1]:,} | {_sd(u, fixed.labels > 0):.3f}"
+    return f"{counts[0]:,} | {counts[1]:,} | {sd_log_determinant(u, fixed.labels > 0):.3f}"
 
 
-def _sd(u: jax.Array, inside: np.ndarray) -> float:
+def sd_log_determinant(u: jax.Array, inside: np.ndarray) -> float:
+    """Return the SD of the logarithm of the determinant, by central differences."""
     determinants = np.asarray(registration.jacobian_determinant(u, scheme="central"))
     return float(np.std(np.log(np.maximum(determinants[inside], 1e-9))))
 
@@ -226,7 +227,7 @@ def _sd(u: jax.Array, inside: np.ndarray) -> float:
 
 def turns(settings: Settings) -> Iterator[str]:
     """Yield a table of draws: the header of the moving brain is wrong by a turn and a shift."""
-    fixed, moving = _brains(settings.data)
+    fixed, moving = two_brains(settings.data)
     yield "\n## Brain B turned and shifted by its header\n"
     names = ["jaxml, Dice", *(f"{_NAMES[p]}, Dice" for p in settings.peers[:1])]
     yield f"| degrees | mm | {' | '.join(names)} | jaxml, folds | affine stage, CPU s | in all |"
@@ -284,7 +285,7 @@ def _affine_seconds(fixed: Scan, moving: Scan) -> float:
 
 def contrast(settings: Settings) -> Iterator[str]:
     """Yield a table of similarities on brain B as it is, inverted and T2-like."""
-    fixed, moving = _brains(settings.data)
+    fixed, moving = two_brains(settings.data)
     peer = settings.peers[:1]
     yield "\n## Contrast of brain B changed\n"
     head = ["ncc, Dice", "mi, Dice", *(f"{_NAMES[p]}, Dice" for p in peer)]
@@ -338,7 +339,7 @@ def landmarks(settings: Settings) -> Iterator[str]:
         "CPU s |"
     )
     yield "|--:|---|--:|--:|---|--:|--:|--:|--:|"
-    fixed, _ = _brains(settings.data)
+    fixed, _ = two_brains(settings.data)
     points = corners(fixed.image, 200)
     for size, longest, seed in settings.warps:
         warp = HiddenWarp.draw(size, longest, seed, fixed)
@@ -525,7 +526,7 @@ def _scan(data: Path, name: str) -> Scan:
         return Scan(image, arrays["labels"].astype(int), arrays["affine"].astype(np.float64))
 
 
-def _brains(data: Path) -> tuple[Scan, Scan]:
+def two_brains(data: Path) -> tuple[Scan, Scan]:
     """Return brains A and B, of one grid of 2 mm, with the labels that count."""
     pair = load_brain_pair(data)
     only = lambda labels: np.where(np.isin(labels, pair.labels), labels, 0)

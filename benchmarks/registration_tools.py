@@ -20,22 +20,20 @@ from typing import Any
 import harness
 import jax.numpy as jnp
 import numpy as np
-from registration_peers import dice
+from registration_peers import BRAINS, PEERS, dice, sd_log_determinant, two_brains
 
 from jaxml import registration
-from jaxml.data import load_brain_pair
 from jaxml.output import plots
 
 SECTIONS = ("brains", "organs")
-_CC = {"syn_metric": "CC", "syn_sampling": 2, "reg_iterations": (40, 30, 10)}
-_MI = {"syn_metric": "mattes", "syn_sampling": 32, "reg_iterations": (100, 70, 50), "flow_sigma": 2}
 # Labels of a folder, if not `labels`.
 _LABELS = {"lungs": "lungs"}
 # Crops of which the headers tell nothing: the middles are laid on each other.
 _CROPS = ("hippocampus", "cardiac", "slices")
 # Sides of a voxel that the header does not tell.
 _SIDES = {"cardiac": (1.3, 1.3, 10.0)}
-_BRAINS = ("1003", "1004", "1023", "1024", "1101", "1104", "1107", "1110", "1113")
+# Packages of the tools, by the first word of their names.
+_PACKAGES = {"ANTs": "antspyx", "elastix": "itk-elastix"}
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,18 @@ def main() -> int:
     if not folder or not (Path(folder) / "registration").is_dir():
         options.sections = ()
         return harness.run([*head, "\nNot measured: JAXML_DATA has no registration."], {}, options)
-    needs = {"ANTs": "antspyx", "elas": "itk-elastix"}
-    wanted = options.tools or list(TOOLS)
-    tools = [t for t in wanted if t[:4] not in needs or harness.installed(needs[t[:4]])]
+    tools = [tool for tool in options.tools or TOOLS if _installed(tool)]
     data, few = Path(folder), 1 if options.quick else None
     chapters = {
         "brains": lambda: brains(brain_pairs(data, few), tools, options.picture),
         "organs": lambda: organs(data, few),
     }
     return harness.run(head, chapters, options)
+
+
+def _installed(tool: str) -> bool:
+    package = _PACKAGES.get(tool.split()[0].strip(","))
+    return package is None or harness.installed(package)
 
 
 # Brains: overlap against smoothness ------------------------------------------------------------
@@ -146,7 +147,7 @@ def _curve(means: dict[str, tuple[float, float]]) -> bytes:
 
 def organs(data: Path, few: int | None) -> Iterator[str]:
     """Yield a table of the mean overlap of each kind by the defaults and by ANTs' SyN."""
-    tools = [t for t in ("jaxml", "ANTs SyN") if t == "jaxml" or harness.installed("antspyx")]
+    tools = [tool for tool in ("jaxml", "ANTs SyN") if _installed(tool)]
     yield "\n## Other organs\n"
     yield f"| kind | pairs | affine map alone |{''.join(f' {tool} |' for tool in tools)}"
     yield "|---|--:|--:|" + "--:|" * len(tools)
@@ -167,16 +168,14 @@ def organs(data: Path, few: int | None) -> Iterator[str]:
 
 def brain_pairs(data: Path, few: int | None) -> list[Pair]:
     """Return 8 pairs of people, or fewer; of all 8, brains A and B in both directions too."""
-    couples = list(zip(_BRAINS, _BRAINS[1:], strict=False))[:few]
+    couples = list(zip(BRAINS, BRAINS[1:], strict=False))[:few]
     pairs = [load_pair(data, "brains_2mm", fixed, moving) for fixed, moving in couples]
     if few:
         return pairs
-    both = load_brain_pair(data)
-    only = lambda labels: np.where(np.isin(labels, both.labels), labels, 0)
-    sides = ((both.a, only(both.a_labels)), (both.b, only(both.b_labels)))
-    for name, ((image, labels), (other, others)) in (("A <- B", sides), ("B <- A", sides[::-1])):
-        two = ((2.0,) * 3,) * 2
-        pairs.append(Pair(name, (image, other), (labels, others), two, np.eye(3, 4)))
+    a, b = two_brains(data)
+    for name, fixed, moving in (("A <- B", a, b), ("B <- A", b, a)):
+        images, labels = (fixed.image, moving.image), (fixed.labels, moving.labels)
+        pairs.append(Pair(name, images, labels, (fixed.spacing, moving.spacing), np.eye(3, 4)))
     return pairs
 
 
@@ -240,11 +239,10 @@ def by_ants(pair: Pair, **options: Any) -> np.ndarray:
         ants.write_transform(start, f"{folder}/start.mat")
         result = ants.registration(
             *images,
-            "SyNOnly",
             initial_transform=f"{folder}/start.mat",
             random_seed=1,
             outprefix=f"{folder}/",
-            **options,
+            **{**options, "type_of_transform": "SyNOnly"},
         )
         (file,) = (name for name in result["fwdtransforms"] if name.endswith("Warp.nii.gz"))
         vectors = ants.image_read(file).numpy()
@@ -283,8 +281,8 @@ TOOLS: dict[str, Callable[[Pair], np.ndarray]] = {
     },
     "jaxml": by_jaxml,
     "ANTs SyN": by_ants,
-    "ANTs SyN, MI, (100, 70, 50), flow sigma 2": functools.partial(by_ants, **_MI),
-    "ANTs SyN, CC radius 2, (40, 30, 10)": functools.partial(by_ants, **_CC),
+    "ANTs SyN, MI, (100, 70, 50), flow sigma 2": functools.partial(by_ants, **PEERS["MI"]),
+    "ANTs SyN, CC radius 2, (40, 30, 10)": functools.partial(by_ants, **PEERS["CC"]),
     "elastix, B-splines": by_elastix,
 }
 
@@ -295,11 +293,10 @@ def judged(pair: Pair, tool: str) -> Row:
     u = TOOLS[tool](pair)
     seconds = time.process_time() - start
     field = jnp.asarray(u)
-    determinants = np.asarray(registration.jacobian_determinant(field, scheme="central"))
-    logarithms = np.log(np.maximum(determinants[pair.labels[0] > 0], 1e-9))
     schemes = ("forward", "backward", "central", "digital")
     folds = tuple(int(registration.count_folds(field, scheme=s)) for s in schemes)
-    return Row(_overlap(pair, u), float(np.std(logarithms)), folds, seconds)
+    sd = sd_log_determinant(field, pair.labels[0] > 0)
+    return Row(_overlap(pair, u), sd, folds, seconds)
 
 
 def _overlap(pair: Pair, u: np.ndarray) -> float:

@@ -177,7 +177,7 @@ def register(
     checks.positive(learning_rate=learning_rate)
     start = checked_initial(initial, first, second)
     # Of one type, given or not: another one would be compiled anew.
-    rigidity = jnp.asarray(weight, start.dtype)
+    weight = jnp.asarray(weight, start.dtype)
 
     # A function of the caller's, and the layer, take volumes as they are.
     if all(named) and projection != "layer":
@@ -198,16 +198,14 @@ def register(
     how = {"measures": measures, "projection": projection}
     losses = []
     if method != "energy":
-        planes, losses = symmetric(
-            here, there, start, planes, counts, rigidity, learning_rate, **how
-        )
+        planes, losses = symmetric(here, there, start, planes, counts, weight, learning_rate, **how)
         # The energy follows on the finest level alone.
         here, there, counts = here[-1:], there[-1:], counts[-1:]
     if method == "both" and stiffens:
-        rigidity = stiffened(rigidity, planes, first.spacing, first.size)
+        weight = stiffened(weight, planes, first.spacing, first.size)
     if method != "symmetric":
         planes, more = energy(
-            here, there, start, planes, counts, rigidity, learning_rate, poisson_weight, **how
+            here, there, start, planes, counts, weight, learning_rate, poisson_weight, **how
         )
         losses = [*losses, *more]
     u, channels, folds = _result(second, start, planes, first.size, projection=projection)
