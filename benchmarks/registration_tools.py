@@ -112,13 +112,14 @@ def brains(pairs: Sequence[Pair], tools: Sequence[str], picture: Path | None) ->
         "pairs, as the first ones compile."
     )
     ours = sorted((sd, overlap) for tool, (overlap, sd) in means.items() if _is_curve(tool))
+    sds, overlaps = [sd for sd, _ in ours], [overlap for _, overlap in ours]
     if len(ours) > 1:
         yield "\n| tool | its SD | its Dice | Dice of jaxml at that SD |"
         yield "|---|--:|--:|--:|"
         for tool, (overlap, sd) in means.items():
             if not tool.startswith("jaxml"):
-                there = ours[0][0] <= sd <= ours[-1][0]
-                at = f"{np.interp(sd, *zip(*ours, strict=True)):.4f}" if there else "not reached"
+                there = sds[0] <= sd <= sds[-1]
+                at = f"{np.interp(sd, sds, overlaps):.4f}" if there else "not reached"
                 yield f"| {tool} | {sd:.3f} | {overlap:.4f} | {at} |"
     if picture:
         picture.write_bytes(_curve(means))
@@ -193,7 +194,8 @@ def load_pair(data: Path, kind: str, fixed: str, moving: str) -> Pair:
     if kind in _CROPS:
         middles = [(np.array(image.shape) - 1) / 2 for image in images]
         initial[:, -1] = middles[1] - initial[:, :-1] @ middles[0]
-    spacing = tuple(tuple(np.linalg.norm(s[:ndim, :ndim], axis=0).tolist()) for s in spaces)
+    ours, theirs = (tuple(np.linalg.norm(s[:ndim, :ndim], axis=0).tolist()) for s in spaces)
+    spacing = ours, theirs
     alignment = registration.affine(
         *map(jnp.asarray, images), initial=jnp.asarray(initial, jnp.float32), spacing=spacing
     )
