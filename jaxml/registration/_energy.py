@@ -21,8 +21,8 @@ Measure = Callable[..., Array]
 # Mean length of the derivatives, each weighted by itself, that the fields of the symmetric method
 # have at least between brains of two people.
 _USUAL_SLOPE = 0.22
-# By how much the weight of the roughness may grow where fields are smoother.
-_LARGEST_FACTOR = 10.0
+# The largest factor that was tried, of hidden warps of one brain and two scans of one person.
+_MOST_RESTRAINT = 4.0
 
 
 def energy(
@@ -32,6 +32,7 @@ def energy(
     planes: Planes,
     counts: Sequence[int],
     smoothness,
+    restraint,
     rate,
     poisson_weight,
     *,
@@ -47,6 +48,8 @@ def energy(
       planes: the field to start with, one plane a component, of the first level.
       counts: steps of each level.
       smoothness: weight of `roughness`.
+      restraint: factor k of that weight; the roughness of what a level changes of its start
+        counts by another (k - 1) k. Of `restraint_of`, or 1.
       rate: length of the first steps of a level, in voxels.
       poisson_weight: of `layer_residual`, where the projection is "layer".
       measures: of each channel.
@@ -62,6 +65,7 @@ def energy(
             affine,
             planes,
             smoothness,
+            restraint,
             rate,
             poisson_weight,
             steps=count,
@@ -79,6 +83,7 @@ def energy_level(
     affine,
     start,
     smoothness,
+    restraint,
     rate,
     poisson_weight,
     *,
@@ -90,6 +95,9 @@ def energy_level(
     matrix = between(fixed, moving, affine)
     dtype, size = affine.dtype, fixed.image.size
     sides = jnp.asarray(fixed.image.spacing, dtype)
+    # k R(u) + (k - 1) k R(u - v) = k^2 R(u - (1 - 1 / k) v) + (k - 1) R(v).
+    kept = tuple((1 - 1 / restraint) * v for v in start)
+    offset = (restraint - 1) * roughness(start, sides, size)
 
     def likeness(planes):
         planes = mapped(planes, matrix)
@@ -104,7 +112,9 @@ def energy_level(
             reconstruction = diffeomorphic_layer(jnp.stack(planes, axis=-1))
             penalty = poisson_weight * layer_residual(reconstruction)
             planes = components(reconstruction.displacement)
-        return likeness(planes) + smoothness * roughness(planes, sides, size) + penalty
+        change = tuple(u - v for u, v in zip(planes, kept, strict=True))
+        rough = restraint**2 * roughness(change, sides, size) + offset
+        return likeness(planes) + smoothness * rough + penalty
 
     adam = optax.scale_by_adam()
     # As long in mm along each axis; in voxels of the shortest side as long as said.
@@ -132,15 +142,14 @@ def energy_level(
 
 
 @jax.jit
-def stiffened(smoothness, planes: Planes, spacing, size: Size = None) -> Array:
-    """Return a larger weight of the roughness where the field is smooth already.
+def restraint_of(planes: Planes, spacing, size: Size = None) -> Array:
+    """Return the factor by which roughness costs more where the field is smooth already.
 
     The rougher a field has to be, the less smooth are those that are likely for this pair: the
-    weight goes with the inverse of the size of the derivatives. That is their mean length, each
+    factor goes with the inverse of the size of the derivatives. That is their mean length, each
     weighted by itself, so that background at rest does not count.
 
     Args:
-      smoothness: the weight for two people.
       planes: the field, one plane a component.
       spacing: sides of a voxel.
       size: of the volume, where it does not fill the planes.
@@ -158,7 +167,7 @@ def stiffened(smoothness, planes: Planes, spacing, size: Size = None) -> Array:
     whole = jnp.sum(lengths)
     mean = jnp.sum(squares) / jnp.where(whole > 0, whole, 1) / len(planes)
     # Images that are alike need no field at all: what there is of one is rounding.
-    return smoothness * jnp.clip(_USUAL_SLOPE / jnp.maximum(mean, 1e-6), 1, _LARGEST_FACTOR)
+    return jnp.clip(_USUAL_SLOPE / jnp.maximum(mean, 1e-6), 1, _MOST_RESTRAINT)
 
 
 def mean_measure(measures, fixed, moved, weights) -> Array:

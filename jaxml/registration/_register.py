@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from jaxml import checks
 from jaxml.registration._affine import Kind, aligned, checked_initial
 from jaxml.registration._diffeomorphic import diffeomorphic_layer
-from jaxml.registration._energy import Measure, energy, stiffened
+from jaxml.registration._energy import Measure, energy, restraint_of
 from jaxml.registration._field import count_digital_folds
 from jaxml.registration._flat import Planes, components
 from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled, with_room
@@ -108,9 +108,9 @@ def register(
     energy: u itself is changed, so that similarity(fixed, moved) + smoothness * roughness(u)
       becomes less, with the fixed image left where it is. It fits more closely. Steps are smoothed
       by (1, 2, 1) / 4 along each axis. After the symmetric method, and where no `smoothness` is
-      given, the weight of the roughness grows by a factor of up to 10 where the field is smoother
-      than between the brains of two people: of two scans of one person most of what is left to
-      fit is noise.
+      given, roughness costs more where the symmetric field is smoother than between the brains of
+      two people, by a factor of up to 4, and that of what the energy changes of the field by the
+      square of it: of two scans of one person most of what is left to fit is noise.
 
     The roughness is `grad_l2`, and steps are those of Adam, whose length falls to 0 along a
     cosine on each level.
@@ -171,13 +171,12 @@ def register(
     checks.choice(get_args(Method), method=method)
     counts = _checked_steps(steps, levels, method)
     checks.choice(get_args(Projection), projection=projection)
-    stiffens = smoothness is None
     weight = weight if smoothness is None else smoothness
     checks.at_least(0, smoothness=weight, poisson_weight=poisson_weight)
     checks.positive(learning_rate=learning_rate)
     start = checked_initial(initial, first, second)
     # Of one type, given or not: another one would be compiled anew.
-    weight = jnp.asarray(weight, start.dtype)
+    weight, restraint = jnp.asarray(weight, start.dtype), jnp.ones((), start.dtype)
 
     # A function of the caller's, and the layer, take volumes as they are.
     if all(named) and projection != "layer":
@@ -201,11 +200,20 @@ def register(
         planes, losses = symmetric(here, there, start, planes, counts, weight, learning_rate, **how)
         # The energy follows on the finest level alone.
         here, there, counts = here[-1:], there[-1:], counts[-1:]
-    if method == "both" and stiffens:
-        weight = stiffened(weight, planes, first.spacing, first.size)
+    if method == "both" and smoothness is None:
+        restraint = restraint_of(planes, first.spacing, first.size)
     if method != "symmetric":
         planes, more = energy(
-            here, there, start, planes, counts, weight, learning_rate, poisson_weight, **how
+            here,
+            there,
+            start,
+            planes,
+            counts,
+            weight,
+            restraint,
+            learning_rate,
+            poisson_weight,
+            **how,
         )
         losses = [*losses, *more]
     u, channels, folds = _result(second, start, planes, first.size, projection=projection)

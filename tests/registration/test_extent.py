@@ -148,7 +148,7 @@ def test_many_shapes_share_the_programs():
         _affine._improved,
         _symmetric.symmetric_level,
         _symmetric._whole,
-        _energy.stiffened,
+        _energy.restraint_of,
         _energy.energy_level,
     ]
     run = functools.partial(register, steps=2, levels=2)
