@@ -68,6 +68,7 @@ class Settings:
       length: tokens.
       layer: that RMU steers.
       volume: voxels.
+      large: voxels of a volume that is split into slabs.
       images: name, rows, side and stem of the network, and rows at a time.
       series: utterances and samples of each.
     """
@@ -79,6 +80,7 @@ class Settings:
     length: int = 512
     layer: int = 7
     volume: tuple[int, ...] = (160, 192, 224)
+    large: tuple[int, ...] = (512, 512, 512)
     images: tuple[tuple[str, int, int, Any, int], ...] = (
         ("CIFAR", 50_000, 32, "cifar", 64),
         ("ImageNet", 1_281_167, 224, "imagenet", 16),
@@ -92,6 +94,7 @@ QUICK = Settings(
     devices=(8,),
     layer=2,
     volume=(40, 48, 56),
+    large=(96, 48, 56),
     images=Settings.images[:1],
 )
 
@@ -228,6 +231,27 @@ def volumes(settings: Settings) -> Iterator[str]:
         field = _put((*settings.volume, 3), jnp.float32, mesh, "data")
         layer = jax.jit(functools.partial(registration.diffeomorphic_layer, mesh=mesh))
         yield _row("the layer in slabs", str(devices), devices, layer.lower(field))
+    yield from _large(settings)
+
+
+def _large(settings: Settings) -> Iterator[str]:
+    """Yield a table of one large pair and one large field in slabs."""
+    size = " x ".join(str(n) for n in settings.large)
+    yield (
+        f"\n## One pair of {size} voxels, float32\n\n`register` with its defaults but an affine "
+        "stage, and `fold_free`, in slabs. Loops without a fixed end count once.\n"
+    )
+    yield HEADER
+    for devices in settings.devices:
+        # Slabs of 16 planes or more.
+        devices = min(devices, settings.large[0] // 16)
+        mesh = sharding.data_mesh(devices=devices)
+        field = _put((*settings.large, 3), jnp.float32, mesh, "data")
+        project = jax.jit(functools.partial(registration.fold_free, mesh=mesh))
+        yield _row("fold_free in slabs", str(devices), devices, project.lower(field))
+        image = _put(settings.large, jnp.float32, mesh)
+        run = jax.jit(functools.partial(registration.register, affine=None, mesh=mesh))
+        yield _row("register in slabs", str(devices), devices, run.lower(image, image))
 
 
 def images(settings: Settings) -> Iterator[str]:

@@ -16,6 +16,7 @@ from jaxml import checks
 from jaxml.precision import half_as_single
 from jaxml.registration._extent import Size, within
 from jaxml.registration._flat import Planes, components, flatten, interior
+from jaxml.registration._halo import Split, across, stencil
 from jaxml.registration._inputs import check_field
 from jaxml.registration._sampling import mapped
 from jaxml.registration._tetrahedra import determinants, simplex_grid
@@ -125,15 +126,19 @@ def count_folds(u: Float[Array, "*volume ndim"], *, scheme: Scheme = "forward") 
     return jnp.sum(~(determinant > 0), dtype=jnp.int32)
 
 
-def count_digital_folds(planes: Planes, size: Size) -> Int[Array, ""]:
+def count_digital_folds(planes: Planes, size: Size, split: Split | None = None) -> Int[Array, ""]:
     """Return the number of digital folds of a field in planes, as `count_folds` has it.
 
     Args:
       planes: displacement in voxels, one plane a component.
       size: of the volume, where it does not fill the planes.
+      split: where the planes are slabs of it.
     """
-    folded = ~(_smallest_determinants(planes, size) > 0)
-    return jnp.sum(folded & within(folded.shape, size), dtype=jnp.int32)
+
+    def folded(near: Planes, size: Size) -> Array:
+        return ~(_smallest_determinants(near, size) > 0) & within(near[0].shape, size)
+
+    return across(jnp.sum(stencil(folded, planes, 1, size, split), dtype=jnp.int32), split)
 
 
 def _smallest_determinants(planes: Planes, size: Size) -> Array:

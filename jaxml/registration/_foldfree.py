@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import sequential_vmap
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxml import checks
@@ -19,6 +20,17 @@ from jaxml.registration._flat import (
     inside,
     interior,
     neighbor_mean,
+    total,
+)
+from jaxml.registration._halo import (
+    Split,
+    across,
+    checked_split,
+    on_slabs,
+    seen,
+    slab_of,
+    window_of,
+    windows,
 )
 from jaxml.registration._inputs import check_field
 from jaxml.registration._resolution import double, halve
@@ -38,6 +50,8 @@ PERIOD = 5
 # From iteration PATIENCE on, every second iteration smooths around all folds that are left.
 PATIENCE = 40
 EPSILON, MAX_ITERATIONS = 0.01, 500
+# An iteration reads the planes up to so many away.
+REACH = 3
 
 
 @jax.tree_util.register_dataclass
@@ -64,6 +78,8 @@ def fold_free(
     epsilon: float = EPSILON,
     scheme: str = "digital",
     max_iterations: int = MAX_ITERATIONS,
+    mesh: Mesh | None = None,
+    axis: str = "data",
 ) -> FoldFree:
     """Return a field close to `u` whose determinants are all at least epsilon.
 
@@ -77,28 +93,36 @@ def fold_free(
 
     `vmap` runs one field after another. The gradient is the exact derivative of the iterations
     that were run: they are run again from the square root of their number of stored states.
+    With a mesh each device works on its slab of the volume, and there is no gradient.
 
     Args:
-      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`.
+      u: displacement in voxels, `[H, W, 2]` or `[D, H, W, 3]`; with a mesh the first axis is or
+        gets split.
       epsilon: smallest determinant, relative to a field at rest; above 0 and below 0.9.
       scheme: "digital" for all simplices of a voxel, which implies forward, backward and
         central differences, but not the five-point ones of ANTs; or "forward" or "backward"
         alone, which changes less.
       max_iterations: bound on the iterations at each of the two resolutions; real fields of
         160 x 192 x 224 took 50 to 150 in all.
+      mesh: that has `axis`, such as `sharding.data_mesh()`; None for one device.
+      axis: of the mesh.
 
     Returns:
       `FoldFree`: the field, and what is left of its folds.
 
     Raises:
-      ValueError: `u` is no field or not finite, or another argument is out of its range.
+      ValueError: `u` is no field or not finite, its planes do not divide over the devices, or
+        another argument is out of its range.
     """
     check_field(u=u)
     checks.single_or_double(u=u)
     checks.between(0, 0.9, epsilon=epsilon)
     checks.counts(least=0, max_iterations=max_iterations)
-    planes, folds, iterations = _projected(components(u), None, scheme, epsilon, max_iterations)
-    displacement = jnp.stack(planes, axis=-1)
+    split = checked_split(mesh, axis)
+    if split is not None:
+        _check_slabs(u, split)
+    limits = (scheme, epsilon, max_iterations)
+    displacement, folds, iterations = _projected_field(u, *limits, split)
     square = jnp.mean((displacement - u) ** 2)
     # The root has no derivative at 0, where nothing was changed.
     change_rms = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
@@ -106,86 +130,130 @@ def fold_free(
     return nan_unless(jnp.all(jnp.isfinite(u)), result)
 
 
-def unfolded(planes: Planes, size: Size) -> Planes:
+def unfolded(planes: Planes, size: Size, split: Split | None = None) -> Planes:
     """Return the planes that `fold_free` has for a field in planes.
 
     Args:
       planes: displacement in voxels, one plane a component.
       size: of the volume, where it does not fill the planes.
+      split: where the planes are slabs of it.
     """
-    projected, _, _ = _projected(planes, size, "digital", EPSILON, MAX_ITERATIONS)
-    finite = functools.reduce(
-        jnp.logical_and, [jnp.all(jnp.isfinite(cut(p, size))) for p in planes]
-    )
-    return nan_unless(finite, projected)
+    projected, _, _ = _projected(planes, size, "digital", EPSILON, MAX_ITERATIONS, split)
+    own = window_of(planes[0].shape[0], 0, split)
+    bad = total(jnp.sum(~jnp.isfinite(cut(p, seen(size, own))), dtype=jnp.int32) for p in planes)
+    return nan_unless(across(bad, split) == 0, projected)
+
+
+def _check_slabs(u: Array, split: Split) -> None:
+    # Of a volume in half the resolution each device needs the planes that an iteration reads.
+    least = 4 * REACH
+    if u.shape[0] % (2 * split.devices) or u.shape[0] < least * split.devices:
+        accepted = f"{least} or more planes on the first axis for each of {split.devices} devices"
+        raise checks.refused("u", u, f"{accepted}, an even number on each")
+
+
+def _projected_field(
+    u: Array, scheme: str, epsilon: float, limit: int, split: Split | None
+) -> tuple[Array, Array, Array]:
+    """Return the field without folds, the folds left, and the iterations."""
+    if split is None:
+        planes, folds, iterations = _projected(components(u), None, scheme, epsilon, limit)
+        return jnp.stack(planes, axis=-1), folds, iterations
+    return _in_slabs(u, scheme, epsilon, limit, split)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _in_slabs(u: Array, scheme: str, epsilon: float, limit: int, split: Split):
+    def project(u: Array, size: Size) -> tuple[Array, Array, Array]:
+        planes, folds, iterations = _projected(components(u), size, scheme, epsilon, limit, split)
+        return jnp.stack(planes, axis=-1), folds, iterations
+
+    return on_slabs(project, split, u, u.shape[:-1], (True, False, False))
 
 
 def _projected(
-    planes: Planes, size: Size, scheme: str, epsilon: float, limit: int
+    planes: Planes, size: Size, scheme: str, epsilon: float, limit: int, split: Split | None = None
 ) -> tuple[Planes, Array, Array]:
     """Return the planes without folds, the folds left, and the iterations."""
-    grid = simplex_grid(planes[0].shape, scheme=scheme)
-    start, before = _corrected_by_means(planes, size, scheme, epsilon, limit)
-    planes, folds, iterations = _iterate(start, size, grid, epsilon, limit)
+    start, before = _corrected_by_means(planes, size, scheme, epsilon, limit, split)
+    planes, folds, iterations = _iterate(start, size, scheme, epsilon, limit, split)
     return planes, folds, before + iterations
 
 
 # A call outside of jit would compile the branches anew each time.
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def _corrected_by_means(
-    planes: Planes, size: Size, scheme: str, epsilon: float, limit: int
+    planes: Planes, size: Size, scheme: str, epsilon: float, limit: int, split: Split | None
 ) -> tuple[Planes, Array]:
     """Return the planes after the correction of their means, and the iterations of that."""
     none, shape = jnp.int32(0), planes[0].shape
-    if min(shape) < COARSEST:
+    devices = 1 if split is None else split.devices
+    if min(shape[0] * devices, *shape[1:]) < COARSEST:
         return planes, none
-    half = simplex_grid(tuple((n + 1) // 2 for n in shape), scheme=scheme)
 
     def correct(planes: Planes) -> tuple[Planes, Array]:
         # Half as many voxels: displacements in voxels are half as large.
-        means = tuple(halve(p, size=size) / 2 for p in planes)
+        own = window_of(shape[0], 0, split)
+        means = tuple(halve(p, size=seen(size, own)) / 2 for p in planes)
         fewer = halved_size(size, range(len(shape)))
-        corrected, _, iterations = _iterate(means, fewer, half, epsilon, limit)
+        corrected, _, iterations = _iterate(means, fewer, scheme, epsilon, limit, split)
         change = tuple(c - m for c, m in zip(corrected, means, strict=True))
-        fine = double(change, shape, fewer)
+        fine = double(change, shape, fewer, split)
         return tuple(p + c for p, c in zip(planes, fine, strict=True)), iterations
 
-    grid = simplex_grid(shape, scheme=scheme)
-    folds = _count(_measure(grid, epsilon, size)(planes), epsilon)
+    *_, folds = _looked_at(planes, _cold(planes), size, scheme, epsilon, split)
     is_large = functools.reduce(jnp.minimum, size or shape) >= COARSEST
     return jax.lax.cond((folds > 0) & is_large, correct, lambda planes: (planes, none), planes)
 
 
-def _iterations(
-    planes: Planes, size: Size, grid: Grid, epsilon: float, limit: int
+def _iterate(
+    planes: Planes, size: Size, scheme: str, epsilon: float, limit: int, split: Split | None
 ) -> tuple[Planes, Array, Array]:
     """Return the planes after the last iteration, the folds left, and the iterations."""
+    if split is None:
+        return _on_one_device(planes, size, scheme, epsilon, limit)
+    return _iterations(planes, size, scheme, epsilon, limit, split)
+
+
+def _iterations(planes, size, scheme, epsilon, limit, split=None):
+    window = window_of(planes[0].shape[0], REACH, split)
 
     @sequential_vmap
     def run(planes, size):
-        measure = _measure(grid, epsilon, size)
-
         def advance(state):
-            i, planes, heat, measured, _ = state
-            planes, heat = _step(i, planes, heat, measured, size, grid, epsilon)
-            measured = measure(planes)
-            return i + 1, planes, heat, measured, _count(measured, epsilon)
+            i, near, heat, measured, _ = state
+            grid = simplex_grid(heat.shape, scheme=scheme)
+            near, heat = _step(i, near, heat, measured, seen(size, window), grid, epsilon)
+            *planes, heat = (slab_of(p, window) for p in (*near, heat))
+            return i + 1, *_looked_at(tuple(planes), heat, size, scheme, epsilon, split)
 
-        measured = measure(planes)
-        start = (jnp.int32(0), planes, _cold(planes), measured, _count(measured, epsilon))
+        start = _looked_at(planes, _cold(planes), size, scheme, epsilon, split)
         unfinished = lambda state: (state[0] < limit) & (state[-1] > 0)
-        i, planes, *_, folds = jax.lax.while_loop(unfinished, advance, start)
-        return planes, folds, i
+        state = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), *start))
+        i, near, *_, folds = state
+        return tuple(slab_of(p, window) for p in near), folds, i
 
     return run(planes, size)
 
 
-def _iterations_forward(planes, size, grid, epsilon, limit):
-    planes_out, folds, iterations = _iterations(planes, size, grid, epsilon, limit)
+def _looked_at(planes: Planes, heat: Plane, size: Size, scheme: str, epsilon: float, split):
+    """Return windows of planes and heat, what is measured there, and the folds of the volume."""
+    (*near, heat), window = windows((*planes, heat), REACH, split)
+    near, grid = tuple(near), simplex_grid(heat.shape, scheme=scheme)
+    measured = _measure(grid, epsilon, seen(size, window))(near)
+    smallest = measured[-1]
+    if window is not None:
+        smallest = slab_of(interior(smallest, grid.layout), window)
+    folds = across(jnp.sum(~(smallest >= epsilon), dtype=jnp.int32), split)
+    return near, heat, measured, folds
+
+
+def _iterations_forward(planes, size, scheme, epsilon, limit):
+    planes_out, folds, iterations = _iterations(planes, size, scheme, epsilon, limit)
     return (planes_out, folds, iterations), (planes, size, iterations)
 
 
-def _iterations_backward(grid, epsilon, limit, residuals, cotangents):
+def _iterations_backward(scheme, epsilon, limit, residuals, cotangents):
     """Pull the cotangent back through the iterations, last first.
 
     Their states are too many to keep. The first run keeps every `stride`-th, and each stretch
@@ -193,6 +261,7 @@ def _iterations_backward(grid, epsilon, limit, residuals, cotangents):
     """
     stride = max(1, math.isqrt(limit))
     planes, size, iterations = residuals
+    grid = simplex_grid(planes[0].shape, scheme=scheme)
 
     @sequential_vmap
     def run(planes, size, iterations, cotangent):
@@ -237,7 +306,7 @@ def _iterations_backward(grid, epsilon, limit, residuals, cotangents):
 _differentiable = jax.custom_vjp(_iterations, nondiff_argnums=(2, 3, 4))
 _differentiable.defvjp(_iterations_forward, _iterations_backward)
 # A call outside of jit would compile the loops anew each time.
-_iterate = jax.jit(_differentiable, static_argnums=(2, 3, 4))
+_on_one_device = jax.jit(_differentiable, static_argnums=(2, 3, 4))
 
 
 def _measure(grid: Grid, epsilon: float, size: Size):
@@ -250,10 +319,6 @@ def _measure(grid: Grid, epsilon: float, size: Size):
         return flat, steps, smallest
 
     return measure
-
-
-def _count(measured: tuple[Planes, list[Plane], Plane], epsilon: float) -> Array:
-    return jnp.sum(~(measured[-1] >= epsilon), dtype=jnp.int32)
 
 
 def _cold(planes: Planes) -> Plane:

@@ -86,15 +86,24 @@ def checked_pair(
     )
 
 
-def with_room(fixed: Image, moving: Image) -> tuple[Image, Image]:
-    """Return both images in arrays of shapes that many pairs have in common."""
+def with_room(fixed: Image, moving: Image, *, planes: int = 1) -> tuple[Image, Image]:
+    """Return both images in arrays of shapes that many pairs have in common.
+
+    Args:
+      fixed: image.
+      moving: image.
+      planes: the planes of both arrays are a multiple of this number.
+    """
 
     def place(image: Image, shape: tuple[int, ...]) -> Image:
         channels = tuple(placed(channel, shape) for channel in image.channels)
         mask = None if image.mask is None else placed(image.mask, shape, beyond=1)
         return Image(channels, mask, image.spacing, image.shape)
 
-    ours, theirs = roomy_shapes(fixed.shape, moving.shape)
+    ours, theirs = (
+        (-(-shape[0] // planes) * planes, *shape[1:])
+        for shape in roomy_shapes(fixed.shape, moving.shape)
+    )
     return place(fixed, ours), place(moving, theirs)
 
 

@@ -23,6 +23,7 @@ from jaxml import checks
 from jaxml.precision import half_as_single
 from jaxml.registration._field import compose, sample_field
 from jaxml.registration._flat import Planes, total
+from jaxml.registration._halo import Window
 from jaxml.registration._inputs import check_field
 from jaxml.tracing import nan_unless
 
@@ -35,6 +36,7 @@ GROUP, GROUPS = 2**14, 64
 ROUNDING = 4
 # A smaller determinant counts as a fold, from which no step of Newton leads to q.
 FLAT = 1e-6
+ITERATIONS = 200
 
 
 class _Table(NamedTuple):
@@ -76,7 +78,7 @@ class _Walk(NamedTuple):
 
 
 def inverse(
-    u: Float[Array, "*volume ndim"], *, iterations: int = 200
+    u: Float[Array, "*volume ndim"], *, iterations: int = ITERATIONS
 ) -> Float[Array, "*volume ndim"]:
     """Return the displacement v of the inverse map, v(q) = -u(q + v(q)) at each voxel q.
 
@@ -162,9 +164,18 @@ _differentiable.defvjp(_forward, _backward)
 _solve = jax.jit(_differentiable, static_argnums=1)
 
 
-def _inverse_of_one(u: Array, iterations: int) -> Array:
+def inverse_of_slab(u: Float[Array, "*volume ndim"], window: Window) -> Float[Array, "*slab ndim"]:
+    """Return the planes of a slab of the `inverse` of a whole field."""
+    return nan_unless(jnp.all(jnp.isfinite(u)), _inverse_of_one(u, ITERATIONS, window))
+
+
+def _inverse_of_one(u: Array, iterations: int, window: Window | None = None) -> Array:
     table, ndim = _table(u), u.shape[-1]
-    size = math.prod(table.shape)
+    first, targets = jnp.int32(0), u
+    if window is not None:
+        first = window.first * math.prod(table.shape[1:])
+        targets = jax.lax.dynamic_slice_in_dim(u, window.first, window.planes)
+    size = math.prod(targets.shape[:-1])
     group = min(size, max(GROUP, -(-size // GROUPS)))
     groups = -(-size // group)
     largest = max(table.shape) + jnp.max(jnp.abs(u))
@@ -172,7 +183,7 @@ def _inverse_of_one(u: Array, iterations: int) -> Array:
 
     def solve(group: tuple[Array, Array], advance) -> tuple[Array, Array]:
         """Displacement of voxels, and the square of its residual, from their first ones on."""
-        voxels = _voxels(group[0], table)
+        voxels = _voxels(first + group[0], table)
         place, square = advance(table, _place(voxels, tuple(group[1].T), table), voxels)
         places = [
             (c - q).astype(u.dtype) + f
@@ -184,7 +195,7 @@ def _inverse_of_one(u: Array, iterations: int) -> Array:
     walk = functools.partial(_walk, rounding=rounding, limit=iterations)
     # The last group is filled with the last voxel.
     index = jnp.minimum(jnp.arange(groups * group, dtype=jnp.int32), size - 1)
-    starts = -u.reshape(-1, ndim)
+    starts = -targets.reshape(-1, ndim)
     v, square = jax.lax.map(
         lambda index: solve((index, starts[index]), newton), index.reshape(groups, group)
     )
@@ -212,7 +223,7 @@ def _inverse_of_one(u: Array, iterations: int) -> Array:
 
     state = (v, square, square > rounding, jnp.int32(0))
     v, *_ = jax.lax.while_loop(unfinished, walk_some, state)
-    return v.reshape(u.shape)
+    return v.reshape(targets.shape)
 
 
 def _newton(table: _Table, place: _Place, voxels: Planes, *, rounding: Array):

@@ -6,14 +6,23 @@ from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from jaxml import checks
 from jaxml.registration._affine import Kind, aligned, checked_initial
 from jaxml.registration._diffeomorphic import diffeomorphic_layer
-from jaxml.registration._energy import Measure, energy, restraint_of
+from jaxml.registration._energy import Measure, energy, restraint_of, seen_from
 from jaxml.registration._field import count_digital_folds
 from jaxml.registration._flat import Planes, components
+from jaxml.registration._halo import (
+    THINNEST,
+    Split,
+    checked_split,
+    on_devices,
+    on_slabs,
+    window_of,
+)
 from jaxml.registration._images import Image, Images, Spacing, checked_pair, scaled, with_room
 from jaxml.registration._inputs import Projection
 from jaxml.registration._masks import Mask
@@ -94,6 +103,8 @@ def register(
     learning_rate: float = 0.1,
     projection: Projection = "fold_free",
     poisson_weight: float = 0.1,
+    mesh: Mesh | None = None,
+    axis: str = "data",
 ) -> Registration:
     """Return the maps that move one image onto another, optimized for this pair.
 
@@ -151,6 +162,10 @@ def register(
         which the energy optimizes the input of `diffeomorphic_layer` with its residual, for fewer
         folds; or None.
       poisson_weight: weight of `layer_residual`; of use with "layer" only.
+      mesh: that has `axis`, such as `sharding.data_mesh()`: fields are split into slabs along the
+        first axis of the fixed image, one on each device, on the levels that are large enough.
+        The images are on all devices. With "ncc" and "mse", not with "layer". None for one device.
+      axis: of the mesh.
 
     Returns:
       `Registration`.
@@ -178,9 +193,13 @@ def register(
     # Of one type, given or not: another one would be compiled anew.
     weight, restraint = jnp.asarray(weight, start.dtype), jnp.ones((), start.dtype)
 
+    split = checked_split(mesh, axis)
+    if split is not None:
+        _check_slabs(first, split, similarity, projection)
+        first, second = on_devices((first, second), split)
     # A function of the caller's, and the layer, take volumes as they are.
     if all(named) and projection != "layer":
-        first, second = with_room(first, second)
+        first, second = with_room(first, second, planes=1 if split is None else 4 * split.devices)
     measures = _measures(similarity, first)
     units = scaled(first), scaled(second)
     if affine is not None:
@@ -194,14 +213,14 @@ def register(
     here, there = (pyramid(image, side, levels)[::-1] for image in compared)
     coarsest = here[0].image.channels[0]
     planes: Planes = (jnp.zeros(coarsest.shape, start.dtype),) * coarsest.ndim
-    how = {"measures": measures, "projection": projection}
+    how = {"measures": measures, "projection": projection, "split": split}
     losses = []
     if method != "energy":
         planes, losses = symmetric(here, there, start, planes, counts, weight, learning_rate, **how)
         # The energy follows on the finest level alone.
         here, there, counts = here[-1:], there[-1:], counts[-1:]
     if method == "both" and smoothness is None:
-        restraint = restraint_of(planes, first.spacing, first.size)
+        restraint = restraint_of(planes, first.spacing, first.size, split=split)
     if method != "symmetric":
         planes, more = energy(
             here,
@@ -216,21 +235,42 @@ def register(
             **how,
         )
         losses = [*losses, *more]
-    u, channels, folds = _result(second, start, planes, first.size, projection=projection)
+    u, channels, folds = _result(
+        second, start, planes, first.size, projection=projection, split=split
+    )
     volume = tuple(slice(n) for n in first.shape)
     channels = tuple(channel[volume] for channel in channels)
     moved = channels if isinstance(moving, tuple | list) else channels[0]
     return Registration(u[volume], start, moved, jnp.concatenate(losses), folds)
 
 
-@functools.partial(jax.jit, static_argnames="projection")
-def _result(moving: Image, affine, planes, size, *, projection):
+@functools.partial(jax.jit, static_argnames=("projection", "split"))
+def _result(moving: Image, affine, planes, size, *, projection, split):
     """Return the displacement, the moved channels, and the number of folds."""
+
+    def result(planes, whole):
+        channels, affine, size = whole
+        if projection == "layer":
+            planes = components(diffeomorphic_layer(jnp.stack(planes, axis=-1)).displacement)
+        window = window_of(planes[0].shape[0], 0, split)
+        places = mapped(planes, seen_from(affine, window))
+        moved = tuple(sample(channel, places) for channel in channels)
+        return jnp.stack(planes, axis=-1), moved, count_digital_folds(planes, size, split)
+
+    whole = moving.channels, affine, size
+    return on_slabs(result, split, planes, whole, (True, True, False))
+
+
+def _check_slabs(fixed: Image, split: Split, similarity, projection: Projection) -> None:
+    for one in _each(similarity, len(fixed.channels)):
+        if one not in ("ncc", "mse"):
+            raise checks.refused("similarity", one, "with a mesh 'ncc' or 'mse'")
     if projection == "layer":
-        u = diffeomorphic_layer(jnp.stack(planes, axis=-1)).displacement
-        planes = components(u)
-    moved = tuple(sample(channel, mapped(planes, affine)) for channel in moving.channels)
-    return jnp.stack(planes, axis=-1), moved, count_digital_folds(planes, size)
+        raise checks.refused("projection", projection, "with a mesh 'fold_free' or None")
+    least = THINNEST * split.devices
+    if fixed.shape[0] < least:
+        accepted = f"{least} planes or more on the first axis for {split.devices} devices"
+        raise checks.refused("fixed", fixed.channels[0], accepted)
 
 
 def _choose(named: bool, unit: Array, plain: Array) -> Array:

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from jaxml.registration._extent import Size, extended
 from jaxml.registration._flat import Planes
+from jaxml.registration._halo import Split, seen, windows
 
 
 def halve(
@@ -26,23 +27,30 @@ def halve(
     return jnp.mean(image.reshape(pairs), axis=tuple(range(1, 2 * image.ndim, 2)))
 
 
-def double(planes: Planes, shape: tuple[int, ...], size: Size = None) -> Planes:
+def double(
+    planes: Planes, shape: tuple[int, ...], size: Size = None, split: Split | None = None
+) -> Planes:
     """Return displacements on a grid of `shape` from those on its half along some or all axes.
 
     Args:
       planes: components in voxels of their own grid.
-      shape: of the finer grid; an axis of the length it has is not doubled.
+      shape: of the finer grid, of its slabs if it is split; an axis of the length it has is not
+        doubled.
       size: of the volume on the coarse grid, where it does not fill it.
+      split: of both volumes.
     """
     coarse = planes[0].shape
     if coarse == shape:
         return planes
     factors = [1 if n == m else 2 for n, m in zip(coarse, shape, strict=True)]
-    whole = tuple(f * n for f, n in zip(factors, coarse, strict=True))
-    cut = tuple(slice(n) for n in shape)
-    planes = tuple(extended(p, size) for p in planes)
+    planes, window = windows(planes, 1, split)
+    whole = tuple(f * n for f, n in zip(factors, planes[0].shape, strict=True))
+    first = [jnp.int32(0)] * len(shape)
+    if window is not None:
+        first[0] = factors[0] * window.offset
+    planes = tuple(extended(p, seen(size, window)) for p in planes)
     # A voxel is larger there: displacements in voxels grow as it becomes smaller.
     return tuple(
-        factor * jax.image.resize(p, whole, "linear")[cut]
+        factor * jax.lax.dynamic_slice(jax.image.resize(p, whole, "linear"), first, shape)
         for p, factor in zip(planes, factors, strict=True)
     )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxml.registration._extent import Size
 from jaxml.registration._flat import Planes, total
 
 
@@ -58,19 +59,42 @@ def _sample_backward(residuals, cotangent):
 sample.defvjp(_sample_forward, _sample_backward)
 
 
+def sample_inside(
+    image: Float[Array, "*image"], displacement: Planes, size: Size = None
+) -> Float[Array, "*volume"]:
+    """Return the image at p + u(p), linear between voxels, with its border repeated outside.
+
+    Args:
+      image: `[H, W]` or `[D, H, W]`.
+      displacement: u in voxels of the image, one plane an axis, all `[*volume]`.
+      size: of the volume, where it does not fill the image.
+    """
+    places = []
+    for axis, (u, n) in enumerate(zip(displacement, size or image.shape, strict=True)):
+        voxel = jax.lax.broadcasted_iota(u.dtype, u.shape, axis)
+        places.append(jnp.clip(voxel + u, 0, jnp.asarray(n - 1, u.dtype)))
+    return _between_voxels(image, tuple(places))[0]
+
+
 def _interpolate(image: Array, displacement: Planes) -> tuple[Array, Planes]:
     """Value, and derivative along each axis, of the multilinear interpolation."""
     # Points far outside are moved to the rim of two zeros: value and derivative are 0 there.
-    padded = jnp.pad(image, 2)
-    strides = [math.prod(padded.shape[axis + 1 :]) for axis in range(image.ndim)]
-    cell, fractions = jnp.zeros(displacement[0].shape, jnp.int32), []
-    for axis, (n, stride, u) in enumerate(zip(image.shape, strides, displacement, strict=True)):
+    places = []
+    for axis, (n, u) in enumerate(zip(image.shape, displacement, strict=True)):
         voxel = jax.lax.broadcasted_iota(u.dtype, u.shape, axis)
-        place = jnp.clip(voxel + 2 + u, 0, n + 3)
-        low = jnp.minimum(jnp.floor(place), n + 2)
+        places.append(jnp.clip(voxel + 2 + u, 0, n + 3))
+    return _between_voxels(jnp.pad(image, 2), tuple(places))
+
+
+def _between_voxels(image: Array, places: Planes) -> tuple[Array, Planes]:
+    """Value and derivatives at places within the array."""
+    strides = [math.prod(image.shape[axis + 1 :]) for axis in range(image.ndim)]
+    cell, fractions = jnp.zeros(places[0].shape, jnp.int32), []
+    for n, stride, place in zip(image.shape, strides, places, strict=True):
+        low = jnp.minimum(jnp.floor(place), n - 2)
         fractions.append(place - low)
         cell = cell + low.astype(jnp.int32) * stride
-    corners = _read_corners(padded.reshape(-1), cell, strides)
+    corners = _read_corners(image.reshape(-1), cell, strides)
 
     def interpolate(axis: int, corner: tuple[int, ...]) -> tuple[Array, Planes]:
         if axis == image.ndim:
