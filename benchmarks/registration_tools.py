@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+import jax
 import jax.numpy as jnp
 import numpy as np
 from registration_peers import BRAINS, PEERS, dice, sd_log_determinant, two_brains
@@ -162,6 +163,8 @@ def organs(data: Path, few: int | None) -> Iterator[str]:
         before = np.mean([_overlap(*both) for both in zip(pairs, still, strict=True)])
         cells = [np.mean([judged(pair, tool).overlap for pair in pairs]) for tool in tools]
         yield f"| {kind} | {len(pairs)} | {before:.4f} |{''.join(f' {c:.4f} |' for c in cells)}"
+        # Of many shapes the programs that judge them fill the table of memory maps of a process.
+        jax.clear_caches()
 
 
 # The pairs -------------------------------------------------------------------------------------

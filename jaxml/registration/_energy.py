@@ -240,11 +240,8 @@ def mean_measure(measures, fixed, moved, masks, size: Size, split: Split | None 
     """
     counted = [mask for mask in masks if mask is not None]
     near, window = windows((*fixed, *moved, *counted), _REACH, split)
-    fixed, moved, counted = (
-        near[: len(fixed)],
-        near[len(fixed) :][: len(moved)],
-        near[2 * len(fixed) :],
-    )
+    count = len(measures)
+    fixed, moved, counted = near[:count], near[count : 2 * count], near[2 * count :]
     mask = functools.reduce(jnp.multiply, counted) if counted else None
     weights, share = _weights_of(near[0], mask, size, window, split)
     values = [m(f, g, **weights) for m, f, g in zip(measures, fixed, moved, strict=True)]

@@ -130,9 +130,10 @@ def symmetric_level(
 
         def step(state, i):
             (to_fixed, to_moving), moments = state
-            # Zeros outside would be edges that pull where an image does not end in its background.
             spots = to_fixed if window is None else mapped(to_fixed, to_middle)
             places = mapped(to_moving, matrix)
+            # With the border repeated: zeros outside would be edges, which pull where an image does
+            # not end in its background.
             images = (
                 tuple(cut(sample_inside(c, spots, size), here) for c in fixed.image.channels),
                 tuple(cut(sample_inside(c, places, other), here) for c in moving.image.channels),
