@@ -215,7 +215,7 @@ def _iterate(
     return _iterations(planes, size, scheme, epsilon, limit, split)
 
 
-def _iterations(planes, size, scheme, epsilon, limit, split=None):
+def _iterations(planes, size, scheme, epsilon, limit, split):
     window = window_of(planes[0].shape[0], REACH, split)
 
     @sequential_vmap
@@ -248,8 +248,12 @@ def _looked_at(planes: Planes, heat: Plane, size: Size, scheme: str, epsilon: fl
     return near, heat, measured, folds
 
 
+def _iterations_alone(planes, size, scheme, epsilon, limit):
+    return _iterations(planes, size, scheme, epsilon, limit, None)
+
+
 def _iterations_forward(planes, size, scheme, epsilon, limit):
-    planes_out, folds, iterations = _iterations(planes, size, scheme, epsilon, limit)
+    planes_out, folds, iterations = _iterations_alone(planes, size, scheme, epsilon, limit)
     return (planes_out, folds, iterations), (planes, size, iterations)
 
 
@@ -303,7 +307,7 @@ def _iterations_backward(scheme, epsilon, limit, residuals, cotangents):
     return run(planes, size, iterations, cotangents[0]), None
 
 
-_differentiable = jax.custom_vjp(_iterations, nondiff_argnums=(2, 3, 4))
+_differentiable = jax.custom_vjp(_iterations_alone, nondiff_argnums=(2, 3, 4))
 _differentiable.defvjp(_iterations_forward, _iterations_backward)
 # A call outside of jit would compile the loops anew each time.
 _on_one_device = jax.jit(_differentiable, static_argnums=(2, 3, 4))

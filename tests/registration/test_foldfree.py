@@ -10,7 +10,6 @@ import simplices_reference as reference
 
 from jaxml.registration import _foldfree as foldfree
 from jaxml.registration import diffeomorphic_layer, fold_free
-from jaxml.registration._tetrahedra import simplex_grid
 
 RESTS = {"forward": 0, "backward": 0, "central": 0, "digital": 0}
 # Shape, scales of smoothness, shares of forward folds, seeds: a field for each combination.
@@ -271,7 +270,7 @@ def test_wide_folds_are_undone_at_half_the_resolution():
     shape = (64, 64)
     u = jnp.asarray(reference.folded_noise(1, shape, 6, 0.05), "float32")
     planes = tuple(jnp.moveaxis(u, -1, 0))
-    alone, _, iterations = foldfree._iterate(planes, None, simplex_grid(shape), 0.01, 500)
+    alone, _, iterations = foldfree._iterate(planes, None, "digital", 0.01, 500, None)
     found = fold_free(u)
     assert reference.folds(np.asarray(found.displacement)) == RESTS
     assert found.iterations < iterations
