@@ -66,14 +66,6 @@ def extended(array: Float[Array, "*volume"], size: Size) -> Float[Array, "*volum
     return array
 
 
-def mean_within(array: Float[Array, "*volume"], size: Size) -> Float[Array, ""]:
-    """Return the mean over the voxels of the volume."""
-    if size is None:
-        return jnp.mean(array)
-    number = jnp.prod(jnp.asarray(size, array.dtype))
-    return jnp.sum(cut(array, size)) / number
-
-
 def halved_size(size: Size, axes: Sequence[int]) -> Size:
     """Return the size of a volume that is halved along some axes."""
     return size and tuple((n + 1) // 2 if a in axes else n for a, n in enumerate(size))

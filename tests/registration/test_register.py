@@ -19,7 +19,7 @@ from jaxml.registration._similarity import grad_l2, mse, ncc
 from jaxml.registration._symmetric import symmetric_level
 
 # (1, 2, 1) / 4 along each axis.
-smoothed = lambda plane: means(plane, ((2, 2),) * plane.ndim)
+smoothed = lambda plane: means((plane,), ((2, 2),) * plane.ndim)[0]
 # The deformable stage alone; the affine one has its own tests.
 register = functools.partial(_register.register, affine=None)
 

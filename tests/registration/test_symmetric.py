@@ -50,10 +50,10 @@ def test_smoothing_is_by_means_of_a_length():
         for _ in range(3):
             expected = uniform_filter1d(expected, n, axis)
     inner = (slice(6, -6),) * 3
-    moved = smoothed(jnp.asarray(plane), _widths((1.0, 2.0, 10.0), True))
+    (moved,) = smoothed((jnp.asarray(plane),), _widths((1.0, 2.0, 10.0), True))
     np.testing.assert_allclose(moved, expected[inner], atol=1e-12)
     binomial = convolve1d(plane, [0.25, 0.5, 0.25], 1, mode="nearest")
-    moved = smoothed(jnp.asarray(plane), _widths((3.0, 1.0, 3.0), False))
+    (moved,) = smoothed((jnp.asarray(plane),), _widths((3.0, 1.0, 3.0), False))
     np.testing.assert_allclose(moved, binomial, atol=1e-12)
 
 
@@ -137,5 +137,5 @@ def test_noise_of_two_scans_of_one_thing_is_fitted_less(monkeypatch):
     image = (image - image.min()) / np.ptp(image)
     scans = [jnp.asarray(image + 0.01 * rng.normal(size=image.shape), "float32") for _ in "ab"]
     rough = float(grad_l2(register(*scans).displacement))
-    monkeypatch.setattr(_register, "restraint_of", lambda u, *_: jnp.ones((), u[0].dtype))
+    monkeypatch.setattr(_register, "restraint_of", lambda u, *_, **__: jnp.ones((), u[0].dtype))
     assert rough < float(grad_l2(register(*scans).displacement)) / 2
