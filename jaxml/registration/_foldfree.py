@@ -23,12 +23,14 @@ from jaxml.registration._flat import (
     total,
 )
 from jaxml.registration._halo import (
+    THINNEST,
     Split,
     across,
     checked_split,
     on_slabs,
     seen,
     slab_of,
+    split_of,
     window_of,
     windows,
 )
@@ -145,10 +147,10 @@ def unfolded(planes: Planes, size: Size, split: Split | None = None) -> Planes:
 
 
 def _check_slabs(u: Array, split: Split) -> None:
-    # Of a volume in half the resolution each device needs the planes that an iteration reads.
-    least = 4 * REACH
-    if u.shape[0] % (2 * split.devices) or u.shape[0] < least * split.devices:
-        accepted = f"{least} or more planes on the first axis for each of {split.devices} devices"
+    if split_of(u.shape, split) is None:
+        accepted = (
+            f"{THINNEST} or more planes on the first axis for each of {split.devices} devices"
+        )
         raise checks.refused("u", u, f"{accepted}, an even number on each")
 
 

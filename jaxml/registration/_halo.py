@@ -120,18 +120,22 @@ def windows(
     window = window_of(planes[0].shape[0], reach, split)
     if split is None or window is None or reach == 0:
         return planes, window
-    onwards = [(d, d + 1) for d in range(split.devices - 1)]
-    back = [(d + 1, d) for d in range(split.devices - 1)]
     # From all that both neighbors can be asked for.
     start = 2 * reach - window.offset
 
     def window_in(slab: Array) -> Array:
-        before = jax.lax.ppermute(slab[-2 * reach :], split.axis, onwards)
-        after = jax.lax.ppermute(slab[: 2 * reach], split.axis, back)
+        before, after = _beside(slab, 2 * reach, split)
         joined = jnp.concatenate([before, slab, after])
         return jax.lax.dynamic_slice_in_dim(joined, start, window.planes + 2 * reach)
 
     return tuple(map(window_in, planes)), window
+
+
+def _beside(slab: Array, count: int, split: Split) -> tuple[Array, Array]:
+    """Return so many planes of the slab before and of the one after; 0 where there is none."""
+    pairs = [(d, d + 1) for d in range(split.devices - 1)]
+    before = jax.lax.ppermute(slab[-count:], split.axis, pairs)
+    return before, jax.lax.ppermute(slab[:count], split.axis, [pair[::-1] for pair in pairs])
 
 
 def slab_of(array: Array, window: Window | None) -> Array:
@@ -218,8 +222,7 @@ def _rimmed(plane: Array, axis: int, split: Split | None) -> Array:
         rim = [(1, 1) if a == axis else (0, 0) for a in range(plane.ndim)]
         return jnp.pad(plane, rim, mode="edge")
     index, last = jax.lax.axis_index(split.axis), split.devices - 1
-    before = jax.lax.ppermute(plane[-1:], split.axis, [(d, d + 1) for d in range(last)])
-    after = jax.lax.ppermute(plane[:1], split.axis, [(d + 1, d) for d in range(last)])
+    before, after = _beside(plane, 1, split)
     before = jnp.where(index == 0, plane[:1], before)
     after = jnp.where(index == last, plane[-1:], after)
     return jnp.concatenate([before, plane, after])
